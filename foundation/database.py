@@ -1,0 +1,37 @@
+"""The connection to PostgreSQL: one pool a process."""
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from foundation.settings import DatabaseSettings
+
+
+def async_url(url: str) -> URL:
+    """The same server, reached by asyncpg. A ``host`` in the query names a Unix socket's folder."""
+    return make_url(url).set(drivername="postgresql+asyncpg")
+
+
+def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
+    """A pool of connections that shows itself as ``application`` in pg_stat_activity.
+
+    A statement may take 10 s, a transaction may idle 10 s, and a peer that vanished is noticed within 10 s
+    (tcp_user_timeout), so that a frozen process holds no lock for longer.
+    """
+    return create_async_engine(
+        async_url(settings.database_url.get_secret_value()),
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_timeout=10,
+        pool_pre_ping=False,
+        connect_args={
+            "timeout": 5,
+            "command_timeout": 10,
+            "server_settings": {
+                "application_name": application,
+                "statement_timeout": "10s",
+                "idle_in_transaction_session_timeout": "10s",
+                "tcp_user_timeout": "10s",
+                "jit": "off",
+            },
+        },
+    )

@@ -1,0 +1,250 @@
+"""Every setting of askmesh, read from environment variables with the prefix ``ASKMESH_``.
+
+The settings of one concern make a group; a service reads the groups it needs through ``load``.
+They stand together here so that there is one place to read, and so that each process can refuse a
+name that no group knows: a misspelt setting stops the start instead of being ignored.
+``python -m foundation.settings`` prints them as the table in docs/settings.md.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ASKMESH_"
+G = TypeVar("G", bound="Group")
+
+
+class SettingsError(Exception):
+    """The environment does not make a valid configuration. The message names each setting and the remedy."""
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+        return value
+
+    return AfterValidator(check)
+
+
+class Group(BaseSettings):
+    """Base of all groups: the prefix, strictness, and no surprise from a stray .env file."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+
+
+class LogSettings(Group):
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
+
+
+class DatabaseSettings(Group):
+    """A URL can hold a password, so it is never printed; so also below."""
+
+    database_url: Annotated[SecretStr, _url("postgresql")] = Field(
+        description="PostgreSQL, as postgresql://user:password@host:5432/name. `make run`, where empty: embedded."
+    )
+    database_pool_size: int = Field(
+        10, ge=1, le=1000, description="Most connections to PostgreSQL that one process opens."
+    )
+
+
+class RedisSettings(Group):
+    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix")] = Field(
+        description="Redis or Valkey, as redis://host:6379/0. `make run`, where empty: embedded."
+    )
+
+
+class BrokerSettings(Group):
+    broker_url: Annotated[SecretStr, _url("amqp", "amqps", "redis", "rediss", "redis+socket")] = Field(
+        description="Celery's broker, as amqp://user:password@host:5672// or redis://host:6379/1."
+        " `make run`, where empty: the embedded Valkey."
+    )
+
+
+class GenerationSettings(Group):
+    """What every answer is generated with. Part of each answer's key: a change makes new answers."""
+
+    model_name: str = Field(
+        "",
+        max_length=256,
+        description="Model that answers, as the model server names it. Empty: the model server's first.",
+    )
+    system_prompt: str = Field(
+        "You are a helpful assistant. Answer in one short sentence, in the language of the question.",
+        max_length=100_000,
+        description="Instructions that precede every question. Empty: none.",
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token each time.")
+    max_output_tokens: int = Field(512, ge=1, le=1_000_000, description="Most tokens of one answer.")
+    max_generation_seconds: float = Field(
+        300, gt=0, le=86_400, description="Most seconds that one answer may be generated for."
+    )
+
+
+class QuestionSettings(Group):
+    max_question_characters: int = Field(
+        8_000, ge=1, le=1_000_000, description="Longest question_text, in Unicode code points."
+    )
+    max_wait_seconds: float = Field(
+        600,
+        gt=0,
+        le=604_800,
+        description="Seconds from asking after which a question without an answer ends as expired.",
+    )
+    answer_reuse_seconds: float = Field(
+        86_400,
+        ge=0,
+        le=31_536_000,
+        description="Seconds for which a finished answer is given to the same question again; 0: never.",
+    )
+    backlog_limit: int = Field(
+        100_000, ge=1, le=100_000_000, description="Queued answers beyond which new questions are refused with 503."
+    )
+
+
+class ApiSettings(Group):
+    api_host: str = Field("127.0.0.1", description="Address that api_service listens on.")
+    api_port: int = Field(8000, ge=0, le=65_535, description="Port that api_service listens on; 0 takes a free one.")
+    api_listen_fd: int | None = Field(
+        None, ge=3, description="Listening socket inherited from the supervisor, instead of host and port."
+    )
+    max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216, description="Largest request body, in bytes.")
+
+
+class LlmClientSettings(Group):
+    """How a service reaches llm_service."""
+
+    llm_targets: str = Field(
+        "127.0.0.1:50051",
+        min_length=1,
+        description="Where llm_service is: host:port, or several with commas between, used in turn.",
+    )
+
+
+class LlmServiceSettings(Group):
+    llm_host: str = Field("127.0.0.1", description="Address that llm_service listens on.")
+    llm_port: int = Field(50_051, ge=0, le=65_535, description="Port that llm_service listens on; 0 takes a free one.")
+    model_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="OpenAI-compatible server, up to and including /v1, as http://host:8000/v1."
+        " `make run`, where empty: the embedded model.",
+    )
+    model_api_key: SecretStr | None = Field(None, description="Bearer token for the model server, where it wants one.")
+    max_generations: int = Field(
+        2_000, ge=1, le=100_000, description="Most generations that one llm_service process holds at a time."
+    )
+
+
+class WorkerSettings(Group):
+    worker_slots: int = Field(
+        512, ge=1, le=10_000, description="Questions that one worker process holds in flight at a time."
+    )
+    lease_seconds: float = Field(
+        15, ge=6, le=3_600, description="A worker that was silent for so long has lost its questions to the others."
+    )
+    heartbeat_seconds: float = Field(5, ge=0.1, le=1_000, description="How often a worker renews its lease.")
+
+    @model_validator(mode="after")
+    def _heartbeat_is_shorter_than_lease(self) -> Self:
+        if self.heartbeat_seconds * 2 + 3 > self.lease_seconds:
+            raise ValueError("ASKMESH_LEASE_SECONDS must be at least 2 x ASKMESH_HEARTBEAT_SECONDS + 3")
+        return self
+
+
+class ProcessSettings(Group):
+    drain_seconds: float = Field(
+        30,
+        ge=0,
+        le=3_600,
+        description="Seconds that a process told to stop gives to the work it holds. `make run`: 5.",
+    )
+
+
+class EmbeddedSettings(Group):
+    """Read by `make run` only."""
+
+    port: int = Field(8080, ge=0, le=65_535, description="Public port of the API on 127.0.0.1; 0 takes a free one.")
+    grpc_port: int = Field(
+        50_051,
+        ge=0,
+        le=65_535,
+        description="Port of the first llm_service; further replicas take the ports after it. 0 takes free ones.",
+    )
+    data_dir: Path = Field(Path(".askmesh"), description="Where the embedded servers keep their data and logs.")
+    api_replicas: int = Field(1, ge=1, le=64, description="Processes of api_service.")
+    worker_replicas: int = Field(1, ge=1, le=64, description="Processes of worker_service.")
+    llm_replicas: int = Field(1, ge=1, le=64, description="Processes of llm_service.")
+
+
+GROUPS: tuple[type[Group], ...] = (
+    EmbeddedSettings,
+    DatabaseSettings,
+    RedisSettings,
+    BrokerSettings,
+    LlmServiceSettings,
+    GenerationSettings,
+    QuestionSettings,
+    ApiSettings,
+    LlmClientSettings,
+    WorkerSettings,
+    ProcessSettings,
+    LogSettings,
+)
+
+
+def described() -> Iterator[tuple[str, FieldInfo]]:
+    """Each setting's environment variable and its field, group by group."""
+    for group in GROUPS:
+        for name, field in group.model_fields.items():
+            yield PREFIX + name.upper(), field
+
+
+def refuse_unknown(environment: Mapping[str, str] = os.environ) -> None:
+    """Raise SettingsError if a variable with the prefix belongs to no setting."""
+    known = {name for name, _ in described()}
+    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)}: see docs/settings.md for the names, or unset it")
+
+
+def load(group: type[G]) -> G:
+    """Read one group from the environment.
+
+    Raises SettingsError, which names each wrong setting, what is wrong with it, and never its value.
+    """
+    refuse_unknown()
+    try:
+        return group()
+    except ValidationError as error:
+        raise SettingsError("; ".join(_problem(problem) for problem in error.errors())) from None
+
+
+def _problem(problem: Mapping[str, object]) -> str:
+    location = problem["loc"]
+    assert isinstance(location, tuple)
+    if problem["type"] == "missing":
+        message = "is required; see docs/settings.md"
+    else:
+        message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{PREFIX}{str(location[0]).upper()}: {message}" if location else message
+
+
+def as_markdown() -> str:
+    """The settings as the table in docs/settings.md."""
+    rows = ["| setting | default | meaning |", "| --- | --- | --- |"]
+    for name, field in described():
+        default = "required" if field.is_required() else f"`{field.default}`" if field.default not in (None, "") else ""
+        rows.append(f"| `{name}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(as_markdown())

@@ -1,0 +1,193 @@
+"""Claiming answers to generate, under a worker's lease, and writing back what became of them.
+
+Each write carries the claim's token and changes nothing once the claim is no longer current: the worker's lease
+ran out, or nobody waits for the answer any more. A False return says so; the worker then drops the work.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions.states import ErrorReason, FinishReason, State
+
+SUSPECT_FROM = 3
+"""Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then run alone."""
+POISON_FROM = 5
+"""Losses, or interruptions, at which it is set aside as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server."""
+
+    answer_id: int
+    token: int
+    attempt: int
+    waits: int
+    interruptions: int
+    question_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the model wrote. ``state`` is completed or incomplete. Token counts: None where the server does not say."""
+
+    state: State
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the same question would be answered the same way again: not where time or a filter cut it."""
+        return self.finish_reason in (FinishReason.STOP, FinishReason.OUTPUT_LIMIT)
+
+
+_REGISTER = text("""
+    INSERT INTO workers (name, lease_until)
+    VALUES (:name, clock_timestamp() + make_interval(secs => :lease_seconds)) RETURNING id
+""")
+# An expired lease is never renewed: its answers may be somebody else's by now.
+_RENEW = text("""
+    UPDATE workers SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
+    WHERE id = :worker_id AND lease_until > clock_timestamp() RETURNING id
+""")
+_RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :worker_id")
+_HELD = text("SELECT token FROM answers WHERE holder = :worker_id AND state = 'in_progress'")
+_CLAIM = text(f"""
+    WITH due AS (
+        SELECT id FROM answers
+        WHERE state = 'queued' AND due_at IS NULL
+          AND (losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM}) = :suspects
+        ORDER BY turn, id LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE answers SET state = 'in_progress', holder = :worker_id, token = nextval('claim_tokens'),
+            attempt = attempt + 1, started_at = coalesce(started_at, clock_timestamp())
+        FROM due
+        WHERE answers.id = due.id
+          AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
+        RETURNING answers.id, token, attempt, waits, interruptions
+    )
+    SELECT claimed.*, q.text FROM claimed
+    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.id ORDER BY id LIMIT 1) q
+""")
+_IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
+_FINISH = text(f"""
+    UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
+        prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
+        cached_prompt_tokens = :cached_prompt_tokens,
+        reusable = reusable AND :reusable AND :reuse_seconds > 0,
+        reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
+        holder = NULL, finished_at = clock_timestamp()
+    {_IF_CURRENT}
+""")
+_FAIL = text(f"""
+    UPDATE answers SET state = 'failed', error_reason = :error_reason, reusable = false,
+        holder = NULL, finished_at = clock_timestamp()
+    {_IF_CURRENT}
+""")
+_WAIT = text(f"""
+    UPDATE answers SET state = 'queued', holder = NULL, waits = waits + 1,
+        due_at = clock_timestamp() + make_interval(secs => :delay_seconds)
+    {_IF_CURRENT}
+""")
+_INTERRUPTED = text(f"""
+    UPDATE answers SET holder = NULL, waits = 0, interruptions = interruptions + 1,
+        state = CASE WHEN interruptions + 1 < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
+        due_at = CASE WHEN interruptions + 1 < {POISON_FROM}
+            THEN clock_timestamp() + make_interval(secs => :delay_seconds) END,
+        error_reason = CASE WHEN interruptions + 1 >= {POISON_FROM} THEN 'poison' END,
+        finished_at = CASE WHEN interruptions + 1 >= {POISON_FROM} THEN clock_timestamp() END,
+        reusable = reusable AND interruptions + 1 < {POISON_FROM}
+    {_IF_CURRENT}
+""")
+_HAND_BACK = text(f"UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL {_IF_CURRENT}")
+_OUTCOME = text("SELECT state FROM answers WHERE id = :answer_id AND token = :token")
+
+
+async def register_worker(engine: AsyncEngine, name: str, lease_seconds: float) -> int:
+    """Start a lease for this process and return its worker id."""
+    async with engine.begin() as connection:
+        parameters = {"name": name, "lease_seconds": lease_seconds}
+        worker_id: int = (await connection.execute(_REGISTER, parameters)).scalar_one()
+        return worker_id
+
+
+async def renew_lease(engine: AsyncEngine, worker_id: int, lease_seconds: float) -> frozenset[int] | None:
+    """Renew the lease and return the tokens of the claims that are still this worker's; None if it had run out."""
+    async with engine.begin() as connection:
+        parameters = {"worker_id": worker_id, "lease_seconds": lease_seconds}
+        if (await connection.execute(_RENEW, parameters)).one_or_none() is None:
+            return None
+        return frozenset((await connection.execute(_HELD, {"worker_id": worker_id})).scalars())
+
+
+async def retire_worker(engine: AsyncEngine, worker_id: int) -> None:
+    """End the lease now: whatever the worker still holds is given to others at once."""
+    async with engine.begin() as connection:
+        await connection.execute(_RETIRE, {"worker_id": worker_id})
+
+
+async def claim(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
+    """Take up to ``limit`` due answers, fairest first; none if the lease has run out.
+
+    Suspects are claimed only when asked for, so that a worker can run one at a time.
+    """
+    async with engine.begin() as connection:
+        parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects}
+        rows = await connection.execute(_CLAIM, parameters)
+        return [Claim(row.id, row.token, row.attempt, row.waits, row.interruptions, row.text) for row in rows]
+
+
+async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+    """Make the result the final answer, once: of several attempts only the current claim's is written."""
+    return await _write(
+        engine,
+        _FINISH,
+        claim,
+        state=result.state,
+        text=result.text,
+        finish_reason=result.finish_reason,
+        prompt_tokens=result.prompt_tokens,
+        completion_tokens=result.completion_tokens,
+        cached_prompt_tokens=result.cached_prompt_tokens,
+        reusable=result.reusable,
+        reuse_seconds=reuse_seconds,
+    )
+
+
+async def fail(engine: AsyncEngine, claim: Claim, reason: ErrorReason) -> bool:
+    """End the answer as failed: no attempt can succeed."""
+    return await _write(engine, _FAIL, claim, error_reason=reason)
+
+
+async def wait(engine: AsyncEngine, claim: Claim, delay_seconds: float) -> bool:
+    """Queue it again, due after the delay. Not an attempt: the engine had not accepted it."""
+    return await _write(engine, _WAIT, claim, delay_seconds=delay_seconds)
+
+
+async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float) -> bool:
+    """Queue it again after the engine broke off, due after the delay; at POISON_FROM times set it aside as failed."""
+    return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds)
+
+
+async def hand_back(engine: AsyncEngine, claim: Claim) -> bool:
+    """Queue it again, due at once. Counts as nothing."""
+    return await _write(engine, _HAND_BACK, claim)
+
+
+async def is_final(engine: AsyncEngine, claim: Claim) -> bool:
+    """Whether the answer is final by this claim: to be asked when the outcome of a final write's commit is unknown."""
+    async with engine.connect() as connection:
+        parameters = {"answer_id": claim.answer_id, "token": claim.token}
+        state = (await connection.execute(_OUTCOME, parameters)).scalar_one_or_none()
+        return state is not None and State(state).is_final
+
+
+async def _write(engine: AsyncEngine, statement: TextClause, claim: Claim, **parameters: object) -> bool:
+    async with engine.begin() as connection:
+        current = {"answer_id": claim.answer_id, "token": claim.token}
+        return (await connection.execute(statement, current | parameters)).one_or_none() is not None

@@ -1,0 +1,111 @@
+"""Waking workers: a message says that there is work, never which.
+
+A hint that is lost, doubled or late changes nothing, because workers claim rows and the sweeper sends hints again
+while rows are due. So sending never holds up whoever asks, and a failure costs nothing but time.
+"""
+
+import logging
+import threading
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from foundation.settings import BrokerSettings
+
+logger = logging.getLogger(__name__)
+
+TASK = "worker_service.answer_due_questions"
+"""Name of the task that a hint starts. It takes no arguments."""
+
+_QUEUE = "askmesh.hints"
+# More hints than a fleet of workers has slots wake nobody.
+_MOST_PENDING = 10_000
+_RETRY_SECONDS = 1.0
+
+
+def celery_app(name: str, settings: BrokerSettings) -> Celery:
+    """Celery set up for hints: the one place that declares the queue, so that both ends agree on its type."""
+    broker_url = settings.broker_url.get_secret_value()
+    over_amqp = broker_url.startswith("amqp")
+    app = Celery(name, broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_queues=[
+            Queue(
+                _QUEUE,
+                Exchange(_QUEUE, type="direct"),
+                routing_key=_QUEUE,
+                durable=True,
+                # Quorum queues are the replicated kind, and RabbitMQ's only durable one from version 4 on.
+                queue_arguments={"x-queue-type": "quorum"} if over_amqp else None,
+            )
+        ],
+        task_default_queue=_QUEUE,
+        task_create_missing_queues=False,
+        task_ignore_result=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=4,
+        broker_transport_options=(
+            {"confirm_publish": True}
+            if over_amqp
+            else {"socket_timeout": 5, "socket_connect_timeout": 5, "health_check_interval": 0}
+        ),
+        task_publish_retry=False,
+    )
+    return app
+
+
+class Hints:
+    """Sends hints from a thread of its own, in batches over one connection."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._pending = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self.reachable = True
+        """False while the broker does not take hints."""
+        self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+        self._thread.start()
+
+    def wake(self, count: int = 1) -> None:
+        """Ask that up to ``count`` worker slots look for work. Returns at once, from any thread."""
+        with self._changed:
+            self._pending = min(self._pending + count, _MOST_PENDING)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Send what is pending if the broker takes it within 2 s, then stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout=2)
+
+    def _take(self) -> int:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closed)
+            count, self._pending = self._pending, 0
+            return count
+
+    def _run(self) -> None:
+        while not self._closed or self._pending:
+            try:
+                with self._app.connection_for_write() as connection:
+                    producer = self._app.amqp.Producer(connection)
+                    connection.ensure_connection(max_retries=1, timeout=4)
+                    while count := self._take():
+                        for _ in range(count):
+                            self._app.send_task(TASK, producer=producer, retry=False)
+                        self._note(reachable=True)
+                    return
+            except Exception as error:  # noqa: BLE001 - brokers fail in many ways, and none of them may stop hints
+                self._note(reachable=False, error=error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
+
+    def _note(self, *, reachable: bool, error: Exception | None = None) -> None:
+        if reachable != self.reachable:
+            self.reachable = reachable
+            if reachable:
+                logger.info("the broker takes hints again")
+            else:
+                logger.warning("the broker takes no hints (%s): the sweeper wakes workers", type(error).__name__)

@@ -1,0 +1,85 @@
+"""What a question's owner sees of it, and cancelling it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions.states import ErrorReason, FinishReason, State
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as its owner sees it now. Text and usage are there once ``state`` is completed or incomplete."""
+
+    id: int
+    answer_id: int
+    owner: str
+    language: str
+    state: State
+    text: str | None
+    finish_reason: FinishReason | None
+    error_reason: ErrorReason | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_prompt_tokens: int | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+_READ = text("""
+    SELECT q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, q.created_at,
+           coalesce(q.ended_at, a.finished_at) AS finished_at,
+           CASE WHEN q.ended IS NULL THEN a.text END AS text,
+           CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
+           CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
+           CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,
+           CASE WHEN q.ended IS NULL THEN a.completion_tokens END AS completion_tokens,
+           CASE WHEN q.ended IS NULL THEN a.cached_prompt_tokens END AS cached_prompt_tokens
+    FROM questions q JOIN answers a ON a.id = q.answer_id
+    WHERE q.id = :question_id AND q.owner = :owner
+""")
+_FIND_ANSWER = text("SELECT answer_id FROM questions WHERE id = :question_id AND owner = :owner")
+_LOCK_ANSWER = text("SELECT state FROM answers WHERE id = :answer_id FOR UPDATE")
+_CANCEL_QUESTION = text("""
+    UPDATE questions SET ended = 'cancelled', ended_at = clock_timestamp() WHERE id = :question_id AND ended IS NULL
+""")
+# A statement of its own, so that it sees questions that joined while the lock was awaited.
+_CANCEL_ANSWER = text("""
+    UPDATE answers
+    SET state = 'cancelled', reusable = false, holder = NULL, finished_at = clock_timestamp()
+    WHERE id = :answer_id AND NOT EXISTS (SELECT FROM questions WHERE answer_id = :answer_id AND ended IS NULL)
+    RETURNING id
+""")
+
+
+async def read(engine: AsyncEngine, owner: str, question_id: int) -> Question | None:
+    """The owner's question, or None: to anybody else it does not exist."""
+    async with engine.connect() as connection:
+        row = (await connection.execute(_READ, {"question_id": question_id, "owner": owner})).one_or_none()
+    if row is None:
+        return None
+    fields = row._asdict()
+    fields["state"] = State(row.state)
+    fields["finish_reason"] = row.finish_reason and FinishReason(row.finish_reason)
+    fields["error_reason"] = row.error_reason and ErrorReason(row.error_reason)
+    return Question(**fields)
+
+
+async def cancel(engine: AsyncEngine, owner: str, question_id: int) -> int | None:
+    """End the question as cancelled unless it is final, and its answer too if nobody else waits for it.
+
+    Returns the id of the answer if this call ended it (whoever generates it should be told), else None.
+    """
+    async with engine.begin() as connection:
+        question = {"question_id": question_id, "owner": owner}
+        answer_id = (await connection.execute(_FIND_ANSWER, question)).scalar_one_or_none()
+        if answer_id is None:
+            return None
+        state = (await connection.execute(_LOCK_ANSWER, {"answer_id": answer_id})).scalar_one()
+        if State(state).is_final:
+            return None
+        await connection.execute(_CANCEL_QUESTION, question)
+        ended: int | None = (await connection.execute(_CANCEL_ANSWER, {"answer_id": answer_id})).scalar_one_or_none()
+        return ended

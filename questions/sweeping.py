@@ -1,0 +1,116 @@
+"""What keeps questions moving when somebody has died: run every few seconds by every worker, harmless when doubled.
+
+Each step is one conditional statement over a partial index, skips rows that another sweeper holds, and takes at
+most ``BATCH`` rows, so that no step is long and no process is special.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from questions.claims import POISON_FROM
+
+BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one round found: counts, and the ids of answers that ended while somebody may still generate them."""
+
+    lost: int
+    ended_answers: list[int]
+    due: int
+
+
+_REQUEUE_LOST = text(f"""
+    WITH lost AS (
+        SELECT id FROM answers a
+        WHERE state = 'in_progress'
+          AND NOT EXISTS (SELECT FROM workers w WHERE w.id = a.holder AND w.lease_until > clock_timestamp())
+        LIMIT {BATCH} FOR UPDATE OF a SKIP LOCKED
+    )
+    UPDATE answers SET holder = NULL, losses = losses + 1,
+        state = CASE WHEN losses + 1 < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
+        error_reason = CASE WHEN losses + 1 >= {POISON_FROM} THEN 'poison' END,
+        finished_at = CASE WHEN losses + 1 >= {POISON_FROM} THEN clock_timestamp() END,
+        reusable = reusable AND losses + 1 < {POISON_FROM}
+    FROM lost WHERE answers.id = lost.id
+""")
+_MAKE_DUE = text(f"""
+    WITH due AS (
+        SELECT id FROM answers WHERE state = 'queued' AND due_at <= clock_timestamp()
+        ORDER BY due_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+    )
+    UPDATE answers SET due_at = NULL FROM due WHERE answers.id = due.id
+""")
+_LOCK_OVERDUE = text(f"""
+    SELECT id FROM answers
+    WHERE state IN ('queued', 'in_progress') AND next_deadline <= clock_timestamp()
+    ORDER BY next_deadline LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+""")
+_EXPIRE_QUESTIONS = text("""
+    UPDATE questions SET ended = 'expired', ended_at = clock_timestamp()
+    WHERE answer_id = ANY(:answer_ids) AND ended IS NULL AND deadline <= clock_timestamp()
+""")
+_EXPIRE_ANSWERS = text("""
+    UPDATE answers SET
+        next_deadline = coalesce(waiting.deadline, next_deadline),
+        state = CASE WHEN waiting.deadline IS NULL THEN 'expired' ELSE state END,
+        holder = CASE WHEN waiting.deadline IS NOT NULL THEN holder END,
+        finished_at = CASE WHEN waiting.deadline IS NULL THEN clock_timestamp() END,
+        reusable = reusable AND waiting.deadline IS NOT NULL
+    FROM unnest(CAST(:answer_ids AS bigint[])) AS overdue(id)
+    CROSS JOIN LATERAL (
+        SELECT min(deadline) AS deadline FROM questions WHERE answer_id = overdue.id AND ended IS NULL
+    ) AS waiting
+    WHERE answers.id = overdue.id
+    RETURNING answers.id, answers.state = 'expired' AS ended
+""")
+_STOP_REUSE = text(f"""
+    WITH stale AS (
+        SELECT id FROM answers WHERE reusable AND reuse_until <= clock_timestamp()
+        ORDER BY reuse_until LIMIT {BATCH} FOR UPDATE SKIP LOCKED
+    )
+    UPDATE answers SET reusable = false FROM stale WHERE answers.id = stale.id
+""")
+# An hour is far beyond any lease: such a row serves nobody, and operators have seen it.
+_FORGET_WORKERS = text("""
+    DELETE FROM workers w WHERE lease_until < clock_timestamp() - interval '1 hour'
+      AND NOT EXISTS (SELECT FROM answers WHERE holder = w.id AND state = 'in_progress')
+""")
+_COUNT_DUE = text("""
+    SELECT count(*) FROM (SELECT FROM answers WHERE state = 'queued' AND due_at IS NULL LIMIT :limit) AS due
+""")
+
+
+async def sweep(engine: AsyncEngine, count_due_up_to: int) -> Swept:
+    """One round: take lost answers back, wake those whose wait is over, expire, stop reuse, count what is due."""
+    async with engine.begin() as connection:
+        lost = (await connection.execute(_REQUEUE_LOST)).rowcount
+    async with engine.begin() as connection:
+        await connection.execute(_MAKE_DUE)
+    async with engine.begin() as connection:
+        ended = await _expire(connection)
+    async with engine.begin() as connection:
+        await connection.execute(_STOP_REUSE)
+    async with engine.begin() as connection:
+        await connection.execute(_FORGET_WORKERS)
+    return Swept(lost, ended, await count_due(engine, count_due_up_to))
+
+
+async def count_due(engine: AsyncEngine, up_to: int) -> int:
+    """How many answers could be claimed now, counted no further than ``up_to``."""
+    async with engine.connect() as connection:
+        due: int = (await connection.execute(_COUNT_DUE, {"limit": up_to})).scalar_one()
+        return due
+
+
+async def _expire(connection: AsyncConnection) -> list[int]:
+    overdue = {"answer_ids": list((await connection.execute(_LOCK_OVERDUE)).scalars())}
+    if not overdue["answer_ids"]:
+        return []
+    await connection.execute(_EXPIRE_QUESTIONS, overdue)
+    # A statement of its own sees what the one before changed.
+    rows = (await connection.execute(_EXPIRE_ANSWERS, overdue)).all()
+    return [row.id for row in rows if row.ended]

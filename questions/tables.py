@@ -1,0 +1,133 @@
+"""The tables. docs/architecture.md draws them; migrations/ makes them.
+
+Many questions point at one answer: identical questions share one generation, and a finished answer is a
+cache that survives Redis. Times are PostgreSQL's clock_timestamp(), the one clock that all processes share.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+
+from questions.states import ENDED, LIVE, State
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "%(table_name)s_%(column_0_N_name)s",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "pk": "%(table_name)s_pkey",
+    }
+)
+NOW = text("clock_timestamp()")
+
+
+def _among(column: str, states: frozenset[State]) -> str:
+    return f"{column} IN ({', '.join(sorted(repr(str(state)) for state in states))})"
+
+
+tokens = Sequence("claim_tokens", metadata=metadata)
+"""Fencing tokens: each claim draws a new one, and what a claim writes is refused once a later claim drew another."""
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, comment="Host and process id, for operators."),
+    Column("lease_until", DateTime(timezone=True), nullable=False, comment="Alive until then; renewed by heartbeat."),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="One lease a worker process.",
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("answer_key", LargeBinary, nullable=False, comment="SHA-256 of all that decides the answer."),
+    Column("reusable", Boolean, nullable=False, comment="New questions with the same key join this answer."),
+    Column("reuse_until", DateTime(timezone=True), comment="When a finished answer stops being reusable."),
+    Column("state", Text, nullable=False, server_default=State.QUEUED),
+    Column("model", Text, nullable=False, comment="Model asked for; empty for the model server's first."),
+    Column("text", Text, comment="The answer, once completed or incomplete."),
+    Column("finish_reason", Text),
+    Column("error_reason", Text, comment="Why it failed."),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cached_prompt_tokens", Integer),
+    Column("turn", BigInteger, nullable=False, server_default="0", comment="Order of claims, given at insert."),
+    Column("due_at", DateTime(timezone=True), comment="Queued, but not to be claimed before."),
+    Column(
+        "next_deadline",
+        DateTime(timezone=True),
+        nullable=False,
+        comment="Earliest deadline of its questions that wait.",
+    ),
+    Column("holder", BigInteger, comment="workers.id that generates it."),
+    Column("token", BigInteger, comment="Fencing token of the latest claim."),
+    Column("attempt", Integer, nullable=False, server_default="0", comment="How often it was claimed."),
+    Column("epoch", Integer, nullable=False, server_default="0", comment="Rises when text already read is taken back."),
+    Column("losses", SmallInteger, nullable=False, server_default="0", comment="Claims whose worker died."),
+    Column("interruptions", SmallInteger, nullable=False, server_default="0", comment="Claims that the engine broke."),
+    Column("waits", Integer, nullable=False, server_default="0", comment="Waits in a row for a model server."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("started_at", DateTime(timezone=True), comment="First claim."),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint(_among("state", frozenset(State)), name="state"),
+    CheckConstraint("(state = 'in_progress') = (holder IS NOT NULL)", name="holder"),
+    CheckConstraint("holder IS NULL OR token IS NOT NULL", name="token"),
+    CheckConstraint(f"({_among('state', LIVE)}) = (finished_at IS NULL)", name="finished"),
+    CheckConstraint("(state IN ('completed', 'incomplete')) = (text IS NOT NULL)", name="text"),
+    CheckConstraint("(state = 'failed') = (error_reason IS NOT NULL)", name="error_reason"),
+    CheckConstraint("NOT reusable OR state IN ('queued', 'in_progress', 'completed', 'incomplete')", name="reusable"),
+    Index("answers_reusable_key", "answer_key", unique=True, postgresql_where=text("reusable")),
+    Index("answers_claim", "turn", "id", postgresql_where=text("state = 'queued' AND due_at IS NULL")),
+    Index("answers_due", "due_at", postgresql_where=text("state = 'queued' AND due_at IS NOT NULL")),
+    Index("answers_holder", "holder", postgresql_where=text("state = 'in_progress'")),
+    Index("answers_deadline", "next_deadline", postgresql_where=text(_among("state", LIVE))),
+    Index("answers_reuse", "reuse_until", postgresql_where=text("reusable AND reuse_until IS NOT NULL")),
+    comment="One generation, shared by every question that asked for it.",
+)
+
+questions = Table(
+    "questions",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("owner", Text, nullable=False, comment="Tenant that asked; only it reads the answer."),
+    Column("text", Text, nullable=False, comment="As it came in."),
+    Column("language", Text, nullable=False, comment="Language of the text, for sentences to people."),
+    Column("idempotency_key_hash", LargeBinary, comment="SHA-256 of the Idempotency-Key."),
+    Column("request_hash", LargeBinary, comment="SHA-256 of the validated body, to compare replays with."),
+    Column("answer_id", BigInteger, ForeignKey("answers.id"), nullable=False),
+    Column("ended", Text, comment="cancelled or expired, whatever the answer does."),
+    Column("deadline", DateTime(timezone=True), nullable=False, comment="Expires then if not answered."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("ended_at", DateTime(timezone=True)),
+    CheckConstraint(f"ended IS NULL OR {_among('ended', ENDED)}", name="ended"),
+    CheckConstraint("(ended IS NULL) = (ended_at IS NULL)", name="ended_at"),
+    CheckConstraint("(idempotency_key_hash IS NULL) = (request_hash IS NULL)", name="request_hash"),
+    Index("questions_answer", "answer_id"),
+    Index(
+        "questions_idempotency",
+        "owner",
+        "idempotency_key_hash",
+        unique=True,
+        postgresql_where=text("idempotency_key_hash IS NOT NULL"),
+    ),
+    Index("questions_owner", "owner", text("id DESC")),
+    comment="What somebody asked.",
+)
