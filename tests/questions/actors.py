@@ -1,0 +1,56 @@
+"""What the tests of this folder do to the database again and again, in short."""
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions.asking import Accepted, Ask, accept
+from questions.claims import Claim, Result, claim, register_worker
+from questions.reading import Question, read
+from questions.states import FinishReason, State
+
+OWNER = "local"
+
+
+def question(words: str, *, wait: float = 600, fresh: bool = False, key: bytes | None = None, body: bytes = b"") -> Ask:
+    return Ask(
+        owner=OWNER,
+        text=words,
+        language="en",
+        answer_key=hashlib.sha256(words.encode()).digest(),
+        model="",
+        max_wait_seconds=wait,
+        fresh=fresh,
+        idempotency_key_hash=key,
+        request_hash=None if key is None else body,
+    )
+
+
+async def ask(engine: AsyncEngine, words: str, **options: Any) -> Accepted:
+    return await accept(engine, question(words, **options))
+
+
+async def worker(engine: AsyncEngine) -> int:
+    return await register_worker(engine, "test", lease_seconds=60)
+
+
+async def claim_one(engine: AsyncEngine, worker_id: int, *, suspects: bool = False) -> Claim:
+    (claimed,) = await claim(engine, worker_id, 1, suspects=suspects)
+    return claimed
+
+
+def completed(words: str = "an answer") -> Result:
+    return Result(State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2)
+
+
+async def seen(engine: AsyncEngine, question_id: int) -> Question:
+    found = await read(engine, OWNER, question_id)
+    assert found is not None
+    return found
+
+
+async def rows(engine: AsyncEngine, statement: str, **parameters: object) -> list[Any]:
+    async with engine.begin() as connection:
+        return list((await connection.execute(text(statement), parameters)).all())

@@ -1,0 +1,57 @@
+import asyncio
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions.claims import finish
+from questions.reading import cancel, read
+from questions.states import State
+from tests.questions.actors import OWNER, ask, claim_one, completed, seen, worker
+
+pytestmark = pytest.mark.integration
+
+
+async def test_to_others_a_question_does_not_exist(engine: AsyncEngine) -> None:
+    asked = await ask(engine, "why?")
+    assert await read(engine, "somebody else", asked.question_id) is None
+    assert await cancel(engine, "somebody else", asked.question_id) is None
+    assert (await seen(engine, asked.question_id)).state is State.QUEUED
+
+
+async def test_cancelling_ends_the_question_and_the_answer_that_nobody_else_wants(engine: AsyncEngine) -> None:
+    asked = await ask(engine, "why?")
+    current = await claim_one(engine, await worker(engine))
+    assert await cancel(engine, OWNER, asked.question_id) == current.answer_id
+    assert await cancel(engine, OWNER, asked.question_id) is None
+    assert not await finish(engine, current, completed(), 60)
+    assert (await seen(engine, asked.question_id)).state is State.CANCELLED
+
+
+async def test_cancelling_leaves_the_answer_to_those_who_share_it(engine: AsyncEngine) -> None:
+    first, second = await ask(engine, "why?"), await ask(engine, "why?")
+    current = await claim_one(engine, await worker(engine))
+    assert await cancel(engine, OWNER, first.question_id) is None
+    assert await finish(engine, current, completed("because"), 60)
+    cancelled, answered = await seen(engine, first.question_id), await seen(engine, second.question_id)
+    assert (cancelled.state, cancelled.text, cancelled.prompt_tokens) == (State.CANCELLED, None, None)
+    assert (answered.state, answered.text) == (State.COMPLETED, "because")
+
+
+async def test_cancelling_what_is_final_changes_nothing(engine: AsyncEngine) -> None:
+    asked = await ask(engine, "why?")
+    assert await finish(engine, await claim_one(engine, await worker(engine)), completed(), 60)
+    assert await cancel(engine, OWNER, asked.question_id) is None
+    assert (await seen(engine, asked.question_id)).state is State.COMPLETED
+
+
+async def test_a_cancel_that_races_with_completion_leaves_one_final_state(engine: AsyncEngine) -> None:
+    mine = await worker(engine)
+    for n in range(20):
+        asked = await ask(engine, f"why {n}?")
+        current = await claim_one(engine, mine)
+        finished, cancelled = await asyncio.gather(
+            finish(engine, current, completed(), 60), cancel(engine, OWNER, asked.question_id)
+        )
+        assert finished is (cancelled is None)
+        expected = State.COMPLETED if finished else State.CANCELLED
+        assert (await seen(engine, asked.question_id)).state is expected
