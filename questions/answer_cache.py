@@ -1,4 +1,4 @@
-"""Finished questions in Redis, so that reading them again costs PostgreSQL nothing. Redis may forget any of them."""
+"""Answered questions in Redis, so that reading them again costs PostgreSQL nothing. Redis may forget any of them."""
 
 import logging
 from datetime import datetime
@@ -17,7 +17,10 @@ _SECONDS = 3_600
 
 
 class AnswerCache:
-    """Keeps a finished question for an hour after it was last stored. Without Redis every look-up is a miss."""
+    """Keeps a completed question for an hour after it was last stored. Without Redis every look-up is a miss.
+
+    Other final questions are rare, and an operator can ask them again: they are read from PostgreSQL.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -36,7 +39,9 @@ class AnswerCache:
         return question if question and question.owner == owner else None
 
     async def put(self, question: Question) -> None:
-        """Store a question whose state is final."""
+        """Store the question if it is completed."""
+        if question.state is not State.COMPLETED:
+            return
         try:
             await self._redis.set(_key(question.id), orjson.dumps(question), ex=_SECONDS)
         except (RedisError, OSError) as error:

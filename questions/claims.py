@@ -4,6 +4,7 @@ Each write carries the claim's token and changes nothing once the claim is no lo
 ran out, or nobody waits for the answer any more. A False return says so; the worker then drops the work.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import TextClause, text
@@ -105,6 +106,10 @@ _INTERRUPTED = text(f"""
     {_IF_CURRENT}
 """)
 _HAND_BACK = text(f"UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL {_IF_CURRENT}")
+_HAND_BACK_ALL_BUT = text("""
+    UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL
+    WHERE holder = :worker_id AND state = 'in_progress' AND token <> ALL(CAST(:tokens AS bigint[]))
+""")
 _OUTCOME = text("SELECT state FROM answers WHERE id = :answer_id AND token = :token")
 
 
@@ -177,6 +182,16 @@ async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float) -
 async def hand_back(engine: AsyncEngine, claim: Claim) -> bool:
     """Queue it again, due at once. Counts as nothing."""
     return await _write(engine, _HAND_BACK, claim)
+
+
+async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collection[int]) -> None:
+    """Queue again, due at once, what the worker holds under other tokens than these. Counts as nothing.
+
+    With no tokens: all that a worker which has stopped still holds. With those that it knows: claims that were
+    committed although the worker never learned so, and that nobody would answer while its lease lasts.
+    """
+    async with engine.begin() as connection:
+        await connection.execute(_HAND_BACK_ALL_BUT, {"worker_id": worker_id, "tokens": list(tokens)})
 
 
 async def is_final(engine: AsyncEngine, claim: Claim) -> bool:

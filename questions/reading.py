@@ -11,7 +11,10 @@ from questions.states import ErrorReason, FinishReason, State
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question as its owner sees it now. Text and usage are there once ``state`` is completed or incomplete."""
+    """A question as its owner sees it now. Text and usage are there once ``state`` is completed or incomplete.
+
+    ``replayed_as``: the question by which an operator asked it again.
+    """
 
     id: int
     answer_id: int
@@ -26,11 +29,12 @@ class Question:
     cached_prompt_tokens: int | None
     created_at: datetime
     finished_at: datetime | None
+    replayed_as: int | None
 
 
 _READ = text("""
     SELECT q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, q.created_at,
-           coalesce(q.ended_at, a.finished_at) AS finished_at,
+           coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
            CASE WHEN q.ended IS NULL THEN a.text END AS text,
            CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
            CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,

@@ -117,6 +117,7 @@ questions = Table(
     Column("deadline", DateTime(timezone=True), nullable=False, comment="Expires then if not answered."),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("ended_at", DateTime(timezone=True)),
+    Column("replayed_as", BigInteger, comment="The question by which an operator asked this one again."),
     CheckConstraint(f"ended IS NULL OR {_among('ended', ENDED)}", name="ended"),
     CheckConstraint("(ended IS NULL) = (ended_at IS NULL)", name="ended_at"),
     CheckConstraint("(idempotency_key_hash IS NULL) = (request_hash IS NULL)", name="request_hash"),

@@ -153,6 +153,12 @@ def upgrade() -> None:
             "created_at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False
         ),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "replayed_as",
+            sa.BigInteger(),
+            nullable=True,
+            comment="The question by which an operator asked this one again.",
+        ),
         sa.CheckConstraint("ended IS NULL OR ended IN ('cancelled', 'expired')", name=op.f("questions_ended")),
         sa.CheckConstraint("(ended IS NULL) = (ended_at IS NULL)", name=op.f("questions_ended_at")),
         sa.CheckConstraint(

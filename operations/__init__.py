@@ -1,0 +1,1 @@
+"""The ``askmesh`` command: what operators do with questions."""

@@ -1,0 +1,146 @@
+"""What operators do: see what is stuck or set aside, ask it again, and remove what is old."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from questions.asking import Ask, accept
+from questions.claims import SUSPECT_FROM
+from questions.states import State
+
+_BATCH = 1_000
+
+
+class Selection(StrEnum):
+    """Which questions to list."""
+
+    ALL = "all"
+    STUCK = "stuck"
+    FAILED = "failed"
+    POISON = "poison"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A question as operators see it, without what was asked or answered."""
+
+    id: int
+    owner: str
+    state: State
+    error_reason: str | None
+    attempt: int
+    waits: int
+    losses: int
+    interruptions: int
+    holder: str | None
+    due_at: datetime | None
+    created_at: datetime
+    replayed_as: int | None
+
+
+_CONDITIONS = {
+    Selection.ALL: "true",
+    # A minute is longer than any healthy step between two states takes, except generating itself.
+    Selection.STUCK: f"""
+        q.ended IS NULL AND a.state IN ('queued', 'in_progress') AND (
+            a.waits > 0 OR a.losses >= {SUSPECT_FROM} OR a.interruptions >= {SUSPECT_FROM}
+            OR (a.state = 'queued' AND q.created_at < clock_timestamp() - interval '1 minute')
+            OR (a.state = 'in_progress' AND (w.lease_until IS NULL OR w.lease_until < clock_timestamp()))
+        )""",
+    Selection.FAILED: "q.ended IS NULL AND a.state = 'failed'",
+    Selection.POISON: "q.ended IS NULL AND a.state = 'failed' AND a.error_reason = 'poison'",
+}
+_LIST = """
+    SELECT q.id, q.owner, coalesce(q.ended, a.state) AS state, CASE WHEN q.ended IS NULL THEN a.error_reason END,
+           a.attempt, a.waits, a.losses, a.interruptions, w.name, a.due_at, q.created_at, q.replayed_as
+    FROM questions q JOIN answers a ON a.id = q.answer_id LEFT JOIN workers w ON w.id = a.holder
+"""
+_FIND_REPLAYABLE = text("""
+    SELECT q.owner, q.text, q.language, a.answer_key, a.model
+    FROM questions q JOIN answers a ON a.id = q.answer_id
+    WHERE q.id = :id AND q.replayed_as IS NULL
+      AND coalesce(q.ended, a.state) IN ('failed', 'cancelled', 'expired', 'incomplete')
+    FOR UPDATE OF q
+""")
+_NOTE_REPLAY = text("UPDATE questions SET replayed_as = :new_id WHERE id = :id AND replayed_as IS NULL RETURNING id")
+_OLDEST = text(f"""
+    SELECT q.id, q.answer_id, q.created_at < clock_timestamp() - CAST(:age AS interval) AS old,
+           q.ended IS NOT NULL OR a.finished_at IS NOT NULL AS final
+    FROM questions q JOIN answers a ON a.id = q.answer_id
+    WHERE q.id > :after ORDER BY q.id LIMIT {_BATCH}
+""")
+_DELETE_QUESTIONS = text("DELETE FROM questions WHERE id = ANY(:ids)")
+# Locked first and looked at in a further statement: a question that joins meanwhile is seen.
+_LOCK_ANSWERS = text("SELECT id FROM answers WHERE id = ANY(:ids) ORDER BY id FOR UPDATE")
+_DELETE_ANSWERS = text("""
+    DELETE FROM answers a
+    WHERE id = ANY(:ids) AND finished_at IS NOT NULL AND NOT EXISTS (SELECT FROM questions WHERE answer_id = a.id)
+""")
+
+
+async def list_questions(
+    engine: AsyncEngine, selection: Selection, limit: int, ids: Sequence[int] | None = None
+) -> list[Entry]:
+    """The newest ``limit`` questions of the selection, or those of ``ids`` among them."""
+    condition = _CONDITIONS[selection] + ("" if ids is None else " AND q.id = ANY(:ids)")
+    statement = text(f"{_LIST} WHERE {condition} ORDER BY q.id DESC LIMIT :limit")
+    parameters = {"limit": limit} if ids is None else {"limit": limit, "ids": list(ids)}
+    async with engine.connect() as connection:
+        rows = (await connection.execute(statement, parameters)).all()
+    return [Entry(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
+
+
+async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float) -> int | None:
+    """Ask the question again under a new id, which is returned and which readers of the old one are told.
+
+    A final state never changes, so the old question stays as it ended. None: there is no such question, it has not
+    ended without a whole answer, or it was replayed before.
+    """
+    async with engine.connect() as connection:
+        found = (await connection.execute(_FIND_REPLAYABLE, {"id": question_id})).one_or_none()
+        if found is None:
+            return None
+        ask = Ask(
+            owner=found.owner,
+            text=found.text,
+            language=found.language,
+            answer_key=found.answer_key,
+            model=found.model,
+            max_wait_seconds=max_wait_seconds,
+            # A replay that was cut short finds the question that it made. No client can send a key with a NUL.
+            idempotency_key_hash=hashlib.sha256(b"\0replay:%d" % question_id).digest(),
+            request_hash=b"",
+        )
+        accepted = await accept(engine, ask)
+        await connection.execute(_NOTE_REPLAY, {"id": question_id, "new_id": accepted.question_id})
+        await connection.commit()
+        return accepted.question_id
+
+
+async def purge(engine: AsyncEngine, age: timedelta) -> int:
+    """Remove final questions that were asked longer ago than ``age``, and answers that no question refers to.
+
+    Returns how many questions were removed. Works in short transactions, oldest first, by primary key.
+    """
+    removed, after = 0, 0
+    while True:
+        async with engine.begin() as connection:
+            rows = (await connection.execute(_OLDEST, {"age": age, "after": after})).all()
+            removable = [row for row in rows if row.old and row.final]
+            if removable:
+                await _remove(connection, [row.id for row in removable], {row.answer_id for row in removable})
+        removed += len(removable)
+        if not rows or not rows[-1].old:
+            return removed
+        after = rows[-1].id
+
+
+async def _remove(connection: AsyncConnection, ids: list[int], answer_ids: set[int]) -> None:
+    await connection.execute(_LOCK_ANSWERS, {"ids": sorted(answer_ids)})
+    await connection.execute(_DELETE_QUESTIONS, {"ids": ids})
+    await connection.execute(_DELETE_ANSWERS, {"ids": sorted(answer_ids)})
