@@ -1,0 +1,1 @@
+"""The REST edge: takes questions, gives answers, and calls no model itself."""

@@ -1,0 +1,32 @@
+"""Run the REST edge: ``python -m api_service``."""
+
+import sys
+
+from api_service.app import Settings, create_app
+from api_service.server import listen, run
+from foundation.logs import configure_logging
+from foundation.settings import LogSettings, ProcessSettings, SettingsError, load
+
+
+def main() -> int:
+    """Serve until told to stop; 2 where a setting is wrong, 1 where it cannot listen."""
+    try:
+        configure_logging("api_service", load(LogSettings))
+        settings = Settings.from_environment()
+        drain_seconds = load(ProcessSettings).drain_seconds
+        listening = listen(settings.api)
+    except SettingsError as error:
+        return _refuse(2, str(error))
+    except OSError as error:
+        return _refuse(1, f"cannot listen on {settings.api.api_host}:{settings.api.api_port}: {error}")
+    run(create_app(settings), listening, drain_seconds)
+    return 0
+
+
+def _refuse(status: int, reason: str) -> int:
+    print(f"api_service: {reason}", file=sys.stderr)  # noqa: T201 - for whoever starts it, also before there is a log
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The application: the one place that builds and connects its parts."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Self
+
+from askmesh_client import GenerationClient
+from askmesh_client.channel import target_uri
+from fastapi import FastAPI
+
+from api_service import health
+from api_service.backlog import Backlog
+from api_service.database import drop_closed_connections
+from api_service.dependencies import AppState
+from api_service.documentation import ANY_PROBLEM, DocumentedApi
+from api_service.middleware import BodyLimit, RequestIds
+from api_service.problems import install_problem_handlers
+from api_service.questions import endpoints as questions
+from api_service.questions.service import QuestionService
+from api_service.readiness import Helper, Readiness
+from foundation.database import create_engine
+from foundation.redis_client import create_redis
+from foundation.settings import (
+    PREFIX,
+    ApiSettings,
+    BrokerSettings,
+    DatabaseSettings,
+    GenerationSettings,
+    LlmClientSettings,
+    QuestionSettings,
+    RedisSettings,
+    SettingsError,
+    load,
+)
+from questions.hints import Hints, celery_app
+from questions.migrations import engine_is_up_to_date, needed_revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The groups that the application is built from."""
+
+    database: DatabaseSettings
+    redis: RedisSettings
+    broker: BrokerSettings
+    api: ApiSettings
+    questions: QuestionSettings
+    generation: GenerationSettings
+    llm_client: LlmClientSettings
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Raises SettingsError."""
+        llm_client = load(LlmClientSettings)
+        try:
+            target_uri(llm_client.llm_targets)
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}LLM_TARGETS: {error}") from None
+        return cls(
+            database=load(DatabaseSettings),
+            redis=load(RedisSettings),
+            broker=load(BrokerSettings),
+            api=load(ApiSettings),
+            questions=load(QuestionSettings),
+            generation=load(GenerationSettings),
+            llm_client=llm_client,
+        )
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the application. It connects when its lifespan begins, and starts whether or not anything is there."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[AppState]:
+        async with AsyncExitStack() as stack:
+            yield await _connect(settings, stack)
+
+    app = DocumentedApi(
+        title="askmesh",
+        summary="Takes a question at once, never loses it, and delivers a language model's answer once.",
+        version=version("askmesh"),
+        license_info={"name": "MIT", "identifier": "MIT"},
+        lifespan=lifespan,
+        responses=ANY_PROBLEM,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+        # These pages load their programs from other people's servers.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(questions.router)
+    app.include_router(health.router)
+    install_problem_handlers(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
+    app.add_middleware(RequestIds)  # added last, it is the outermost
+    return app
+
+
+async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
+    """What the stack closes is closed in reverse."""
+    engine = create_engine(settings.database, "api_service")
+    stack.push_async_callback(engine.dispose)
+    drop_closed_connections(engine)
+    redis = create_redis(settings.redis)
+    stack.push_async_callback(redis.aclose)
+    model = await stack.enter_async_context(GenerationClient(settings.llm_client.llm_targets))
+    hints = Hints(celery_app("api_service", settings.broker))
+    stack.push_async_callback(asyncio.to_thread, hints.close)
+    backlog = Backlog(engine, settings.questions.backlog_limit)
+    stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
+    service = QuestionService(
+        engine=engine,
+        redis=redis,
+        hints=hints,
+        backlog=backlog,
+        generation=settings.generation,
+        settings=settings.questions,
+    )
+    stack.push_async_callback(service.close)
+    needed = needed_revision()
+
+    async def broker_takes_hints() -> bool:
+        return hints.reachable
+
+    async def redis_answers() -> bool:
+        return bool(await redis.ping())
+
+    async def model_is_loaded() -> bool:
+        return bool(await model.list_models(timeout=1))
+
+    readiness = Readiness(
+        lambda: engine_is_up_to_date(engine, needed),
+        {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
+    )
+    return AppState(questions=service, readiness=readiness)
+
+
+async def _stop(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,95 @@
+"""What endpoints ask for, by type."""
+
+import asyncio
+import re
+from typing import Annotated, TypedDict, cast
+
+from fastapi import Depends, Request
+
+from api_service.problems import Code, FieldError, ProblemError
+from api_service.questions.languages import Language, preferred
+from api_service.questions.schemas import AskRequest, parse_ask
+from api_service.questions.service import QuestionService
+from api_service.readiness import Readiness, Report
+
+_BODY_SECONDS = 20
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class AppState(TypedDict):
+    """What the application holds while it runs."""
+
+    questions: QuestionService
+    readiness: Readiness
+
+
+async def _questions(request: Request) -> QuestionService:
+    return cast(AppState, request.state)["questions"]
+
+
+async def _readiness_report(request: Request) -> Report:
+    return await cast(AppState, request.state)["readiness"].report()
+
+
+async def _owner() -> str:
+    """Who asks. Questions of one owner are invisible to all others, and never share an answer with theirs."""
+    return "local"
+
+
+async def _preferred_language(request: Request) -> Language | None:
+    return preferred(",".join(request.headers.getlist("accept-language")))
+
+
+async def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+        field = FieldError(
+            field="Idempotency-Key",
+            detail="is not one key of 1 to 255 visible ASCII characters",
+            remedy="send one, for example a random UUID, or leave the header out",
+        )
+        raise ProblemError.of_fields(Code.INVALID_HEADER, [field])
+    return keys[0]
+
+
+async def _wants_fresh(request: Request) -> bool:
+    directives = ",".join(request.headers.getlist("cache-control")).lower().split(",")
+    return any(directive.strip() == "no-cache" for directive in directives)
+
+
+async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
+    # Taking nothing but JSON also keeps foreign web pages from asking: a browser lets them send JSON only where the
+    # server allows it.
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if media_type != "application/json":
+        field = FieldError(
+            field="Content-Type", detail=f"is {media_type[:100] or 'missing'}", remedy="send application/json"
+        )
+        raise ProblemError.of_fields(Code.UNSUPPORTED_MEDIA_TYPE, [field])
+    if coding != "identity":
+        field = FieldError(field="Content-Encoding", detail=f"is {coding[:100]}", remedy="send the body as it is")
+        raise ProblemError.of_fields(Code.UNSUPPORTED_MEDIA_TYPE, [field], {"Accept-Encoding": "identity"})
+    if "upgrade" in request.headers:
+        # httptools takes the body of such a request for the new protocol, and uvicorn gets none.
+        remedy = "leave it out (in Java: HttpClient.Version.HTTP_1_1)"
+        field = FieldError(field="Upgrade", detail="is not understood here", remedy=remedy)
+        raise ProblemError.of_fields(Code.INVALID_HEADER, [field], {"Connection": "close"})
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            body = await request.body()
+    except TimeoutError:
+        detail = f"The body did not arrive within {_BODY_SECONDS} s."
+        raise ProblemError(Code.BODY_TIMEOUT, detail, headers={"Connection": "close"}) from None
+    return parse_ask(body, questions.limits)
+
+
+Questions = Annotated[QuestionService, Depends(_questions)]
+ReadinessReport = Annotated[Report, Depends(_readiness_report)]
+Owner = Annotated[str, Depends(_owner)]
+PreferredLanguage = Annotated[Language | None, Depends(_preferred_language)]
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
+WantsFresh = Annotated[bool, Depends(_wants_fresh)]
+AskBody = Annotated[AskRequest, Depends(_ask_request)]

@@ -1,0 +1,117 @@
+"""What /openapi.json says beyond the types of the endpoints: problems, with an example of each, and request bodies."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from api_service.problems import (
+    DEFECT,
+    KINDS,
+    MEDIA_TYPE,
+    QUESTION_NOT_FOUND,
+    UNAVAILABLE,
+    Code,
+    FieldError,
+    Problem,
+    ProblemError,
+    problem,
+)
+from api_service.questions.schemas import AskRequest
+
+_REFERENCE = "#/components/schemas/{model}"
+_REQUEST_ID = "5f0c1f8e2f0b4d0f9c7a4f7b1f1e9d3a"
+
+
+def _of_field(code: Code, field: str, detail: str, remedy: str) -> ProblemError:
+    return ProblemError.of_fields(code, [FieldError(field=field, detail=detail, remedy=remedy)])
+
+
+EXAMPLES: Mapping[Code, ProblemError] = {
+    example.code: example
+    for example in (
+        _of_field(
+            Code.INVALID_JSON, "body", "is not JSON at line 1, column 19", 'send JSON such as {"question_text": "…"}'
+        ),
+        _of_field(
+            Code.INVALID_HEADER,
+            "Idempotency-Key",
+            "is not one key of 1 to 255 visible ASCII characters",
+            "send one, for example a random UUID, or leave the header out",
+        ),
+        _of_field(Code.INVALID_FIELD, "question_text", "is blank", "write a question in it"),
+        _of_field(
+            Code.IDEMPOTENCY_KEY_REUSED,
+            "Idempotency-Key",
+            "was used before with another body",
+            "send the same body as before, or a new key",
+        ),
+        ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/questions: /openapi.json lists the paths."),
+        ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND),
+        ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not take GET: the Allow header says what it takes."),
+        ProblemError(Code.BODY_TIMEOUT, "The body did not arrive within 20 s."),
+        ProblemError(Code.BODY_TOO_LARGE, "The body may have at most 65,536 bytes. Shorten it."),
+        _of_field(Code.UNSUPPORTED_MEDIA_TYPE, "Content-Type", "is missing", "send application/json"),
+        ProblemError(Code.HTTP_ERROR, "The request was refused."),
+        ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
+        ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
+        ProblemError(Code.INTERNAL_ERROR, DEFECT),
+    )
+}
+_HEADERS: Mapping[str, Any] = {
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
+}
+_HEADERS_OF: Mapping[Code, str] = {
+    Code.BACKLOG_FULL: "Retry-After",
+    Code.DATABASE_UNAVAILABLE: "Retry-After",
+    Code.METHOD_NOT_ALLOWED: "Allow",
+}
+
+
+def problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint, for FastAPI's ``responses``."""
+    by_status: defaultdict[int | str, list[Code]] = defaultdict(list)
+    for code in codes:
+        by_status[int(KINDS[code].status)].append(code)
+    return {status: _response(KINDS[same[0]].status.phrase, same) for status, same in by_status.items()}
+
+
+def _response(description: str, codes: list[Code]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {name: _HEADERS[name] for name in {_HEADERS_OF[code] for code in codes if code in _HEADERS_OF}},
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": _REFERENCE.format(model=Problem.__name__)},
+                "examples": {str(code): {"summary": KINDS[code].title, "value": _example(code)} for code in codes},
+            }
+        },
+    }
+
+
+def _example(code: Code) -> dict[str, Any]:
+    example = EXAMPLES[code]
+    return problem(code, example.detail, _REQUEST_ID, example.errors).model_dump(mode="json")
+
+
+ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
+    "default": _response(
+        "Any other problem", [Code.PATH_NOT_FOUND, Code.METHOD_NOT_ALLOWED, Code.HTTP_ERROR, Code.INTERNAL_ERROR]
+    )
+}
+
+
+class DocumentedApi(FastAPI):
+    """FastAPI whose OpenAPI has the schemas too that no endpoint declares as a parameter or result."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document that /openapi.json serves."""
+        document = super().openapi()
+        _, definitions = models_json_schema(
+            [(Problem, "serialization"), (AskRequest, "validation")], ref_template=_REFERENCE
+        )
+        document["components"]["schemas"].update(definitions["$defs"])
+        return document

@@ -1,0 +1,50 @@
+"""What a supervisor or load balancer asks."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from api_service.database import unavailable
+from api_service.dependencies import ReadinessReport
+from api_service.documentation import problems
+from api_service.problems import Code
+from api_service.readiness import Helper
+
+router = APIRouter(tags=["health"])
+
+
+class Alive(BaseModel):
+    """This process runs and answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """Questions can be asked and answers read."""
+
+    status: Literal["ready"] = "ready"
+    degraded: list[Helper] = Field(
+        description="What is absent. Without `broker` and `redis` everything goes on, slower. Without `model` questions"
+        " wait until it is back, or they expire.",
+        examples=[[]],
+    )
+
+
+@router.get("/livez", summary="Is the process alive?")
+async def livez(response: Response) -> Alive:
+    """Restart the process if this does not answer. It does not look at anything else."""
+    response.headers["Cache-Control"] = "no-store"
+    return Alive()
+
+
+@router.get("/readyz", summary="Can it serve?", responses=problems(Code.DATABASE_UNAVAILABLE))
+async def readyz(report: ReadinessReport, response: Response) -> Ready:
+    """Send requests here only while this is a 200. It is a 503 without PostgreSQL, or without its schema.
+
+    The report may be a second old, so that probes cost little.
+    """
+    if not report.ready:
+        raise unavailable()
+    response.headers["Cache-Control"] = "no-store"
+    return Ready(degraded=report.degraded)

@@ -1,0 +1,1 @@
+"""Asking a question, reading its answer, cancelling it."""

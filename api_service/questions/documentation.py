@@ -1,0 +1,149 @@
+"""What /openapi.json says about the question endpoints beyond their types: headers and examples."""
+
+from typing import Any
+
+from api_service.documentation import problems
+from api_service.problems import Code
+from api_service.questions.languages import Language
+from api_service.questions.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY
+from api_service.questions.schemas import AskResponse
+from questions.states import ErrorReason, State
+
+_Responses = dict[int | str, dict[str, Any]]
+
+_ENGLISH, _RUSSIAN = Language.ENGLISH, Language.RUSSIAN
+_CREATED = {"created_at": "2026-01-31T12:00:00.125000Z"}
+_FINISHED = _CREATED | {"finished_at": "2026-01-31T12:00:00.831000Z"}
+_ANSWER = {
+    "question_id": 42,
+    "status": "completed",
+    "answer_text": "The capital of France is Paris.",
+    "finish_reason": "stop",
+    "usage": {"prompt_tokens": 38, "completion_tokens": 8, "cached_prompt_tokens": 24, "total_tokens": 46},
+}
+_HEADERS = {
+    "Retry-After": {
+        "description": "Seconds after which to look again; absent once the status is final.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "X-Request-ID": {"description": "Names this request in the log.", "schema": {"type": "string"}},
+}
+_ASK_HEADERS = _HEADERS | {
+    "Location": {"description": "Where to read the answer.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {
+        "description": "`true`: this Idempotency-Key was used before; nothing new was asked.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
+
+
+def _header(name: str, description: str, **schema: object) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+_ACCEPT_LANGUAGE = _header(
+    "Accept-Language",
+    "Language of the sentences in `answer_text`: `en` or `ru`. Else the question's own.",
+    examples=["ru, en;q=0.5"],
+)
+_REQUEST_ID = _header(
+    "X-Request-ID",
+    "Your name for this request; any other than this pattern is replaced.",
+    pattern=r"^[A-Za-z0-9._:-]{1,128}$",
+)
+
+
+def _examples(**values: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"examples": {name: {"value": value} for name, value in values.items()}}}
+
+
+def _asked(**fields: object) -> dict[str, Any]:
+    return {"question_id": 42, "status": "queued", "cached": False, "coalesced": False, **fields}
+
+
+ASK_REQUEST: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AskRequest"}}},
+    },
+    "parameters": [
+        _header(
+            "Idempotency-Key",
+            "Your name for this question. Repeating the request with the same key and body returns the same question"
+            " and asks nothing new; kept for at least 24 h.",
+            pattern=r"^[\x21-\x7e]{1,255}$",
+            examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
+        ),
+        _header("Cache-Control", "`no-cache`: generate a new answer even if the same question was answered before."),
+        _ACCEPT_LANGUAGE,
+        _REQUEST_ID,
+    ],
+}
+ANSWER_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
+
+ASK_RESPONSES: _Responses = {
+    202: {
+        "description": "Accepted: the question is stored and will be answered.",
+        "headers": _ASK_HEADERS,
+        "content": _examples(
+            new=_asked(answer_text=ACCEPTED[_ENGLISH]),
+            russian=_asked(answer_text=ACCEPTED[_RUSSIAN]),
+            coalesced=_asked(answer_text=ACCEPTED[_ENGLISH], status="in_progress", coalesced=True),
+        ),
+    },
+    200: {
+        "model": AskResponse,
+        "description": "Accepted, and answered already.",
+        "headers": _ASK_HEADERS,
+        "content": _examples(cached=_asked(answer_text=_ANSWER["answer_text"], status="completed", cached=True)),
+    },
+    **problems(
+        Code.INVALID_JSON,
+        Code.INVALID_HEADER,
+        Code.BODY_TIMEOUT,
+        Code.BODY_TOO_LARGE,
+        Code.UNSUPPORTED_MEDIA_TYPE,
+        Code.INVALID_FIELD,
+        Code.IDEMPOTENCY_KEY_REUSED,
+        Code.BACKLOG_FULL,
+        Code.DATABASE_UNAVAILABLE,
+    ),
+}
+_cancelled = {
+    "question_id": 42,
+    "status": "cancelled",
+    "answer_text": ENDED[State.CANCELLED][_ENGLISH],
+    **_FINISHED,
+}
+_PROBLEMS = problems(Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE)
+ANSWER_RESPONSES: _Responses = {
+    200: {
+        "description": "The question as it is now.",
+        "headers": _HEADERS,
+        "content": _examples(
+            in_progress={"question_id": 42, "status": "in_progress", "answer_text": NOT_READY[_ENGLISH], **_CREATED},
+            completed=_ANSWER | _FINISHED,
+            incomplete=_ANSWER
+            | {"status": "incomplete", "answer_text": "The capital of", "finish_reason": "output_limit"}
+            | _FINISHED,
+            failed={
+                "question_id": 42,
+                "status": "failed",
+                "answer_text": FAILED[ErrorReason.CONTEXT_TOO_LONG][_ENGLISH],
+                "error": {"reason": "context_too_long", "detail": FAILURES[ErrorReason.CONTEXT_TOO_LONG]},
+                **_FINISHED,
+            },
+            cancelled=_cancelled,
+            expired=_cancelled | {"status": "expired", "answer_text": ENDED[State.EXPIRED][_ENGLISH]},
+        ),
+    },
+    **_PROBLEMS,
+}
+CANCEL_RESPONSES: _Responses = {
+    200: {
+        "description": "The question as it ended, now or before.",
+        "headers": {"X-Request-ID": _HEADERS["X-Request-ID"]},
+        "content": _examples(cancelled=_cancelled, completed=_ANSWER | _FINISHED),
+    },
+    **_PROBLEMS,
+}

@@ -1,0 +1,126 @@
+"""What the endpoints do, in terms of questions."""
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api_service.backlog import Backlog
+from api_service.database import reach
+from api_service.problems import QUESTION_NOT_FOUND, Code, ProblemError
+from api_service.questions.languages import Language, detect
+from api_service.questions.schemas import AskLimits, AskRequest
+from foundation.settings import GenerationSettings, QuestionSettings
+from questions import reading
+from questions.answer_cache import AnswerCache
+from questions.answer_key import answer_key
+from questions.asking import Accepted, Ask, Source, accept
+from questions.hints import Hints
+from questions.reading import Question
+from questions.signals import publish_ended
+from questions.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An accepted question and the language of its text. ``question`` is its state now; None: new, and so queued."""
+
+    accepted: Accepted
+    language: Language
+    question: Question | None
+
+
+class QuestionService:
+    """Asks, reads and cancels an owner's questions. Its methods raise ProblemError."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        redis: Redis,
+        hints: Hints,
+        backlog: Backlog,
+        generation: GenerationSettings,
+        settings: QuestionSettings,
+    ) -> None:
+        self.limits = AskLimits(settings.max_question_characters, settings.max_wait_seconds)
+        self._engine = engine
+        # A read is one statement. Without BEGIN and ROLLBACK around it, it takes one round trip instead of three.
+        self._reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._redis = redis
+        self._cache = AnswerCache(redis)
+        self._hints = hints
+        self._backlog = backlog
+        self._generation = generation
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def ask(self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
+        """Commit the question, then wake a worker. ``fresh``: generate anew, whatever was asked before.
+
+        Raises IdempotencyKeyReusedError too.
+        """
+        self._backlog.refuse_if_full()
+        language = detect(request.question_text)
+        ask = self._ask(owner, request, language, idempotency_key, fresh=fresh)
+        accepted = await reach(lambda: accept(self._engine, ask))
+        if accepted.source is Source.NEW:
+            self._hints.wake()
+            return Asked(accepted, language, None)
+        read = self.read if accepted.replayed else self._read_from_database  # Redis cannot have a question so new
+        return Asked(accepted, language, await read(owner, accepted.question_id))
+
+    async def read(self, owner: str, question_id: int) -> Question:
+        """The question as it is now: from Redis if it was completed, else from PostgreSQL."""
+        return await self._cache.get(owner, question_id) or await self._read_from_database(owner, question_id)
+
+    async def cancel(self, owner: str, question_id: int) -> Question:
+        """End the question unless it has ended, and its generation if nobody else waits for it."""
+        ended = await reach(lambda: reading.cancel(self._engine, owner, question_id))
+        if ended is not None:
+            self._run_in_background(publish_ended(self._redis, [ended]))
+        return await self._read_from_database(owner, question_id)
+
+    async def close(self) -> None:
+        """Wait for what Redis has still to be told."""
+        await asyncio.gather(*self._background)
+
+    async def _read_from_database(self, owner: str, question_id: int) -> Question:
+        question = await reach(lambda: reading.read(self._reading_engine, owner, question_id), again=True)
+        if question is None:
+            raise ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND)
+        # An operator can replay all others, which their readers should learn at once.
+        if question.state is State.COMPLETED:
+            self._run_in_background(self._cache.put(question))
+        return question
+
+    def _run_in_background(self, work: Coroutine[None, None, None]) -> None:
+        # The event loop holds tasks weakly.
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _ask(
+        self, owner: str, request: AskRequest, language: Language, idempotency_key: str | None, *, fresh: bool
+    ) -> Ask:
+        # Replays are compared with the defaults filled in: to leave a field out and to send its default is the same.
+        # What is None has no effect and does not count, so that a later release may add fields.
+        seconds = self.limits.wait_seconds if request.max_wait_seconds is None else request.max_wait_seconds
+        request = request.model_copy(update={"max_wait_seconds": seconds})
+        return Ask(
+            owner=owner,
+            text=request.question_text,
+            language=language,
+            answer_key=answer_key(owner, request.question_text, self._generation),
+            model=self._generation.model_name,
+            max_wait_seconds=seconds,
+            fresh=fresh,
+            idempotency_key_hash=_sha256(idempotency_key) if idempotency_key else None,
+            request_hash=_sha256(request.model_dump_json(exclude_none=True)) if idempotency_key else None,
+        )
+
+
+def _sha256(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

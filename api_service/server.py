@@ -1,0 +1,66 @@
+"""The HTTP server around the application."""
+
+import logging
+import math
+import signal
+import socket
+import sys
+
+import uvicorn
+from fastapi import FastAPI
+
+from foundation.readiness import notify_ready
+from foundation.settings import ApiSettings
+
+logger = logging.getLogger(__name__)
+
+# Longer than a proxy keeps idle connections to it (nginx: 60 s): otherwise the proxy sends a request just when this
+# side closes, and the request is lost.
+_KEEP_ALIVE_SECONDS = 75
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn that tells whoever started it when it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run the lifespan's beginning, listen, say so."""
+        await super().startup(sockets=sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                logger.info("listening on %s", listening.getsockname())
+        notify_ready()
+
+
+def create_server(app: FastAPI, drain_seconds: float) -> ApiServer:
+    """A server that, told to stop, takes no more connections and gives requests ``drain_seconds`` to end."""
+    return ApiServer(
+        uvicorn.Config(
+            app,
+            loop="uvloop" if sys.platform != "win32" else "asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(drain_seconds),
+        )
+    )
+
+
+def listen(settings: ApiSettings) -> socket.socket:
+    """The socket that the supervisor has handed on, or a new one. Raises OSError."""
+    if settings.api_listen_fd is not None:
+        return socket.socket(fileno=settings.api_listen_fd)
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=2048)
+
+
+def run(app: FastAPI, listening: socket.socket, drain_seconds: float) -> None:
+    """Serve until SIGTERM or SIGINT, then return."""
+    # uvicorn stops in good order and then raises the signal again, by which the process would end as if killed.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    create_server(app, drain_seconds).run(sockets=[listening])

@@ -1,0 +1,44 @@
+"""What workers do, in short: ending the questions of a test as they would."""
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions import claims
+from questions.states import ErrorReason, FinishReason, State
+
+
+async def _claim(engine: AsyncEngine, words: str) -> claims.Claim:
+    worker_id = await claims.register_worker(engine, "test", lease_seconds=60)
+    claimed = await claims.claim(engine, worker_id, 1_000)
+    for claim in claimed:
+        if claim.question_text != words:
+            await claims.hand_back(engine, claim)
+    (claim,) = (claim for claim in claimed if claim.question_text == words)
+    return claim
+
+
+async def start(engine: AsyncEngine, words: str) -> None:
+    """A worker takes the question and is not heard of again."""
+    await _claim(engine, words)
+
+
+async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
+    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24)
+    assert await claims.finish(engine, await _claim(engine, words), result, reuse_seconds)
+
+
+async def cut_short(engine: AsyncEngine, words: str, answer: str) -> None:
+    result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT)
+    assert await claims.finish(engine, await _claim(engine, words), result, 60)
+
+
+async def fail(engine: AsyncEngine, words: str, reason: ErrorReason) -> None:
+    assert await claims.fail(engine, await _claim(engine, words), reason)
+
+
+async def rows(engine: AsyncEngine) -> tuple[int, int]:
+    """How many questions and answers are stored."""
+    counts = "SELECT (SELECT count(*) FROM questions), (SELECT count(*) FROM answers)"
+    async with engine.connect() as connection:
+        questions, answers = (await connection.execute(text(counts))).one()
+        return questions, answers

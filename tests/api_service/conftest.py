@@ -1,0 +1,33 @@
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.valkey import Valkey
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
+from tests.api_service.serving import client_of, serving, settings_for
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
+    """A client of an API with the default settings, the test module's own."""
+    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A pool on the database of that API."""
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def words(request: pytest.FixtureRequest) -> str:
+    """A question that no other test asks."""
+    return f"What does {request.node.name} say?"

@@ -1,0 +1,170 @@
+"""What a client can do to a connection, with bytes that no HTTP library would send."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+import pytest
+from aiohttp import ClientSession
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from tests.api_service import answers
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+ASK = b"POST /api/ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+ALIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+class Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def response(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(30):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in head[1:] if line}
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        """Whether the server closes it, now or soon. It must not reset it."""
+        async with asyncio.timeout(30):
+            return await self._reader.read() == b""
+
+
+@asynccontextmanager
+async def connected(api: ClientSession) -> AsyncIterator[Connection]:
+    url = api._base_url
+    assert url is not None
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
+
+
+def sized(body: bytes) -> bytes:
+    return ASK + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def question(words: str) -> bytes:
+    return orjson.dumps({"question_text": words})
+
+
+async def test_a_body_may_come_in_any_pieces(api: ClientSession, words: str) -> None:
+    body = question(words)
+    async with connected(api) as connection:
+        await connection.send(ASK + b"Transfer-Encoding: chunked\r\n\r\n")
+        for byte in body:
+            await connection.send(b"1;extension=x\r\n%c\r\n" % byte)
+        await connection.send(b"0\r\nTrailer: x\r\n\r\n")
+        assert (await connection.response())[0] == 202
+        await connection.send(ALIVE)
+        assert (await connection.response())[0] == 200
+
+
+async def test_requests_that_come_at_once_are_answered_in_turn(api: ClientSession, words: str) -> None:
+    async with connected(api) as connection:
+        await connection.send(sized(question(words)) + ALIVE + sized(b"{"))
+        assert [(await connection.response())[0] for _ in range(3)] == [202, 200, 400]
+
+
+async def test_an_endless_chunked_body_is_refused_as_soon_as_it_is_too_large(
+    api: ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api_service.middleware._LINGER_SECONDS", 0.01)
+    chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
+    async with connected(api) as connection:
+        await connection.send(ASK + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 9)
+        status, headers, body = await connection.response()
+        assert (status, headers["connection"]) == (413, "close")
+        assert orjson.loads(body)["code"] == "body_too_large"
+        assert await connection.is_closed()
+
+
+async def test_a_client_that_sends_on_after_a_refusal_still_gets_it(api: ClientSession) -> None:
+    async with connected(api) as connection:
+        await connection.send(ASK + b"Content-Length: 1000000\r\n\r\n" + b" " * 600_000)
+        status, _, body = await connection.response()
+        assert (status, orjson.loads(body)["code"]) == (413, "body_too_large")
+        await connection.send(b" " * 400_000)
+        assert await connection.is_closed()
+
+
+async def test_a_client_that_waits_for_leave_to_send_is_refused_first(api: ClientSession) -> None:
+    async with connected(api) as connection:
+        await connection.send(ASK + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
+        assert (await connection.response())[0] == 413
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(
+    api: ClientSession, engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await answers.rows(engine)
+    for sent in (sized(question(words))[:-5], ASK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", ASK[:-10]):
+        async with connected(api) as connection:
+            await connection.send(sent)
+    async with connected(api) as connection:
+        await connection.send(ALIVE)
+        assert (await connection.response())[0] == 200
+    assert await answers.rows(engine) == before
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_body_that_stops_coming_is_given_up(api: ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api_service.dependencies._BODY_SECONDS", 0.05)
+    async with connected(api) as connection:
+        await connection.send(ASK + b"Content-Length: 100\r\n\r\n{")
+        status, headers, body = await connection.response()
+        assert (status, headers["connection"], orjson.loads(body)["code"]) == (408, "close", "body_timeout")
+        assert await connection.is_closed()
+
+
+async def test_a_request_to_change_the_protocol_is_told_how_to_ask(api: ClientSession, words: str) -> None:
+    body = question(words)
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    async with connected(api) as connection:
+        await connection.send(ASK + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        status, _, content = await connection.response()
+        assert (status, orjson.loads(content)["errors"][0]["field"]) == (400, "Upgrade")
+    async with connected(api) as connection:
+        await connection.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n" + upgrade + b"\r\n")
+        assert (await connection.response())[0] == 200
+
+
+async def test_http_1_0_is_answered_and_closed(api: ClientSession, words: str) -> None:
+    async with connected(api) as connection:
+        await connection.send(sized(question(words)).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await connection.response())[0] == 202
+        assert await connection.is_closed()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        ASK + b"Content-Length: -1\r\n\r\n",
+        ASK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        ASK + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        ASK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        ASK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: test\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_is_refused_and_changes_nothing(
+    api: ClientSession, engine: AsyncEngine, sent: bytes
+) -> None:
+    before = await answers.rows(engine)
+    async with connected(api) as connection:
+        await connection.send(sent)
+        assert (await connection.response())[0] in (400, 404)
+    assert await answers.rows(engine) == before

@@ -1,0 +1,69 @@
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+from askmesh.llm.v1.generation_service_pb2 import ListModelsResponse
+
+from embedded.valkey import Valkey
+from foundation.settings import LlmClientSettings
+from tests.api_service.serving import client_of, serving, settings_for, until
+from tests.askmesh_client.replica import Context, Replica, running
+
+pytestmark = pytest.mark.integration
+
+
+@pytest_asyncio.fixture
+async def llm_service() -> AsyncIterator[Replica]:
+    async with running("tiny") as replica:
+        yield replica
+
+
+@pytest_asyncio.fixture
+async def api(database_url: str, valkey: Valkey, llm_service: Replica) -> AsyncIterator[ClientSession]:
+    targets = LlmClientSettings(llm_targets=f"127.0.0.1:{llm_service.port}")
+    settings = replace(settings_for(database_url, valkey), llm_client=targets)
+    async with serving(settings) as url, client_of(url) as client:
+        yield client
+
+
+async def test_a_process_that_answers_is_alive(api: ClientSession) -> None:
+    response = await api.get("/livez")
+    assert (response.status, await response.json()) == (200, {"status": "alive"})
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_the_model_is_missed_but_not_needed(api: ClientSession, llm_service: Replica) -> None:
+    async def is_degraded() -> bool:
+        response = await api.get("/readyz")
+        assert response.status == 200
+        assert response.headers["Cache-Control"] == "no-store"
+        return bool((await response.json())["degraded"] == ["model"])
+
+    async def is_whole() -> bool:
+        return not await is_degraded()
+
+    async def hangs(_context: Context) -> ListModelsResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def none(_context: Context) -> ListModelsResponse:
+        return ListModelsResponse()
+
+    await until(is_whole)
+    for absence in (hangs, none):
+        llm_service.on_list_models = absence
+        await until(is_degraded)
+        llm_service.on_list_models = llm_service.models
+        await until(is_whole)
+    await llm_service.stop()
+    await until(is_degraded)
+    await llm_service.start()
+    await until(is_whole)
+
+
+async def test_probes_cost_the_model_server_one_call_a_second_at_most(api: ClientSession, llm_service: Replica) -> None:
+    await asyncio.gather(*(api.get("/readyz") for _ in range(50)))
+    assert llm_service.calls == 1

@@ -1,0 +1,114 @@
+import re
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel, SecretStr
+
+from api_service.app import Settings, create_app
+from api_service.health import Alive, Ready
+from api_service.problems import MEDIA_TYPE, Problem
+from api_service.questions.schemas import AnswerResponse, AskResponse
+from foundation.settings import (
+    ApiSettings,
+    BrokerSettings,
+    DatabaseSettings,
+    GenerationSettings,
+    LlmClientSettings,
+    QuestionSettings,
+    RedisSettings,
+)
+from tests.api_service.asgi import call
+
+RESULTS: dict[tuple[str, str], type[BaseModel]] = {
+    ("/api/ask", "post"): AskResponse,
+    ("/api/answer/{question_id}", "get"): AnswerResponse,
+    ("/api/answer/{question_id}/cancel", "post"): AnswerResponse,
+    ("/livez", "get"): Alive,
+    ("/readyz", "get"): Ready,
+}
+
+
+@pytest.fixture(scope="module")
+def app() -> FastAPI:
+    return create_app(
+        Settings(
+            database=DatabaseSettings(database_url=SecretStr("postgresql://nowhere")),
+            redis=RedisSettings(redis_url=SecretStr("redis://nowhere")),
+            broker=BrokerSettings(broker_url=SecretStr("redis://nowhere")),
+            api=ApiSettings(),
+            questions=QuestionSettings(),
+            generation=GenerationSettings(),
+            llm_client=LlmClientSettings(),
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def document(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (path, method): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+async def test_it_is_served(app: FastAPI, document: dict[str, Any]) -> None:
+    reply = await call(app, path="/openapi.json")
+    assert (reply.status, reply.json()) == (200, document)
+
+
+def test_it_describes_every_endpoint(document: dict[str, Any]) -> None:
+    assert operations(document).keys() == RESULTS.keys()
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    references = set(re.findall(r"'\$ref': '#/components/schemas/(\w+)'", str(document)))
+    assert {"Problem", "AskRequest"} <= references <= document["components"]["schemas"].keys()
+
+
+@pytest.mark.parametrize("operation", RESULTS)
+def test_every_response_has_examples_that_are_true_to_it(document: dict[str, Any], operation: tuple[str, str]) -> None:
+    responses = operations(document)[operation]["responses"]
+    assert "422" not in responses or MEDIA_TYPE in responses["422"]["content"]
+    for status, response in responses.items():
+        problem = status == "default" or int(status) >= 400
+        media_type, model = (MEDIA_TYPE, Problem) if problem else ("application/json", RESULTS[operation])
+        assert response["content"].keys() == {media_type}
+        assert response["content"][media_type]["schema"]["$ref"].endswith(f"/{model.__name__}")
+        examples = response["content"][media_type].get("examples", {})
+        assert examples or RESULTS[operation] in (Alive, Ready)
+        for example in examples.values():
+            value = example["value"]
+            assert model.model_validate(value).model_dump(mode="json", exclude_unset=True) == value
+            if problem and status != "default":
+                assert value["status"] == int(status)
+
+
+def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations(document).values()]
+    assert names == ["ask", "answer", "cancel", "livez", "readyz"]
+
+
+def test_the_request_is_described(document: dict[str, Any]) -> None:
+    ask = operations(document)["/api/ask", "post"]
+    schema = document["components"]["schemas"]["AskRequest"]
+    assert ask["requestBody"]["content"].keys() == {"application/json"}
+    assert schema["required"] == ["question_text"]
+    assert schema["additionalProperties"] is False
+    assert [header["name"] for header in ask["parameters"]] == [
+        "Idempotency-Key",
+        "Cache-Control",
+        "Accept-Language",
+        "X-Request-ID",
+    ]
+    (parameter, *_) = operations(document)["/api/answer/{question_id}", "get"]["parameters"]
+    assert parameter["schema"]["type"] == "integer"
+
+
+def test_no_page_loads_anything_from_elsewhere(document: dict[str, Any]) -> None:
+    assert not re.search("https?://", str(document))

@@ -1,0 +1,212 @@
+"""PostgreSQL and Redis that go away and come back under a running API."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.postgresql import PostgreSQL
+from embedded.valkey import Valkey
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
+from questions.migrations.__main__ import migrate
+from tests.api_service import answers
+from tests.api_service.serving import client_of, serving, settings_for, until
+from tests.servers import execute, run_apart
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+FINE = {200, 202}
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL server to stop, start and kill, with the schema. It waits for its commits, as in earnest."""
+    with PostgreSQL(tmp_path_factory.mktemp("mortal") / "data", settings={"fsync": "off"}) as server:
+        run_apart(migrate(server.url))
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def api(mortal: PostgreSQL, valkey: Valkey) -> AsyncIterator[ClientSession]:
+    async with serving(settings_for(mortal.url, valkey)) as url, client_of(url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(mortal: PostgreSQL) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(mortal.url)), "tests")
+    yield engine
+    await engine.dispose()
+
+
+async def stop(server: PostgreSQL | Valkey) -> None:
+    await asyncio.to_thread(server.__exit__)
+
+
+async def start(server: PostgreSQL | Valkey) -> None:
+    await asyncio.to_thread(server.__enter__)
+
+
+async def ask(api: ClientSession, words: str) -> tuple[int, Any]:
+    async with api.post("/api/ask", json={"question_text": words}) as response:
+        return response.status, await response.json()
+
+
+async def read(api: ClientSession, question_id: int) -> int:
+    async with api.get(f"/api/answer/{question_id}") as response:
+        await response.read()
+        return response.status
+
+
+async def fill_the_pool(api: ClientSession, words: str) -> list[int]:
+    """Ask so much at once that each connection of the pool is open; the ids."""
+    asked = await asyncio.gather(*(ask(api, f"{words} {number}") for number in range(40)))
+    assert {status for status, _ in asked} == {202}
+    return [body["question_id"] for _, body in asked]
+
+
+async def test_a_restart_of_postgresql_between_requests_is_not_noticed(
+    api: ClientSession, mortal: PostgreSQL, words: str
+) -> None:
+    ids = await fill_the_pool(api, words)
+    await stop(mortal)
+    await start(mortal)
+    assert set(await asyncio.gather(*(read(api, question_id) for question_id in ids))) == {200}
+    await fill_the_pool(api, words + "?")
+
+
+async def test_connections_that_the_server_ends_are_replaced(
+    api: ClientSession, mortal: PostgreSQL, words: str
+) -> None:
+    ids = await fill_the_pool(api, words)
+    ours = "application_name = 'api_service'"
+    await asyncio.to_thread(execute, mortal.url, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
+    assert set(await asyncio.gather(*(read(api, question_id) for question_id in ids))) == {200}
+    await fill_the_pool(api, words + "?")
+
+
+async def test_without_postgresql_requests_are_refused_until_it_is_back(
+    api: ClientSession, mortal: PostgreSQL, engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, asked = await ask(api, words)
+    _, answered = await ask(api, words + " And why?")
+    await answers.complete(engine, words + " And why?", "Because.")
+    assert await read(api, answered["question_id"]) == 200
+    await stop(mortal)
+    try:
+        refused = [
+            await api.post("/api/ask", json={"question_text": "what now?"}),
+            await api.get(f"/api/answer/{asked['question_id']}"),
+            await api.post(f"/api/answer/{asked['question_id']}/cancel"),
+        ]
+        await until(lambda: is_ready(api, False))
+        refused.append(await api.get("/readyz"))
+        for response in refused:
+            problem = await response.json()
+            assert (response.status, problem["code"], problem["retryable"]) == (503, "database_unavailable", True)
+            assert int(response.headers["Retry-After"]) >= 1
+        assert (await api.get("/livez")).status == 200
+        assert await read(api, answered["question_id"]) == 200  # from Redis
+    finally:
+        await start(mortal)
+    await until(lambda: is_ready(api, True))
+    assert (await ask(api, words + "?"))[0] == 202
+    assert await read(api, asked["question_id"]) == 200
+    ours = [record for record in caplog.records if record.name.startswith("api_service")]
+    assert [record for record in ours if record.levelno >= logging.WARNING] == []
+
+
+async def is_ready(api: ClientSession, ready: bool) -> bool:
+    async with api.get("/readyz") as response:
+        return (response.status == 200) == ready
+
+
+async def test_what_was_accepted_while_postgresql_is_killed_is_there_afterwards(
+    api: ClientSession, mortal: PostgreSQL, words: str
+) -> None:
+    accepted: list[int] = []
+    statuses: Counter[int] = Counter()
+    over = asyncio.Event()
+
+    async def client(name: int) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            status, body = await ask(api, f"{words} {name} {number}")
+            statuses[status] += 1
+            if status == 202:
+                accepted.append(body["question_id"])
+                statuses[await read(api, body["question_id"])] += 1
+
+    clients = [asyncio.create_task(client(name)) for name in range(16)]
+
+    async def asked_more(than: int) -> None:
+        async def is_so() -> bool:
+            return len(accepted) > than
+
+        await until(is_so)
+
+    await asked_more(100)
+    mortal._child.kill()
+    await stop(mortal)
+    await start(mortal)
+    await asked_more(len(accepted) + 100)
+    over.set()
+    await asyncio.gather(*clients)
+    assert set(statuses) <= FINE | {503}
+    assert set(await asyncio.gather(*(read(api, question_id) for question_id in accepted))) == {200}
+
+
+async def test_it_waits_for_the_schema(
+    empty_database_url: str, valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(settings_for(empty_database_url, valkey)) as url, client_of(url) as api:
+        assert await is_ready(api, False)
+        status, problem = await ask(api, "why?")
+        assert (status, problem["code"]) == (503, "database_unavailable")
+        assert await read(api, 1) == 503
+        await migrate(empty_database_url)
+        await until(lambda: is_ready(api, True))
+        assert (await ask(api, "why?"))[0] == 202
+    assert not [record for record in caplog.records if record.name.startswith("api_service")]
+
+
+async def test_without_redis_and_broker_everything_goes_on(database_url: str, tmp_path: Path, words: str) -> None:
+    valkey = Valkey(tmp_path)
+    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as api:
+
+        async def degraded() -> list[str]:
+            async with api.get("/readyz") as response:
+                assert response.status == 200
+                body: dict[str, list[str]] = await response.json()
+                return body["degraded"]
+
+        async def without_both() -> bool:
+            return await degraded() == ["broker", "redis", "model"]
+
+        async def with_both() -> bool:
+            return await degraded() == ["model"]
+
+        await until(without_both)
+        status, asked = await ask(api, words)
+        assert status == 202
+        assert await read(api, asked["question_id"]) == 200
+        async with api.post(f"/api/answer/{asked['question_id']}/cancel") as response:
+            assert (await response.json())["status"] == "cancelled"
+        await start(valkey)
+        try:
+            await until(with_both)
+            assert (await ask(api, words + "?"))[0] == 202
+        finally:
+            await stop(valkey)
+        assert (await ask(api, words + "??"))[0] == 202  # by sending a hint it learns that the broker is gone
+        await until(without_both)

@@ -1,0 +1,51 @@
+"""Fixtures that several packages' tests share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from embedded.postgresql import PostgreSQL
+from embedded.valkey import Valkey
+from tests.servers import FAST, Databases
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    """Settings that whoever runs the tests has set decide nothing in them."""
+    for name in [name for name in os.environ if name.startswith("ASKMESH_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL server. A test that stops or breaks one starts its own instead."""
+    with PostgreSQL(tmp_path_factory.mktemp("postgresql") / "data", settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def databases(postgresql: PostgreSQL) -> Databases:
+    """Makes databases with the schema: ``with databases.create() as url:``."""
+    return Databases(postgresql)
+
+
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> Iterator[str]:
+    """An empty database with the schema, the test module's own."""
+    with databases.create() as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """A database without any schema."""
+    with databases.create(template="template1") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A Valkey server: ``valkey.url()`` for a cache, ``valkey.broker_url`` for Celery."""
+    with Valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server

@@ -1,0 +1,63 @@
+"""Real servers for tests: one PostgreSQL and one Valkey a session, and a database of its own for whoever asks."""
+
+import asyncio
+import uuid
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import asyncpg
+from sqlalchemy.engine import make_url
+
+from embedded.postgresql import PostgreSQL
+from questions.migrations.__main__ import migrate
+
+T = TypeVar("T")
+
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""Settings of a PostgreSQL whose data nobody needs after a crash."""
+
+_TEMPLATE = "template_with_schema"
+
+
+class Databases:
+    """Databases with the schema of this release, each a copy of one that was migrated once."""
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self._server = server
+        execute(server.url, f"CREATE DATABASE {_TEMPLATE}")
+        run_apart(migrate(self.url(_TEMPLATE)))
+
+    def url(self, database: str) -> str:
+        """The URL of a database on this server."""
+        return make_url(self._server.url).set(database=database).render_as_string(hide_password=False)
+
+    @contextmanager
+    def create(self, template: str = _TEMPLATE) -> Iterator[str]:
+        """The URL of a new database, which is gone afterwards, whoever is still connected."""
+        name = f"test_{uuid.uuid4().hex}"
+        execute(self._server.url, f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield self.url(name)
+        finally:
+            execute(self._server.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def execute(url: str, statement: str) -> None:
+    """Run one SQL statement outside of any transaction."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    run_apart(run())
+
+
+def run_apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine from a fixture that is not asynchronous, apart from the event loop of the tests."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, work).result()
