@@ -13,7 +13,6 @@ from fastapi import FastAPI
 
 from api_service import health
 from api_service.backlog import Backlog
-from api_service.database import drop_closed_connections
 from api_service.dependencies import AppState
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
 from api_service.middleware import BodyLimit, RequestIds
@@ -103,7 +102,6 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
     engine = create_engine(settings.database, "api_service")
     stack.push_async_callback(engine.dispose)
-    drop_closed_connections(engine)
     redis = create_redis(settings.redis)
     stack.push_async_callback(redis.aclose)
     model = await stack.enter_async_context(GenerationClient(settings.llm_client.llm_targets))

@@ -1,12 +1,10 @@
-"""Telling an absent database from a defect, and getting over connections that died in the pool."""
+"""Telling an absent database from a defect."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.problems import UNAVAILABLE, Code, ProblemError
 
@@ -26,18 +24,6 @@ def is_unavailable(error: BaseException) -> bool:
         return error.connection_invalidated or sqlstate.startswith(_UNAVAILABLE)
     # asyncpg raises plain OSError where it cannot connect, and TimeoutError, which is one, where a statement hangs.
     return isinstance(error, OSError | PoolTimeoutError)
-
-
-def drop_closed_connections(engine: AsyncEngine) -> None:
-    """Have the pool replace connections that the server has closed, as all are after a restart of PostgreSQL.
-
-    asyncpg has noticed by the time a connection is checked out, so that this costs no round trip, unlike a ping.
-    """
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def _check(connection: Any, _record: object, _proxy: object) -> None:
-        if connection.driver_connection.is_closed():
-            raise InvalidatePoolError("the server closed this connection")
 
 
 def unavailable() -> ProblemError:

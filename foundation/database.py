@@ -1,6 +1,10 @@
 """The connection to PostgreSQL: one pool a process."""
 
+from typing import Any
+
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from foundation.settings import DatabaseSettings
@@ -17,12 +21,12 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
     A statement may take 10 s, a transaction may idle 10 s, and a peer that vanished is noticed within 10 s
     (tcp_user_timeout), so that a frozen process holds no lock for longer.
     """
-    return create_async_engine(
+    engine = create_async_engine(
         async_url(settings.database_url.get_secret_value()),
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,
-        pool_pre_ping=False,
+        hide_parameters=True,  # what people asked would stand in the messages of errors
         connect_args={
             "timeout": 5,
             "command_timeout": 10,
@@ -35,3 +39,17 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
             },
         },
     )
+    _replace_closed_connections(engine)
+    return engine
+
+
+def _replace_closed_connections(engine: AsyncEngine) -> None:
+    """Have the pool replace connections that the server has closed, as all are after a restart of PostgreSQL.
+
+    asyncpg has noticed by the time a connection is checked out, so that this costs no round trip, unlike a ping.
+    """
+
+    @event.listens_for(engine.sync_engine, "checkout")
+    def _check(connection: Any, _record: object, _proxy: object) -> None:
+        if connection.driver_connection.is_closed():
+            raise InvalidatePoolError("the server closed this connection")

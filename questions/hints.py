@@ -21,6 +21,8 @@ _QUEUE = "askmesh.hints"
 # More hints than a fleet of workers has slots wake nobody.
 _MOST_PENDING = 10_000
 _RETRY_SECONDS = 1.0
+# A connection that has been idle for so long is made anew: it may be dead without a word.
+_IDLE_SECONDS = 5.0
 
 
 def celery_app(name: str, settings: BrokerSettings) -> Celery:
@@ -81,22 +83,22 @@ class Hints:
         self._thread.join(timeout=2)
 
     def _take(self) -> int:
+        """How many hints to send now; 0 when idle for a while, or closed with none left."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._closed)
+            self._changed.wait_for(lambda: self._pending or self._closed, timeout=_IDLE_SECONDS)
             count, self._pending = self._pending, 0
             return count
 
     def _run(self) -> None:
-        while not self._closed or self._pending:
+        while not self._closed:
             try:
                 with self._app.connection_for_write() as connection:
-                    producer = self._app.amqp.Producer(connection)
                     connection.ensure_connection(max_retries=1, timeout=4)
+                    self._note(reachable=True)
+                    producer = self._app.amqp.Producer(connection)
                     while count := self._take():
                         for _ in range(count):
                             self._app.send_task(TASK, producer=producer, retry=False)
-                        self._note(reachable=True)
-                    return
             except Exception as error:  # noqa: BLE001 - brokers fail in many ways, and none of them may stop hints
                 self._note(reachable=False, error=error)
                 with self._changed:
