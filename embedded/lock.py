@@ -1,0 +1,28 @@
+"""One supervisor a data folder: the lock is held for as long as its process lives, however that ends."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedded.errors import EmbeddedError
+
+
+@contextmanager
+def exclusive(data_dir: Path) -> Iterator[None]:
+    """Make the folder if need be and hold it. Raises EmbeddedError that names the process which holds it already."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (data_dir / "lock").open("a+") as lock:  # not inherited: a child that is left over does not hold it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise EmbeddedError(
+                f"askmesh already runs on {data_dir} as process {lock.read().strip()}:"
+                " stop it, or set ASKMESH_DATA_DIR and ASKMESH_PORT for a second one"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

@@ -1,0 +1,199 @@
+"""The composition of ``make run``: which processes there are, where they are, and in which order they start."""
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+
+from embedded.model import NAME as EMBEDDED_MODEL
+from embedded.model import Model
+from embedded.ports import HOST, consecutive, listen, port_of
+from embedded.postgresql import PostgreSQL
+from embedded.probes import Notification, grpc_serves, http_answers
+from embedded.processes import Program, Server
+from embedded.runtime_folder import RuntimeFolder
+from embedded.valkey import Valkey
+from foundation.settings import (
+    GROUPS,
+    PREFIX,
+    DatabaseSettings,
+    EmbeddedSettings,
+    GenerationSettings,
+    ProcessSettings,
+    load,
+)
+
+# Services get every setting but these: a new setting reaches them without a change here, a secret only who needs it.
+_SUPERVISOR_ONLY = {PREFIX + name.upper() for name in EmbeddedSettings.model_fields}
+_STORES = {"ASKMESH_DATABASE_URL", "ASKMESH_REDIS_URL", "ASKMESH_BROKER_URL"}
+_MODEL_SERVER = {"ASKMESH_MODEL_URL", "ASKMESH_MODEL_API_KEY"}
+
+# From the end of its drain time until a service is gone: 0.3 s, and over one on a machine with too much to do. With
+# the head starts of three services it keeps the whole stop below 10 s.
+_EXIT_SECONDS = 2.5
+
+_USUAL_CONNECTIONS = 200
+# Beside the services' pools: migrations, somebody's psql, and those that PostgreSQL keeps for its superuser.
+_SPARE_CONNECTIONS = 20
+
+
+class Mesh:
+    """The servers and services of one machine, with their addresses decided and the public port open.
+
+    A server whose address the environment gives is not among them.
+    """
+
+    def __init__(self, held: ExitStack) -> None:
+        """Complete ``os.environ``, from which the settings are read, and let ``held`` close what is opened here.
+
+        Raises SettingsError, and EmbeddedError where a port is taken.
+        """
+        self._held = held
+        self._settings = settings = load(EmbeddedSettings)
+        self._logs = settings.data_dir / "logs"
+        self._runtime = RuntimeFolder(settings.data_dir)
+        self.stores: list[Server] = []
+        self.model: list[Server] = []
+        self.table: list[tuple[str, str]] = []
+        """What runs where, for people."""
+
+        self._listener = held.enter_context(listen(settings.port, "ASKMESH_PORT"))
+        self.port = port_of(self._listener)
+        self._grpc_ports = consecutive(settings.grpc_port, settings.llm_replicas, "ASKMESH_GRPC_PORT")
+        self.table.append(("api_service", f"http://localhost:{self.port}"))
+        self.table.append(("llm_service", ", ".join(f"localhost:{port}" for port in self._grpc_ports) + " (gRPC)"))
+        self.table.append(("worker_service", "no port"))
+        os.environ["ASKMESH_LLM_TARGETS"] = ",".join(f"{HOST}:{port}" for port in self._grpc_ports)
+        if not os.environ.get("ASKMESH_DRAIN_SECONDS"):
+            os.environ["ASKMESH_DRAIN_SECONDS"] = "5"
+        self._add_model()
+        self._add_postgresql()
+        self._add_valkey()
+        self.table.append(("logs", str(self._logs)))
+        for group in GROUPS:
+            load(group)
+        self.stop_seconds = load(ProcessSettings).drain_seconds + _EXIT_SECONDS
+
+    @property
+    def servers(self) -> list[Server]:
+        """All that run here, in the order of their starts."""
+        return [*self.stores, *self.model]
+
+    def migrations(self) -> Program:
+        """What must succeed before services start."""
+        return self._service("migrations", module="questions.migrations", withheld=_MODEL_SERVER)
+
+    def services(self) -> list[list[Program]]:
+        """Those that start together, in the order of their starts."""
+        self._runtime.create()
+        self._held.callback(self._runtime.remove)
+        settings = self._settings
+        return [
+            [
+                self._llm_service(name, port)
+                for name, port in zip(_names("llm_service", settings.llm_replicas), self._grpc_ports, strict=True)
+            ],
+            [self._worker_service(name) for name in _names("worker_service", settings.worker_replicas)],
+            [self._api_service(name) for name in _names("api_service", settings.api_replicas)],
+        ]
+
+    def _llm_service(self, name: str, port: int) -> Program:
+        return self._service(
+            name,
+            module="llm_service",
+            withheld=_STORES,
+            added={"ASKMESH_LLM_HOST": HOST, "ASKMESH_LLM_PORT": str(port)},
+            is_ready=partial(grpc_serves, port),
+        )
+
+    def _worker_service(self, name: str) -> Program:
+        notification = Notification(self._runtime.path / name)
+        self._held.callback(notification.close)
+        return self._service(
+            name,
+            module="worker_service",
+            withheld=_MODEL_SERVER,
+            added={"NOTIFY_SOCKET": str(notification.address)},
+            is_ready=notification.arrived,
+        )
+
+    def _api_service(self, name: str) -> Program:
+        descriptor = self._listener.fileno()
+        return self._service(
+            name,
+            module="api_service",
+            withheld=_MODEL_SERVER,
+            added={"ASKMESH_API_LISTEN_FD": str(descriptor)},
+            is_ready=partial(http_answers, self.port, "/readyz"),
+            descriptors=(descriptor,),
+        )
+
+    def _service(
+        self,
+        name: str,
+        *,
+        module: str,
+        withheld: set[str],
+        added: dict[str, str] | None = None,
+        is_ready: Callable[[], bool] = lambda: True,
+        descriptors: tuple[int, ...] = (),
+    ) -> Program:
+        # NOTIFY_SOCKET, where it is set, is the supervisor's own.
+        hidden = _SUPERVISOR_ONLY | withheld | {"NOTIFY_SOCKET"}
+        inherited = {key: value for key, value in os.environ.items() if key.upper() not in hidden}
+        return Program(
+            name=name,
+            command=(sys.executable, "-m", module),
+            log=self._logs / f"{name}.log",
+            environment=inherited | {"PYTHONUNBUFFERED": "1"} | (added or {}),
+            is_ready=is_ready,
+            stop_seconds=self.stop_seconds,
+            descriptors=descriptors,
+        )
+
+    def _add_model(self) -> None:
+        if self._is_given("ASKMESH_MODEL_URL"):
+            return
+        name = load(GenerationSettings).model_name or EMBEDDED_MODEL
+        model = Model(self._settings.data_dir / "model", log=self._logs / "model.log", name=name)
+        os.environ |= {"ASKMESH_MODEL_NAME": name, "ASKMESH_MODEL_URL": model.url}
+        self.model.append(model)
+        self.table.append(("model", f"{model.url} ({name})"))
+
+    def _add_valkey(self) -> None:
+        valkey = Valkey(self._settings.data_dir / "valkey", log=self._logs / "valkey.log")
+        needed = False
+        for use, setting, url in (
+            ("cache", "ASKMESH_REDIS_URL", valkey.url()),
+            ("broker", "ASKMESH_BROKER_URL", valkey.broker_url),
+        ):
+            if not self._is_given(setting):
+                os.environ[setting] = url
+                needed = True
+                self.table.append((f"valkey ({use})", url))
+        if needed:
+            self.stores.append(valkey)
+
+    def _add_postgresql(self) -> None:
+        if self._is_given("ASKMESH_DATABASE_URL"):
+            return
+        settings = self._settings
+        server = partial(PostgreSQL, settings.data_dir / "postgresql", log=self._logs / "postgresql.log")
+        url = os.environ["ASKMESH_DATABASE_URL"] = server().url
+        pools = (settings.api_replicas + settings.worker_replicas) * load(DatabaseSettings).database_pool_size
+        connections = max(_USUAL_CONNECTIONS, pools + _SPARE_CONNECTIONS)
+        self.stores.append(server(settings={"max_connections": str(connections)}))
+        self.table.append(("postgresql", url))
+
+    def _is_given(self, setting: str) -> bool:
+        """Whether the environment names a server to use. Its URL can hold a password and is not shown."""
+        if not os.environ.get(setting):
+            return False
+        self.table.append((setting.removeprefix(PREFIX).removesuffix("_URL").lower(), f"as {setting} says"))
+        return True
+
+
+def _names(service: str, replicas: int) -> list[str]:
+    """Of the processes of one service, as the log files are called."""
+    return [service] if replicas == 1 else [f"{service}-{number}" for number in range(1, replicas + 1)]

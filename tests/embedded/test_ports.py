@@ -1,0 +1,41 @@
+from contextlib import suppress
+
+import pytest
+
+from embedded.errors import EmbeddedError
+from embedded.ports import consecutive, free_port, listen, port_of
+
+
+def test_a_taken_port_names_the_setting_to_change() -> None:
+    with listen(0, "ASKMESH_PORT") as listener:
+        port = port_of(listener)
+        with pytest.raises(EmbeddedError, match=f"^port {port} is in use: .* set ASKMESH_PORT to another port$"):
+            listen(port, "ASKMESH_PORT")
+
+
+def test_replicas_take_the_ports_after_the_first() -> None:
+    for _ in range(20):  # the ports after a free one can be taken
+        first = free_port()
+        with suppress(EmbeddedError):
+            assert consecutive(first, 3, "ASKMESH_GRPC_PORT") == [first, first + 1, first + 2]
+            return
+    pytest.fail("no three free ports in a row")
+
+
+def test_port_0_gives_each_replica_a_free_port() -> None:
+    ports = consecutive(0, 3, "ASKMESH_GRPC_PORT")
+    assert len(set(ports)) == 3
+    assert 0 not in ports
+
+
+def test_a_taken_port_among_the_replicas_is_refused() -> None:
+    with listen(0, "") as listener:
+        last = port_of(listener)
+        # Something else on this machine can have taken the first one.
+        with pytest.raises(EmbeddedError, match=f"^port ({last - 1}|{last}) is in use: .* ASKMESH_GRPC_PORT"):
+            consecutive(last - 1, 2, "ASKMESH_GRPC_PORT")
+
+
+def test_ports_beyond_the_last_are_refused() -> None:
+    with pytest.raises(EmbeddedError, match="set ASKMESH_GRPC_PORT to a lower one"):
+        consecutive(65_535, 2, "ASKMESH_GRPC_PORT")
