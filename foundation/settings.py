@@ -213,7 +213,7 @@ def described() -> Iterator[tuple[str, FieldInfo]]:
 def refuse_unknown(environment: Mapping[str, str] = os.environ) -> None:
     """Raise SettingsError if a variable with the prefix belongs to no setting."""
     known = {name for name, _ in described()}
-    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    unknown = sorted(name for name in environment if name.upper().startswith(PREFIX) and name not in known)
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}: see docs/settings.md for the names, or unset it")
 

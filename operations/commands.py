@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -13,7 +15,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
-from foundation.settings import DatabaseSettings, QuestionSettings, SettingsError, load
+from foundation.settings import DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, load
 from questions import operating
 from questions.operating import Entry, Selection
 
@@ -37,7 +39,7 @@ class Age(click.ParamType[timedelta]):
 
 @click.group()
 def askmesh() -> None:
-    """Look after askmesh. Needs ASKMESH_DATABASE_URL, the same as the services."""
+    """Look after askmesh. Beside `make run` it finds the database; elsewhere set ASKMESH_DATABASE_URL."""
 
 
 @askmesh.group()
@@ -135,7 +137,7 @@ def _age(age: timedelta) -> str:
     return str(timedelta(seconds=int(age.total_seconds())))
 
 
-G = TypeVar("G", DatabaseSettings, QuestionSettings)
+G = TypeVar("G", DatabaseSettings, EmbeddedSettings, QuestionSettings)
 
 
 def _settings(group: type[G]) -> G:
@@ -145,8 +147,17 @@ def _settings(group: type[G]) -> G:
         raise click.ClickException(str(error)) from None
 
 
+def _database() -> DatabaseSettings:
+    """As the environment says, else as a running `make run` has left it in its data folder."""
+    if not os.environ.get("ASKMESH_DATABASE_URL"):
+        address = _settings(EmbeddedSettings).data_dir / "database_url"
+        with suppress(FileNotFoundError):
+            os.environ["ASKMESH_DATABASE_URL"] = address.read_text()
+    return _settings(DatabaseSettings)
+
+
 def _run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
-    settings = _settings(DatabaseSettings)
+    settings = _database()
 
     async def connected() -> T:
         engine = create_engine(settings, "askmesh")

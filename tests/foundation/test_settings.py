@@ -34,7 +34,7 @@ def test_an_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert load(QuestionSettings).max_question_characters == 8_000
 
 
-@pytest.mark.parametrize("name", ["ASKMESH_PROT", "askmesh_prot"])
+@pytest.mark.parametrize("name", ["ASKMESH_PROT", "askmesh_prot", "askmesh_port"])
 def test_an_unknown_name_with_the_prefix_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(SettingsError, match=rf"unknown setting {name}"):

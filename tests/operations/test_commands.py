@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -79,7 +80,8 @@ def test_an_age_that_is_none_is_refused(age: str) -> None:
     assert (status, "as in 30d" in output) == (2, True)
 
 
-def test_a_missing_setting_is_named() -> None:
+def test_a_missing_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASKMESH_DATA_DIR", str(tmp_path))
     status, output = run("questions", "list")
     assert (status, "ASKMESH_DATABASE_URL" in output) == (1, True)
 
@@ -87,6 +89,15 @@ def test_a_missing_setting_is_named() -> None:
 def test_an_unreachable_server_is_one_line_without_its_password() -> None:
     status, output = run("questions", "list", database_url="postgresql://me:secret@127.0.0.1:1/none")
     assert (status, len(output.splitlines()), "secret" in output) == (1, 1, False)
+
+
+def test_beside_a_running_mesh_it_finds_the_database(
+    database_url: str, failed: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "database_url").write_text(database_url)
+    monkeypatch.setenv("ASKMESH_DATA_DIR", str(tmp_path))
+    status, output = run("questions", "list", "failed")
+    assert (status, f"{len(failed)} listed" in output) == (0, True)
 
 
 def test_it_runs_as_a_module() -> None:

@@ -1,0 +1,171 @@
+"""Composition root of llm_service: settings to a running gRPC server, and its orderly end."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
+
+import grpc
+from askmesh.llm.v1 import generation_service_pb2, generation_service_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from foundation.logs import configure_logging
+from foundation.settings import (
+    GenerationSettings,
+    LlmServiceSettings,
+    LogSettings,
+    ProcessSettings,
+    SettingsError,
+    load,
+)
+from llm_service.admission import Admission
+from llm_service.catalogue import ModelCatalogue
+from llm_service.chat_model import StreamingChatModel
+from llm_service.generation import Generator
+from llm_service.model_server import ModelServer
+from llm_service.servicer import GenerationServicer
+
+if sys.platform == "win32":
+    from asyncio import new_event_loop
+else:
+    import resource
+
+    from uvloop import new_event_loop
+
+logger = logging.getLogger(__name__)
+
+SERVICE: Final = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
+# 1,000,000 characters of messages and as many of answer_prefix, at most 4 bytes each, and room for the rest: what
+# breaks a limit by less than twice is told which field does.
+_MAX_REQUEST_BYTES: Final = 16 << 20
+# Calls beyond the generations: refused ones, health, reflection, lists of models.
+_SPARE_STREAMS: Final = 1_000
+_SPARE_FILES: Final = 256
+# For the statuses of calls that were just ended; health watches, which never end, are cut after it.
+_LAST_WORDS_SECONDS: Final = 0.5
+
+
+class LlmServer:
+    """A running llm_service; an async context manager, within which it takes calls.
+
+    Health is SERVING until the server drains, also while the model server is down: all replicas share it, and a
+    client that saw NOT_SERVING could not tell a model server that is down from an llm_service that is down. It is
+    told by each call, as MODEL_SERVER_UNAVAILABLE with a time to come back.
+    """
+
+    def __init__(self, settings: LlmServiceSettings, generation: GenerationSettings) -> None:
+        """Raises SettingsError if ASKMESH_MODEL_URL is missing or is no URL."""
+        if not settings.model_url:
+            raise SettingsError("ASKMESH_MODEL_URL: must be set to an OpenAI-compatible server, as http://host:8000/v1")
+        key = settings.model_api_key
+        try:
+            self._model_server = ModelServer(settings.model_url, key.get_secret_value() if key else None)
+        except ValueError:
+            raise SettingsError("ASKMESH_MODEL_URL: must be a URL, as http://host:8000/v1") from None
+        self._settings = settings
+        self._default_model = generation.model_name
+        self._admission = Admission(settings.max_generations)
+        self._health = health.aio.HealthServicer()
+        self._running = AsyncExitStack()
+        self.port = 0
+        """The port in use, once entered."""
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._model_server)
+            server = self._server()
+            address = f"{self._settings.llm_host}:{self._settings.llm_port}"
+            try:
+                self.port = server.add_insecure_port(address)
+            except RuntimeError:
+                raise SettingsError(
+                    f"ASKMESH_LLM_HOST, ASKMESH_LLM_PORT: cannot listen on {address}: it is in use or not ours"
+                ) from None
+            await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+            await server.start()
+            stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._running.aclose()
+
+    async def drain(self, seconds: float) -> None:
+        """Turn health to NOT_SERVING, refuse new generations, and end those in flight after so many seconds."""
+        await self._health.enter_graceful_shutdown()
+        await self._admission.drain(seconds)
+
+    def _server(self) -> grpc.aio.Server:
+        streams = self._settings.max_generations + _SPARE_STREAMS
+        server = grpc.aio.server(
+            options=[
+                # Otherwise a second process takes the same port, and gets part of the calls, without an error.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_concurrent_streams", streams),
+                # grpc.aio takes up one call a turn of its loop. Calls that wait for it in a burst or under full load
+                # are cancelled after 30 s, or refused beyond 1,000 of them, by default: their own deadlines decide.
+                ("grpc.server_max_unrequested_time_in_server", 24 * 3600),
+                ("grpc.server.max_pending_requests", streams),
+                ("grpc.server.max_pending_requests_hard_limit", streams),
+                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+                ("grpc.max_send_message_length", -1),
+                # Clients may ping each 20 s, with no call in flight too; the default closes their connection.
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                # A client whose machine is gone is noticed within 40 s, and its generations stop.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            ]
+        )
+        catalogue = ModelCatalogue(self._model_server, self._default_model)
+        chat_model = StreamingChatModel(server=self._model_server)
+        servicer = GenerationServicer(Generator(chat_model, catalogue), catalogue, self._admission)
+        generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        return server
+
+
+async def serve(server: LlmServer, drain_seconds: float) -> None:
+    """Take calls until SIGTERM or SIGINT, then drain. Raises SettingsError where it cannot listen."""
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    async with server:
+        logger.info("listening on port %d", server.port)
+        await told_to_stop.wait()
+        logger.info("draining for at most %g s", drain_seconds)
+        await server.drain(drain_seconds)
+    logger.info("stopped")
+
+
+def main() -> int:
+    """Run llm_service until SIGTERM or SIGINT. Returns the exit status: 2 where the settings are wrong."""
+    try:
+        settings, process = load(LlmServiceSettings), load(ProcessSettings)
+        configure_logging("llm_service", load(LogSettings))
+        _allow_files(settings.max_generations + _SPARE_FILES)
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(serve(LlmServer(settings, load(GenerationSettings)), process.drain_seconds))
+    except SettingsError as error:
+        sys.stderr.write(f"llm_service: {error}\n")
+        return 2
+    return 0
+
+
+def _allow_files(wanted: int) -> None:
+    """Each generation has a connection to the model server; many systems begin with 1,024 or 256 files a process."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < wanted:
+        logger.warning("ASKMESH_MAX_GENERATIONS needs %d open files, and this process may have %d", wanted, limit)

@@ -1,0 +1,56 @@
+import pytest
+
+from llm_service.markers import without_markers
+
+
+@pytest.mark.parametrize(
+    "marker",
+    [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|start_header_id|>",
+        "<\uff5cUser\uff5c>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "[|user|]",
+        "<s>",
+        "</s>",
+        "<bos>",
+        "<eos>",
+        "<start_of_turn>",
+        "<end_of_turn>",
+        "[INST]",
+        "[/INST]",
+        "[SYSTEM_PROMPT]",
+        "[/TOOL_RESULTS]",
+        "<<SYS>>",
+        "<</SYS>>",
+    ],
+)
+def test_a_marker_is_broken_and_reads_the_same(marker: str) -> None:
+    broken = without_markers(f"a{marker}\n{marker}b")
+    assert marker not in broken
+    assert broken.replace("\u200b", "") == f"a{marker}\n{marker}b"
+    assert without_markers(broken) == broken
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a < b | c > d",
+        "if (a <b|| c> d)",
+        "<strong>s</strong>",
+        "x[0] | y[1]",
+        "[1, 2]",
+        "👩\u200d🚀 שלום",
+        "<|",
+        "|>",
+    ],
+)
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert without_markers(text) == text
+
+
+def test_what_hides_a_marker_in_a_marker_makes_none() -> None:
+    assert "<|im_end|>" not in without_markers("<|im_<|im_end|>end|>")
