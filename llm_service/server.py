@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Final, Self
 
 import grpc
-from askmesh.llm.v1 import generation_service_pb2, generation_service_pb2_grpc
+from askmesh.llm.v1 import generation_service_pb2_grpc
+from askmesh_client.channel import SERVER_OPTIONS, SERVICE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
@@ -38,10 +39,6 @@ else:
 
 logger = logging.getLogger(__name__)
 
-SERVICE: Final = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
-# 1,000,000 characters of messages and as many of answer_prefix, at most 4 bytes each, and room for the rest: what
-# breaks a limit by less than twice is told which field does.
-_MAX_REQUEST_BYTES: Final = 16 << 20
 # Calls beyond the generations: refused ones, health, reflection, lists of models.
 _SPARE_STREAMS: Final = 1_000
 _SPARE_FILES: Final = 256
@@ -105,6 +102,7 @@ class LlmServer:
         streams = self._settings.max_generations + _SPARE_STREAMS
         server = grpc.aio.server(
             options=[
+                *SERVER_OPTIONS,
                 # Otherwise a second process takes the same port, and gets part of the calls, without an error.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", streams),
@@ -113,14 +111,7 @@ class LlmServer:
                 ("grpc.server_max_unrequested_time_in_server", 24 * 3600),
                 ("grpc.server.max_pending_requests", streams),
                 ("grpc.server.max_pending_requests_hard_limit", streams),
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
                 ("grpc.max_send_message_length", -1),
-                # Clients may ping each 20 s, with no call in flight too; the default closes their connection.
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # A client whose machine is gone is noticed within 40 s, and its generations stop.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
             ]
         )
         catalogue = ModelCatalogue(self._model_server, self._default_model)

@@ -6,11 +6,11 @@ import signal
 import grpc
 import pytest
 from askmesh.llm.v1 import generation_pb2
+from askmesh_client.channel import SERVICE
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
-from llm_service.server import SERVICE
 from tests.fakes.model_server import FakeModelServer
 from tests.llm_service.conftest import PATIENCE, Client, ask, client_of, until
 from tests.llm_service.processes import running, service_process

@@ -6,10 +6,10 @@ import time
 import grpc
 import pytest
 from askmesh.llm.v1 import generation_service_pb2
+from askmesh_client.channel import SERVICE
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
-from llm_service.server import SERVICE
 from tests.fakes.model_server import FakeModelServer, Options, Script
 from tests.llm_service.conftest import PATIENCE, Client, ask, client_of, service_over, until
 
