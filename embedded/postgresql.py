@@ -26,6 +26,9 @@ DATABASE = "askmesh"
 SUPERUSER = "postgres"
 SYSTEM_USER = "askmesh"
 
+# No process gets this number: the kernel's largest is 4,194,304.
+_NOBODY = 2**31 - 1
+
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -67,7 +70,7 @@ class PostgreSQL(Server):
         binaries = self._reachable_binaries(user)
         if not self._data_dir.exists():
             self._initialise(binaries, user)
-        self._remove_stale_lock()
+        self._release_stale_lock()
         path, descriptors = self._reachable(self._data_dir, user)
         options = self._settings | {"unix_socket_directories": str(self._sockets)}
         return Program(
@@ -92,12 +95,17 @@ class PostgreSQL(Server):
         self._close_folder()
         self._runtime.remove()
 
-    def _remove_stale_lock(self) -> None:
-        """PostgreSQL takes a dead server's lock for a living one's if another process now has its number."""
+    def _release_stale_lock(self) -> None:
+        """PostgreSQL takes a dead server's lock for a living one's if another process, or its zombie, has its number.
+
+        Only the number is replaced: by the rest of the lock PostgreSQL sees whether sessions of the dead one are left.
+        """
         lock = self._data_dir / "postmaster.pid"
         with suppress(FileNotFoundError, psutil.NoSuchProcess):
-            if psutil.Process(int(lock.read_text().split()[0])).name() != "postgres":
-                lock.unlink()
+            number, rest = lock.read_text().split("\n", 1)
+            holder = psutil.Process(int(number))
+            if holder.name() != "postgres" or holder.status() == psutil.STATUS_ZOMBIE:
+                lock.write_text(f"{_NOBODY}\n{rest}")
 
     def _initialise(self, binaries: Path, user: pwd.struct_passwd | None) -> None:
         """Make the data beside their place and move them there whole, so that a start cut short leaves no half."""

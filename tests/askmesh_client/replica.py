@@ -114,5 +114,5 @@ async def running(name: str) -> AsyncIterator[Replica]:
 async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
     """Wait until the condition holds; TimeoutError if it does not in time."""
     async with asyncio.timeout(seconds):
-        while not await condition():  # noqa: ASYNC110 - what another process or thread did is seen by asking
+        while not await condition():
             await asyncio.sleep(0.02)

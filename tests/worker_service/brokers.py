@@ -1,0 +1,122 @@
+"""Both kinds of broker behind one face, for tests that stop and start them."""
+
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from redis import Redis
+
+from embedded.valkey import BROKER_DATABASE, Valkey
+from tests.rabbitmq import RabbitMQ
+
+QUEUE = "askmesh.hints"
+
+
+class Broker(ABC):
+    """A broker of the test's own."""
+
+    url: str
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it again at the same address."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop it in good order."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it without warning."""
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """Let it hang: its connections stay, and nothing is answered."""
+
+    @abstractmethod
+    def thaw(self) -> None:
+        """Let it go on."""
+
+    @abstractmethod
+    def unfinished(self) -> int:
+        """Hints that wait in the queue, or are delivered and not acknowledged."""
+
+    @abstractmethod
+    def close_connections(self) -> None:
+        """Drop all clients."""
+
+
+class Rabbit(Broker):
+    def __init__(self, server: RabbitMQ) -> None:
+        self.server = server
+        self.url = server.url
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def freeze(self) -> None:
+        self.server.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.server.send(signal.SIGCONT)
+
+    def unfinished(self) -> int:
+        return self.server.messages(QUEUE)
+
+    def close_connections(self) -> None:
+        self.server.close_connections()
+
+
+class RedisBroker(Broker):
+    def __init__(self, server: Valkey) -> None:
+        self._server = server
+        self.url = server.broker_url
+
+    def start(self) -> None:
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def freeze(self) -> None:
+        os.kill(self._server.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._server.pid, signal.SIGCONT)
+
+    def unfinished(self) -> int:
+        with self._client() as client:
+            waiting, unacknowledged = client.llen(QUEUE), client.hlen("unacked")
+        assert isinstance(waiting, int)
+        assert isinstance(unacknowledged, int)
+        return waiting + unacknowledged
+
+    def close_connections(self) -> None:
+        with self._client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+    def _client(self) -> Redis:
+        return Redis.from_url(self._server.url(BROKER_DATABASE))
+
+
+@contextmanager
+def run_broker(kind: str, folder: Path) -> Iterator[Broker]:
+    """A broker of the kind ``rabbitmq`` or ``valkey``."""
+    if kind == "rabbitmq":
+        with RabbitMQ() as server:
+            yield Rabbit(server)
+    else:
+        with Valkey(folder) as valkey:
+            yield RedisBroker(valkey)

@@ -1,0 +1,61 @@
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.valkey import Valkey
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
+from tests.worker_service.fake_llm_service import FakeLlmService
+from tests.worker_service.processes import WorkerProcess
+
+StartWorker = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A pool on an empty, migrated database."""
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
+    async with engine.begin() as connection:
+        await connection.execute(text("TRUNCATE questions, answers, workers"))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+async def llm() -> AsyncIterator[FakeLlmService]:
+    service = FakeLlmService()
+    async with service.serve():
+        yield service
+
+
+@pytest.fixture
+def settings(database_url: str, valkey: Valkey, llm: FakeLlmService) -> dict[str, str]:
+    """A worker's settings, with the shortest lease that is allowed."""
+    return {
+        "ASKMESH_DATABASE_URL": database_url,
+        "ASKMESH_REDIS_URL": valkey.url(),
+        "ASKMESH_BROKER_URL": valkey.broker_url,
+        "ASKMESH_LLM_TARGETS": llm.address,
+        "ASKMESH_LEASE_SECONDS": "6",
+        "ASKMESH_HEARTBEAT_SECONDS": "1",
+        "ASKMESH_DRAIN_SECONDS": "20",
+    }
+
+
+@pytest.fixture
+def start_worker(settings: dict[str, str], tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts a worker with the settings, of which some can be changed: ``start_worker(ASKMESH_WORKER_SLOTS="8")``."""
+    with ExitStack() as stack:
+        number = 0
+
+        def start(**changed: str) -> WorkerProcess:
+            nonlocal number
+            number += 1
+            return stack.enter_context(WorkerProcess(settings | changed, tmp_path / f"worker-{number}.log"))
+
+        yield start

@@ -1,0 +1,404 @@
+"""From a claim to its outcome, in this process, with a real PostgreSQL and a stand-in for llm_service."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from askmesh.llm.v1 import errors_pb2
+from askmesh_client import GenerationClient
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from foundation.settings import GenerationSettings, WorkerSettings
+from questions import claims
+from questions.claims import Claim, Result
+from tests.worker_service.asking import answers, ask
+from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to, refuse
+from tests.worker_service.waiting import eventually
+from worker_service.answering import Answering
+from worker_service.claiming import Claimer
+from worker_service.engine_gate import CLOSES_AFTER, EngineGate
+from worker_service.leases import Lease
+from worker_service.outages import Outage
+from worker_service.slots import Slots
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class Worker:
+    """The parts of a worker process, under one lease that nobody renews."""
+
+    engine: AsyncEngine
+    lease: Lease
+    gate: EngineGate
+    claimer: Claimer
+    answering: Answering
+    slots: Slots
+
+    async def answer(self, question: str) -> Any:
+        """Ask, claim and answer one question; its answer's row."""
+        await ask(self.engine, question)
+        claim = await self.claim()
+        await self.answering.answer(claim)
+        self.claimer.give_back(claim)
+        return (await answers(self.engine))[question]
+
+    async def claim(self) -> Claim:
+        claim = await self.claimer.next()
+        assert claim is not None
+        return claim
+
+
+@pytest.fixture
+async def worker(engine: AsyncEngine, llm: FakeLlmService) -> AsyncIterator[Worker]:
+    settings = WorkerSettings.model_construct(lease_seconds=3_600.0, heartbeat_seconds=3_600.0)
+    database = Outage("PostgreSQL", "tests")
+    lease = Lease(engine, "tests", settings, database)
+    gate = EngineGate()
+    claimer = Claimer(engine, lease, gate, database)
+    async with GenerationClient(llm.address) as client:
+        answering = Answering(
+            engine, client, lease, gate, database, generation=GenerationSettings(), reuse_seconds=3_600
+        )
+        slots = Slots(8, claimer, answering)
+        keeping = asyncio.create_task(lease.keep(slots))
+        await asyncio.wait_for(lease.obtained.wait(), 10)
+        yield Worker(engine, lease, gate, claimer, answering, slots)
+        keeping.cancel()
+        await asyncio.wait({keeping})
+
+
+def refuse_with(code: grpc.StatusCode, reason: str, *, engine_started: bool = False) -> Any:
+    async def script(_question: str, context: Context) -> None:
+        number = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
+        await refuse(context, code, number, engine_started=engine_started)
+
+    return script
+
+
+async def test_an_answer_is_written_with_its_usage(worker: Worker) -> None:
+    row = await worker.answer("What is the capital of France?")
+
+    assert row.state == "completed"
+    assert row.text == answer_to("What is the capital of France?")
+    assert (row.finish_reason, row.prompt_tokens, row.completion_tokens) == ("stop", 6, 8)
+    assert row.cached_prompt_tokens is None
+    assert (row.attempt, row.waits, row.interruptions, row.losses) == (1, 0, 0, 0)
+    assert row.reusable
+
+
+async def test_the_model_gets_instructions_question_and_limits(worker: Worker, llm: FakeLlmService) -> None:
+    await worker.answer("  Что такое \N{WHITE SMILING FACE}?\r\n")
+
+    spec = llm.specs[-1]
+    assert [message.content for message in spec.messages] == [
+        GenerationSettings().system_prompt,
+        "Что такое \N{WHITE SMILING FACE}?",
+    ]
+    assert spec.max_output_tokens == 512
+    assert spec.time_limit.seconds == 300
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNAVAILABLE"),
+        (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_GENERATIONS"),
+        (grpc.StatusCode.PERMISSION_DENIED, "MODEL_SERVER_DENIED"),
+    ],
+)
+async def test_what_the_engine_did_not_accept_waits_and_that_is_no_attempt(
+    worker: Worker, llm: FakeLlmService, code: grpc.StatusCode, reason: str
+) -> None:
+    llm.before = refuse_with(code, reason)
+
+    row = await worker.answer("question")
+
+    assert row.state == "queued"
+    assert row.due_at is not None
+    assert (row.waits, row.interruptions, row.losses) == (1, 0, 0)
+    assert row.holder is None
+
+
+async def test_what_breaks_off_after_the_engine_accepted_is_an_attempt(worker: Worker, llm: FakeLlmService) -> None:
+    llm.after = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
+
+    row = await worker.answer("question")
+
+    assert row.state == "queued"
+    assert row.due_at is not None
+    assert (row.waits, row.interruptions) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG", "context_too_long"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_REFUSED", "request_refused"),
+        (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found"),
+    ],
+)
+async def test_what_can_never_succeed_fails_at_once(
+    worker: Worker, llm: FakeLlmService, code: grpc.StatusCode, reason: str, expected: str
+) -> None:
+    llm.before = refuse_with(code, reason)
+
+    row = await worker.answer("question")
+
+    assert (row.state, row.error_reason) == ("failed", expected)
+
+
+async def test_a_deadline_after_some_text_makes_an_incomplete_answer(worker: Worker, llm: FakeLlmService) -> None:
+    llm.after = refuse_with(grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_LIMIT", engine_started=True)
+
+    row = await worker.answer("question")
+
+    assert (row.state, row.finish_reason, row.text) == ("incomplete", "time_limit", "Answer")
+
+
+async def test_an_outage_closes_the_gate_and_costs_no_question_an_attempt(
+    worker: Worker, llm: FakeLlmService, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm.before = refuse_with(grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNAVAILABLE")
+    for number in range(20):
+        await ask(worker.engine, f"question {number}")
+
+    for _ in range(20):
+        worker.slots.start(8)
+        await eventually(lambda: worker.slots.free == 8, "the slots are done")
+
+    rows = (await answers(worker.engine)).values()
+    assert sum(row.waits for row in rows) < CLOSES_AFTER + 8
+    assert {row.state for row in rows} == {"queued"}
+    assert {row.interruptions for row in rows} == {0}
+    assert len([record for record in caplog.records if record.name == "worker_service.engine_gate"]) == 1
+
+
+@pytest.mark.parametrize("by", ["token", "answer", "all"])
+async def test_stopping_ends_the_call_and_writes_nothing(worker: Worker, llm: FakeLlmService, by: str) -> None:
+    llm.flowing.clear()
+    await ask(worker.engine, "question")
+    claim = await worker.claim()
+    answering = asyncio.create_task(worker.answering.answer(claim))
+    await eventually(lambda: llm.running == 1, "the question is being answered")
+
+    match by:
+        case "token":
+            worker.answering.stop(frozenset({claim.token}))
+        case "answer":
+            worker.answering.stop_answer(claim.answer_id)
+        case _:
+            worker.answering.stop_all()
+
+    await asyncio.wait_for(answering, 10)  # not cancelled: its slot goes on
+    await eventually(lambda: llm.aborted["question"] == 1, "the call is ended")
+    row = (await answers(worker.engine))["question"]
+    assert (row.state, row.token, row.text) == ("in_progress", claim.token, None)
+
+
+async def test_stopping_another_claim_changes_nothing(worker: Worker, llm: FakeLlmService) -> None:
+    llm.flowing.clear()
+    await ask(worker.engine, "question")
+    claim = await worker.claim()
+    answering = asyncio.create_task(worker.answering.answer(claim))
+    await eventually(lambda: llm.running == 1, "the question is being answered")
+
+    worker.answering.stop(frozenset({claim.token + 1}))
+    worker.answering.stop_answer(claim.answer_id + 1)
+    llm.flowing.set()
+    await asyncio.wait_for(answering, 10)
+
+    assert (await answers(worker.engine))["question"].state == "completed"
+
+
+async def test_a_final_write_is_repeated_until_postgresql_takes_it(
+    worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish, failures = claims.finish, 3
+
+    async def fail_at_first(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OperationalError("UPDATE", {}, ConnectionResetError())
+        return await finish(engine, claim, result, reuse_seconds)
+
+    monkeypatch.setattr(claims, "finish", fail_at_first)
+    row = await worker.answer("question")
+
+    assert (row.state, row.text) == ("completed", answer_to("question"))
+    assert llm.asked["question"] == 1
+    messages = [record.getMessage() for record in caplog.records if record.name == "worker_service.outages"]
+    assert len(messages) == 2, messages
+
+
+async def test_a_commit_whose_outcome_is_never_learnt_is_written_once(
+    worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, results = claims.finish, []
+
+    async def lose_the_first_reply(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+        results.append(await finish(engine, claim, result, reuse_seconds))
+        if len(results) == 1:
+            raise OperationalError("COMMIT", {}, ConnectionResetError())
+        return results[-1]
+
+    monkeypatch.setattr(claims, "finish", lose_the_first_reply)
+    row = await worker.answer("question")
+
+    assert results == [True, False]
+    assert (row.state, row.attempt) == ("completed", 1)
+    assert llm.asked["question"] == 1
+
+
+async def test_repeating_a_write_ends_with_the_lease(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, llm: FakeLlmService
+) -> None:
+    tried = asyncio.Event()
+
+    async def fail(*_: object) -> bool:
+        tried.set()
+        raise OperationalError("UPDATE", {}, ConnectionResetError())
+
+    monkeypatch.setattr(claims, "finish", fail)
+    await ask(worker.engine, "question")
+    answering = asyncio.create_task(worker.answering.answer(await worker.claim()))
+    await asyncio.wait_for(tried.wait(), 10)
+
+    worker.answering.stop_all()
+
+    await asyncio.wait_for(answering, 10)
+
+
+async def test_no_log_line_quotes_a_question_or_an_answer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class RowRefusedError(Exception):
+        sqlstate = "23514"
+
+    async def refuse_row(_engine: AsyncEngine, _claim: Claim, result: Result, _reuse_seconds: float) -> bool:
+        cause = RowRefusedError(f"DETAIL: Failing row contains ({result.text})")
+        raise DBAPIError(f"UPDATE {result.text}", {"text": result.text}, cause)
+
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(claims, "finish", refuse_row)
+    row = await worker.answer("a secret question")
+
+    assert row.state == "in_progress"
+    assert "RowRefusedError 23514" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_what_postgresql_gave_and_nobody_here_got_is_handed_back(worker: Worker, llm: FakeLlmService) -> None:
+    """The reply to a claim is lost after its commit: without the lease's heartbeat nobody would answer it."""
+    llm.flowing.clear()
+    await ask(worker.engine, "got")
+    got = await worker.claim()
+    await ask(worker.engine, "lost")
+    worker_id = worker.lease.worker_id
+    assert worker_id is not None
+    (lost,) = await claims.claim(worker.engine, worker_id, 1)
+
+    owned = await claims.renew_lease(worker.engine, worker_id, 3_600)
+    assert owned == frozenset({got.token, lost.token})
+    worker.slots.lease_renewed(worker.claimer.held, owned)
+
+    async def handed_back() -> bool:
+        row = (await answers(worker.engine))["lost"]
+        return bool(row.state == "queued" and row.due_at is None and row.losses == 0)
+
+    await eventually(handed_back, "the stray is queued again")
+    assert (await answers(worker.engine))["got"].token == got.token
+    assert (await answers(worker.engine))["got"].state == "in_progress"
+
+
+async def test_one_statement_claims_for_all_slots_that_wait(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim, limits = claims.claim, []
+
+    async def count(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
+        limits.append(limit)
+        return await claim(engine, worker_id, limit, suspects=suspects)
+
+    monkeypatch.setattr(claims, "claim", count)
+    for number in range(30):
+        await ask(worker.engine, f"question {number}")
+
+    got = await asyncio.gather(*(worker.claimer.next() for _ in range(40)))
+
+    assert len({claim.token for claim in got if claim}) == 30
+    assert got.count(None) == 10
+    assert len(limits) <= 2
+    assert worker.claimer.held == {claim.token for claim in got if claim}
+
+
+async def test_a_claim_whose_slot_has_gone_is_not_held(worker: Worker) -> None:
+    await ask(worker.engine, "question")
+    waiting = asyncio.create_task(worker.claimer.next())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    async def tried() -> bool:
+        return bool((await answers(worker.engine))["question"].attempt == 1)
+
+    await eventually(tried, "the claim is made all the same")
+    await eventually(lambda: not worker.claimer.held, "it is given up")
+
+
+async def mark_suspects(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("""
+                UPDATE answers SET losses = :losses
+                WHERE id IN (SELECT answer_id FROM questions WHERE text LIKE 'suspect%')
+            """),
+            {"losses": claims.SUSPECT_FROM},
+        )
+
+
+async def test_one_suspect_at_a_time(worker: Worker, llm: FakeLlmService) -> None:
+    llm.flowing.clear()
+    for question in ("suspect 1", "suspect 2", "innocent"):
+        await ask(worker.engine, question)
+    await mark_suspects(worker.engine)
+
+    worker.slots.start(8)
+    await eventually(lambda: llm.asked["innocent"] == 1 and worker.slots.free == 7, "only the innocent is claimed")
+    for _ in range(3):
+        worker.slots.start_suspect()
+    await eventually(lambda: llm.running == 2, "a suspect is being answered beside it")
+    worker.slots.start_suspect()
+    assert worker.slots.free == 6
+    llm.flowing.set()
+    await eventually(lambda: worker.slots.free == 8, "both are answered")
+    worker.slots.start_suspect()
+    await eventually(lambda: worker.slots.free == 8, "the other suspect is answered")
+
+    assert {row.state for row in (await answers(worker.engine)).values()} == {"completed"}
+    assert llm.asked.total() == 3
+
+
+async def test_while_the_gate_is_closed_a_suspect_is_tried_only_where_nothing_else_is_due(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker_service.engine_gate.FIRST_PROBE_SECONDS", 0.0)
+    await ask(worker.engine, "suspect")
+    await ask(worker.engine, "innocent")
+    await mark_suspects(worker.engine)
+    innocent = await worker.claim()
+    for _ in range(CLOSES_AFTER):
+        worker.gate.refused("UNAVAILABLE")
+
+    assert await worker.claimer.next_suspect() is None
+    assert await worker.claimer.next() is None  # nothing else is due, and no pause has begun
+    suspect = await worker.claimer.next_suspect()
+
+    assert suspect is not None
+    assert suspect.answer_id != innocent.answer_id

@@ -1,0 +1,168 @@
+"""The worker and its broker: hints are consumed, and go on being consumed, whatever happens to the broker."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from foundation.settings import BrokerSettings
+from questions.hints import Hints, celery_app
+from tests.worker_service.asking import ask, states
+from tests.worker_service.brokers import QUEUE, Broker, Rabbit, run_broker
+from tests.worker_service.conftest import StartWorker
+from tests.worker_service.fake_llm_service import FakeLlmService
+from tests.worker_service.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module", params=["valkey", "rabbitmq"])
+def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that already has the queue.
+
+    RabbitMQ 3.10 that is killed in the first second of a quorum queue's life starts again with a queue that hangs.
+    """
+    with run_broker(request.param, tmp_path_factory.mktemp("broker")) as broker:
+        app = celery_app("tests", BrokerSettings(broker_url=SecretStr(broker.url)))
+        with app.connection_for_write() as connection:
+            app.conf.task_queues[0].bind(connection.default_channel).declare()
+        yield broker
+
+
+@pytest.fixture
+def hints(broker: Broker) -> Iterator[Hints]:
+    hints = Hints(celery_app("tests", BrokerSettings(broker_url=SecretStr(broker.url))))
+    yield hints
+    hints.close()
+
+
+async def all_consumed(hints: Hints, broker: Broker, count: int) -> None:
+    """Send hints, wait until they have arrived and until a worker has taken and acknowledged all of them."""
+
+    def sent() -> bool:
+        if not hints.reachable and not hints._pending:  # what it could not send is lost
+            hints.wake(count)
+        return hints.reachable and not hints._pending
+
+    hints.wake(count)
+    await eventually(sent, "the hints are sent", seconds=60)
+    await eventually(lambda: broker.unfinished() == 0, "the hints are consumed", seconds=60)
+
+
+async def completed(engine: AsyncEngine, count: int) -> None:
+    async def done() -> bool:
+        return (await states(engine))["completed"] == count
+
+    await eventually(done, "all are answered")
+
+
+async def test_consuming_goes_on_after_the_broker_has_closed_the_connection(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
+) -> None:
+    worker = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await worker.ready()
+    llm.flowing.clear()
+    for number in range(8):
+        await ask(engine, f"held {number}")
+    hints.wake(8)
+    await eventually(lambda: llm.running == 8, "the questions are being answered")
+
+    for times in range(1, 4):
+        broker.close_connections()
+        await eventually(
+            lambda times=times: worker.log_text().count("Connection to broker lost") == times,  # type: ignore[misc]
+            "the worker notices",
+        )
+        await all_consumed(hints, broker, 20) if times > 1 else None
+    llm.flowing.set()
+
+    await completed(engine, 8)
+    assert llm.asked.total() == 8
+    await all_consumed(hints, broker, 20)
+    assert "Couldn't ack" not in worker.log_text()
+
+
+async def test_answers_go_on_without_the_broker_and_consuming_when_it_is_back(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
+) -> None:
+    worker = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await worker.ready()
+    llm.flowing.clear()
+    for number in range(8):
+        await ask(engine, f"held {number}")
+    hints.wake(8)
+    await eventually(lambda: llm.running == 8, "the questions are being answered")
+
+    broker.kill()
+    await ask(engine, "asked without a broker")
+    await eventually(lambda: llm.running == 9, "a question is taken up without a broker")
+    broker.start()
+    llm.flowing.set()
+
+    await completed(engine, 9)
+    assert llm.asked.total() == 9
+    for _ in range(2):
+        await all_consumed(hints, broker, 20)
+    assert "Couldn't ack" not in worker.log_text()
+
+
+async def test_a_worker_starts_and_stops_without_a_broker(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
+) -> None:
+    broker.stop()
+    waiting = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await ask(engine, "asked without a broker")
+    await completed(engine, 1)
+    stopped = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await eventually(lambda: "Cannot connect" in stopped.log_text(), "it tries to connect")
+    stopped.send(signal.SIGTERM)
+    assert await stopped.ended() == 0
+
+    broker.start()
+    await waiting.ready()
+    await all_consumed(hints, broker, 20)
+
+
+async def test_a_worker_that_is_stopped_leaves_hints_to_others(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
+) -> None:
+    first = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await first.ready()
+    first.send(signal.SIGTERM)
+    assert await first.ended() == 0
+
+    hints.wake(5)
+    await eventually(lambda: broker.unfinished() == 5, "the hints wait")
+    second = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await second.ready()
+
+    await eventually(lambda: broker.unfinished() == 0, "the hints are consumed")
+
+
+async def test_answers_and_a_stop_do_not_wait_for_a_broker_that_hangs(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, start_worker: StartWorker
+) -> None:
+    worker = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await worker.ready()
+    broker.freeze()
+    try:
+        await ask(engine, "asked while the broker hangs")
+        await completed(engine, 1)
+        worker.send(signal.SIGTERM)
+        assert await worker.ended() == 0
+    finally:
+        broker.thaw()
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+async def test_rabbitmq_holds_one_quorum_queue_and_nothing_else(
+    engine: AsyncEngine, broker: Broker, start_worker: StartWorker
+) -> None:
+    assert isinstance(broker, Rabbit)
+    worker = start_worker(ASKMESH_BROKER_URL=broker.url)
+    await worker.ready()
+
+    assert broker.server.queues() == {QUEUE: "quorum"}
+    assert broker.server.consumers() == 1

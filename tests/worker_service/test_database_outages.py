@@ -1,0 +1,116 @@
+"""The worker and PostgreSQL: restarted, frozen, or not there yet. Each test has a server of its own."""
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from embedded.postgresql import PostgreSQL
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
+from questions.migrations.__main__ import migrate
+from tests.servers import FAST
+from tests.worker_service.asking import answers, ask, states
+from tests.worker_service.conftest import StartWorker
+from tests.worker_service.fake_llm_service import FakeLlmService
+from tests.worker_service.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[PostgreSQL]:
+    with PostgreSQL(tmp_path / "postgresql" / "data", settings=FAST) as server:
+        yield server
+
+
+@pytest.fixture
+async def engine(server: PostgreSQL) -> AsyncIterator[AsyncEngine]:
+    """A pool on a database that is empty and has no schema."""
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(server.url)), "tests")
+    yield engine
+    await engine.dispose()
+
+
+async def ask_five(engine: AsyncEngine) -> None:
+    for number in range(5):
+        await ask(engine, f"question {number}")
+
+
+async def all_completed(engine: AsyncEngine) -> None:
+    async def done() -> bool:
+        return (await states(engine))["completed"] == 5
+
+    await eventually(done, "all are answered", seconds=60)
+
+
+async def test_answers_that_end_while_it_is_away_are_written_when_it_is_back(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker
+) -> None:
+    await migrate(server.url)
+    llm.flowing.clear()
+    worker = start_worker(ASKMESH_DATABASE_URL=server.url, ASKMESH_LEASE_SECONDS="60")
+    await worker.ready()
+    await ask_five(engine)
+    await eventually(lambda: llm.running == 5, "the questions are being answered")
+    await engine.dispose()
+
+    server.stop()
+    llm.flowing.set()
+    await eventually(lambda: llm.running == 0, "the answers are there")
+    await eventually(lambda: "does not answer" in worker.log_text(), "it notices")
+    server.start()
+
+    await all_completed(engine)
+    assert llm.asked.total() == 5
+    assert {(row.attempt, row.losses) for row in (await answers(engine)).values()} == {(1, 0)}
+    # One line for the questions and one for the lease, whatever how many calls failed.
+    assert worker.log_text().count("does not answer") <= 2
+
+
+async def test_a_worker_that_cannot_renew_its_lease_stops_and_later_starts_again(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker
+) -> None:
+    await migrate(server.url)
+    llm.flowing.clear()
+    worker = start_worker(ASKMESH_DATABASE_URL=server.url)
+    await worker.ready()
+    await ask_five(engine)
+    await eventually(lambda: llm.running == 5, "the questions are being answered")
+
+    frozen = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        await eventually(lambda: llm.aborted.total() == 5, "it stops its calls")
+        assert "the lease is lost: 5" in worker.log_text()
+    finally:
+        for process in frozen:
+            process.send_signal(signal.SIGCONT)
+    llm.flowing.set()
+
+    await all_completed(engine)
+    assert llm.asked.total() == 10
+    assert {row.attempt for row in (await answers(engine)).values()} == {2}
+
+
+async def test_a_worker_waits_for_everything_that_is_not_there_yet(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    server.stop()
+    nobody = tmp_path / "nobody.sock"
+    worker = start_worker(ASKMESH_DATABASE_URL=server.url, ASKMESH_REDIS_URL=f"unix://{nobody}")
+    await eventually(lambda: "PostgreSQL does not answer" in worker.log_text(), "it waits for the server")
+    server.start()
+    await eventually(
+        lambda: "waiting for the database to have revision" in worker.log_text(), "it waits for the schema"
+    )
+    await migrate(server.url)
+
+    await worker.ready()
+    await ask_five(engine)
+    await all_completed(engine)

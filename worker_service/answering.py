@@ -1,0 +1,173 @@
+"""From a claim to its outcome: asks llm_service, gathers the text, writes what became of it under the claim's token."""
+
+import asyncio
+import logging
+import random
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
+from askmesh_client import GenerationClient, GenerationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from foundation.settings import GenerationSettings
+from questions import claims
+from questions.claims import Claim
+from questions.prompts import generation_spec
+from worker_service.engine_gate import EngineGate
+from worker_service.leases import Lease
+from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect
+from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, outcome_of_end, outcome_of_error, pause
+
+logger = logging.getLogger(__name__)
+
+# llm_service ends a generation at time_limit by itself and sends what there is. Only if it cannot, the deadline does.
+_DEADLINE_MARGIN_SECONDS: Final = 10.0
+_WRITE_RETRY_SECONDS: Final = 0.5
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    claim: Claim
+    task: asyncio.Task[object]
+    generating: bool = True
+    stopped: bool = False
+
+    def stop(self) -> None:
+        if self.generating and not self.stopped:
+            self.task.cancel()
+        self.stopped = True
+
+
+class Answering:
+    """Answers claims, many at a time, and can be told to stop with any of them."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        client: GenerationClient,
+        lease: Lease,
+        gate: EngineGate,
+        database: Outage,
+        *,
+        generation: GenerationSettings,
+        reuse_seconds: float,
+    ) -> None:
+        self._engine = engine
+        self._client = client
+        self._lease = lease
+        self._gate = gate
+        self._database = database
+        self._generation = generation
+        self._reuse_seconds = reuse_seconds
+        self._running: set[_Running] = set()
+
+    async def answer(self, claim: Claim) -> None:
+        """Generate the claim's answer and write what becomes of it; nothing is written once it was stopped.
+
+        Never raises but for cancellation. What it cannot write is handed back when the lease is next renewed.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        running = _Running(claim, task)
+        self._running.add(running)
+        try:
+            outcome = await self._generate_until_stopped(running)
+            if outcome is not None:
+                await self._write_outcome(running, outcome)
+        except Exception as error:  # noqa: BLE001 - a slot outlives a defect; the message could quote an answer
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("answer %d: %s\n%s", claim.answer_id, describe(error), frames)  # noqa: TRY400
+        finally:
+            self._running.discard(running)
+
+    def stop(self, tokens: frozenset[int]) -> None:
+        """Stop generating for these claims and write nothing for them: they are not ours any more."""
+        for running in self._running:
+            if running.claim.token in tokens:
+                running.stop()
+
+    def stop_answer(self, answer_id: int) -> None:
+        """As ``stop``, for whichever claim is for this answer."""
+        for running in self._running:
+            if running.claim.answer_id == answer_id:
+                running.stop()
+
+    def stop_all(self) -> None:
+        """As ``stop``, for all."""
+        for running in self._running:
+            running.stop()
+
+    def stop_generating(self) -> None:
+        """As ``stop``, for all whose answer is not at its end; outcomes that are being written are."""
+        for running in self._running:
+            if running.generating:
+                running.stop()
+
+    async def _generate_until_stopped(self, running: _Running) -> Outcome | None:
+        try:
+            return await self._generate(running.claim)
+        except asyncio.CancelledError:
+            if running.stopped and running.task.uncancel() == 0:
+                return None
+            raise
+        finally:
+            running.generating = False
+
+    async def _generate(self, claim: Claim) -> Outcome:
+        spec = generation_spec(claim.answer_id, claim.attempt, claim.question_text, self._generation)
+        deadline = self._generation.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
+        texts: list[str] = []
+        try:
+            async with self._client.stream(spec, timeout=deadline) as events:
+                async for event in events:
+                    match event:
+                        case Started():
+                            self._gate.accepted()
+                        case TextDelta():
+                            texts.append(event.text)
+                        case Completed():
+                            return outcome_of_end(event, "".join(texts))
+        except GenerationError as error:
+            return outcome_of_error(error, "".join(texts))
+        return Broken("no end")
+
+    async def _write_outcome(self, running: _Running, outcome: Outcome) -> None:
+        claim = running.claim
+        write: Callable[[], Awaitable[bool]]
+        match outcome:
+            case Finished(result):
+                self._gate.answered()
+                write = lambda: claims.finish(self._engine, claim, result, self._reuse_seconds)  # noqa: E731
+            case Failed(reason):
+                logger.info("answer %d failed: %s", claim.answer_id, reason)
+                write = lambda: claims.fail(self._engine, claim, reason)  # noqa: E731
+            case Refused(why, retry_after):
+                self._gate.refused(why)
+                delay = pause(claim.waits, retry_after)
+                write = lambda: claims.wait(self._engine, claim, delay)  # noqa: E731
+            case Broken(why, retry_after):
+                self._gate.broke(why)
+                logger.info("answer %d was interrupted: %s", claim.answer_id, why)
+                delay = pause(claim.interruptions, retry_after)
+                write = lambda: claims.interrupted(self._engine, claim, delay)  # noqa: E731
+        await self._write(running, write)
+
+    async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> None:
+        """Repeat the write until its outcome is known, as long as the claim is ours.
+
+        Repeating is safe when a commit's outcome is not known: a write changes the state that it depends on.
+        """
+        while not running.stopped and self._lease.worker_id is not None:
+            try:
+                await write()
+            except DATABASE_ERRORS as error:
+                if is_defect(error):
+                    raise
+                self._database.begins(error)
+                await asyncio.sleep(_WRITE_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+            else:
+                self._database.ends()
+                return

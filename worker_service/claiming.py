@@ -1,0 +1,113 @@
+"""Claiming due answers for this process's slots, under its lease."""
+
+import asyncio
+from collections.abc import Iterable
+from itertools import zip_longest
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions import claims
+from questions.claims import Claim
+from worker_service.engine_gate import EngineGate
+from worker_service.leases import Lease
+from worker_service.outages import DATABASE_ERRORS, Outage
+
+
+class Claimer:
+    """Gives slots their claims. One statement claims for all slots that wait, however many those are."""
+
+    def __init__(self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage) -> None:
+        self._engine = engine
+        self._lease = lease
+        self._gate = gate
+        self._database = database
+        self._waiting: list[asyncio.Future[Claim | None]] = []
+        self._serving: asyncio.Task[None] | None = None
+        # Claims are made one statement at a time, so that nobody hands back what is just being given to a slot.
+        self._one_at_a_time = asyncio.Lock()
+        self._held: set[int] = set()
+        self._others_due = False
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Tokens of the claims that slots have and have not given back."""
+        return frozenset(self._held)
+
+    async def next(self) -> Claim | None:
+        """The next due answer; None if there is none, or none may be claimed now. ``give_back`` ends it."""
+        waiter: asyncio.Future[Claim | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and (claim := waiter.result()):
+                self.give_back(claim)
+            raise
+
+    async def next_suspect(self) -> Claim | None:
+        """The next due answer that may be what kills workers or engines; otherwise as ``next``.
+
+        While the gate is closed it is only tried where no other question can be.
+        """
+        async with self._one_at_a_time:
+            if self._gate.is_closed and self._others_due:
+                return None
+            claimed = await self._claim(1, suspects=True)
+            return claimed[0] if claimed else None
+
+    def give_back(self, claim: Claim) -> None:
+        """The slot has nothing more to do with this claim."""
+        self._held.discard(claim.token)
+
+    async def hand_back_strays(self) -> None:
+        """Hand back what PostgreSQL thinks is held here and is not.
+
+        Such a stray comes from a claim whose commit succeeded and whose rows never arrived. Without this nobody
+        would answer it while the lease lasts.
+        """
+        async with self._one_at_a_time:
+            if (worker_id := self._lease.worker_id) is None:
+                return
+            try:
+                await claims.hand_back_all_but(self._engine, worker_id, self._held)
+            except DATABASE_ERRORS as error:
+                self._database.begins(error)  # the next heartbeat finds them again
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            async with self._one_at_a_time:
+                waiting, self._waiting = self._waiting, []
+                claimed: list[Claim] = []
+                try:
+                    claimed = await self._claim(len(waiting))
+                finally:
+                    self._distribute(waiting, claimed)
+
+    async def _claim(self, wanted: int, *, suspects: bool = False) -> list[Claim]:
+        worker_id = self._lease.worker_id
+        permitted = self._gate.permits(wanted) if worker_id is not None else 0
+        if worker_id is None or permitted == 0:
+            return []
+        try:
+            claimed = await claims.claim(self._engine, worker_id, permitted, suspects=suspects)
+        except DATABASE_ERRORS as error:
+            self._database.begins(error)
+            return []
+        self._database.ends()
+        if claimed:
+            self._gate.claimed()
+        if not suspects:
+            self._others_due = bool(claimed)
+        if self._lease.worker_id != worker_id:
+            return []  # claimed under a lease that is lost by now
+        self._held.update(claim.token for claim in claimed)
+        return claimed
+
+    def _distribute(self, waiting: Iterable[asyncio.Future[Claim | None]], claimed: Iterable[Claim]) -> None:
+        for waiter, claim in zip_longest((w for w in waiting if not w.done()), claimed):
+            if waiter is not None:
+                waiter.set_result(claim)
+            else:
+                self.give_back(claim)

@@ -1,0 +1,138 @@
+"""What becomes of a claim when its generation has ended, well or badly."""
+
+import random
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from askmesh.llm.v1 import errors_pb2 as pb_errors
+from askmesh.llm.v1 import generation_pb2 as pb
+from askmesh.llm.v1.generation_service_pb2 import Completed
+from askmesh_client import (
+    AccessDeniedError,
+    DeadlineExceededError,
+    GenerationCancelledError,
+    GenerationError,
+    ModelNotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from grpc import StatusCode
+
+from questions.claims import Result
+from questions.states import ErrorReason, FinishReason, State
+
+_FIRST_PAUSE_SECONDS: Final = 0.5
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+# What a server asks for is believed up to here, so that a wrong figure parks no question.
+_LONGEST_RETRY_AFTER_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """There is an answer."""
+
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No attempt can succeed."""
+
+    reason: ErrorReason
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The engine had not accepted it: it waits, and that was no attempt."""
+
+    why: str
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The engine broke off, or could not be understood: an attempt."""
+
+    why: str
+    retry_after: float | None = None
+
+
+Outcome: TypeAlias = Finished | Failed | Refused | Broken
+
+_FINISH_REASONS: Final[dict[int, FinishReason]] = {
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+    pb.FINISH_REASON_OUTPUT_LIMIT: FinishReason.OUTPUT_LIMIT,
+    pb.FINISH_REASON_TIME_LIMIT: FinishReason.TIME_LIMIT,
+    pb.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
+}
+_PERMANENT: Final[dict[int, ErrorReason]] = {
+    pb_errors.ERROR_REASON_INVALID_FIELD: ErrorReason.REQUEST_REFUSED,
+    pb_errors.ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.CONTEXT_TOO_LONG,
+    pb_errors.ERROR_REASON_REQUEST_REFUSED: ErrorReason.REQUEST_REFUSED,
+    pb_errors.ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.MODEL_NOT_FOUND,
+}
+# Errors that say that the engine had not begun, unless the error says that it had. Refused credentials, a server
+# of another contract and an unknown name without llm_service's reason are an operator's mistakes: they wait as well.
+_REFUSALS: Final = (
+    OverloadedError,
+    UnavailableError,
+    GenerationCancelledError,
+    AccessDeniedError,
+    DeadlineExceededError,
+    ModelNotFoundError,
+)
+
+
+def outcome_of_end(completed: Completed, text: str) -> Outcome:
+    """The outcome of a generation that ended in good order."""
+    finish_reason = _FINISH_REASONS.get(completed.finish_reason)
+    if finish_reason is None:
+        return Broken(f"unknown finish reason {completed.finish_reason}")
+    usage = completed.usage if completed.HasField("usage") else None
+    return Finished(
+        Result(
+            state=State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE,
+            text=_storable(text),
+            finish_reason=finish_reason,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            cached_prompt_tokens=(
+                usage.cached_prompt_tokens if usage and usage.HasField("cached_prompt_tokens") else None
+            ),
+        )
+    )
+
+
+def outcome_of_error(error: GenerationError, text: str) -> Outcome:
+    """The outcome of a generation that failed after it had written ``text``, which may be empty."""
+    if (reason := _PERMANENT.get(error.reason)) is not None:
+        return Failed(reason)
+    if isinstance(error, DeadlineExceededError) and error.engine_started:
+        # The time for an answer is over, whether llm_service could still say so or not.
+        return Finished(Result(State.INCOMPLETE, _storable(text), FinishReason.TIME_LIMIT))
+    foreign = error.code is StatusCode.UNIMPLEMENTED
+    if not error.engine_started and (foreign or isinstance(error, _REFUSALS)):
+        return Refused(name(error), error.retry_after)
+    return Broken(name(error), error.retry_after)
+
+
+def name(error: GenerationError) -> str:
+    """Status and reason, without the message, which could quote a question."""
+    if error.reason == pb_errors.ERROR_REASON_UNSPECIFIED:
+        return error.code.name
+    reason = pb_errors.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
+    return f"{error.code.name} {reason}"
+
+
+def pause(earlier: int, retry_after: float | None) -> float:
+    """Seconds until a question is due again that failed ``earlier`` times in a row before this time."""
+    ceiling: float = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(earlier, 10))
+    seconds = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
+    if retry_after is None:
+        return seconds
+    return max(seconds, min(retry_after, _LONGEST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25))  # noqa: S311
+
+
+def _storable(text: str) -> str:
+    # A model that writes single bytes can write NUL, which PostgreSQL's text cannot hold.
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,29 @@
+"""Removing what is older than the operators want to keep."""
+
+import asyncio
+import logging
+import random
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from questions.operating import purge
+from worker_service.outages import DATABASE_ERRORS, Outage
+
+logger = logging.getLogger(__name__)
+
+_ROUND_SECONDS: Final = 3_600.0
+
+
+async def keep_retention(engine: AsyncEngine, days: float, database: Outage) -> None:
+    """Purge once an hour, for ever; several workers that do so at once do no harm."""
+    while True:
+        # The first round waits, too: a worker that is restarted often does not purge each time.
+        await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+        try:
+            removed = await purge(engine, timedelta(days=days))
+        except DATABASE_ERRORS as error:
+            database.begins(error)
+        else:
+            logger.info("removed %d questions asked more than %g days ago", removed, days)

@@ -1,0 +1,198 @@
+"""What a worker process holds while it runs: made once, on the event loop that uses it, and closed in order."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Final
+
+from askmesh_client import GenerationClient
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from foundation.database import create_engine
+from foundation.readiness import notify_ready
+from foundation.redis_client import create_redis
+from foundation.settings import (
+    DatabaseSettings,
+    GenerationSettings,
+    LlmClientSettings,
+    ProcessSettings,
+    QuestionSettings,
+    RedisSettings,
+    WorkerSettings,
+)
+from questions.migrations import engine_is_up_to_date, needed_revision
+from questions.signals import ended_answers
+from worker_service.answering import Answering
+from worker_service.claiming import Claimer
+from worker_service.engine_gate import EngineGate
+from worker_service.leases import Lease
+from worker_service.outages import DATABASE_ERRORS, Outage
+from worker_service.retention import keep_retention
+from worker_service.slots import Slots
+from worker_service.sweeper import Sweeper
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 1.0
+# PostgreSQL gets this long to take back what a stopping worker holds; after that the lease runs out by itself.
+_RETIRE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """The groups of settings that a worker reads."""
+
+    database: DatabaseSettings
+    redis: RedisSettings
+    llm: LlmClientSettings
+    generation: GenerationSettings
+    questions: QuestionSettings
+    worker: WorkerSettings
+    process: ProcessSettings
+
+
+class Runtime:
+    """Connections, lease, slots and sweeper of one process. Make it on the event loop that will run it."""
+
+    def __init__(self, settings: RuntimeSettings, on_defect: Callable[[], None]) -> None:
+        """``on_defect`` is called if a part that must always run has ended: the process is of no use any more."""
+        self._grace = settings.process.drain_seconds
+        self._on_defect = on_defect
+        self._engine = create_engine(settings.database, "worker_service")
+        # The heartbeat must not queue behind the outcomes of hundreds of answers that end at once. Two, because a
+        # renewal that hangs is not waited for.
+        self._lease_engine = create_engine(
+            settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
+        )
+        self._redis = create_redis(settings.redis)
+        self._client = GenerationClient(settings.llm.llm_targets)
+        self._database = Outage("PostgreSQL", "questions wait until it does")
+        self._lease = Lease(
+            self._lease_engine,
+            f"{socket.gethostname()} {os.getpid()}",
+            settings.worker,
+            Outage("PostgreSQL", "the lease cannot be renewed"),
+        )
+        gate = EngineGate()
+        claimer = Claimer(self._engine, self._lease, gate, self._database)
+        answering = Answering(
+            self._engine,
+            self._client,
+            self._lease,
+            gate,
+            self._database,
+            generation=settings.generation,
+            reuse_seconds=settings.questions.answer_reuse_seconds,
+        )
+        self._retention_days = settings.questions.retention_days
+        self.slots = Slots(settings.worker.worker_slots, claimer, answering)
+        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database)
+        self._consuming = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._parts: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to answer, as soon as PostgreSQL is there and migrated."""
+        self._run(self._begin())
+
+    def consuming(self) -> None:
+        """The broker delivers hints now. With a lease besides, the process is ready."""
+        self._consuming.set()
+
+    def hurry(self) -> None:
+        """Hand back now instead of finishing."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        """Finish what the grace time allows, hand back the rest, end the lease, close connections; once."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await self._closing
+
+    async def _begin(self) -> None:
+        await self._wait_for_schema()
+        self._run(self._lease.keep(self.slots))
+        self._run(self._sweeper.run())
+        self._run(_listen(self._redis, self.slots))
+        self._run(self._tell_ready())
+        if self._retention_days:
+            self._run(keep_retention(self._engine, self._retention_days, self._database))
+
+    def _run(self, part: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(part)
+        self._parts.add(task)
+        task.add_done_callback(self._note_end)
+
+    async def _wait_for_schema(self) -> None:
+        needed = await asyncio.to_thread(needed_revision)
+        told = False
+        while True:
+            try:
+                if await engine_is_up_to_date(self._engine, needed):
+                    return
+            except DATABASE_ERRORS as error:
+                self._database.begins(error)
+            else:
+                self._database.ends()
+                if not told:
+                    told = True
+                    logger.warning("waiting for the database to have revision %s", needed)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _tell_ready(self) -> None:
+        await self._consuming.wait()
+        await self._lease.obtained.wait()
+        notify_ready()
+        logger.info("ready")
+
+    async def _close(self) -> None:
+        logger.info("stopping: %d answers have %g s to end", len(self.slots.held), self._grace)
+        await self.slots.close(self._grace, self._hurry)
+        while self._parts:
+            for part in self._parts:
+                part.cancel()
+            # Again and again: asyncio.wait_for, of which redis-py is fond, can swallow a cancellation in Python 3.11.
+            await asyncio.wait(self._parts, timeout=0.1)
+        try:
+            async with asyncio.timeout(_RETIRE_SECONDS):
+                await self._lease.retire()
+        except DATABASE_ERRORS:
+            logger.warning("PostgreSQL took nothing back: what is held is free when the lease has run out")
+        await self._client.close()
+        await self._redis.aclose()
+        await _dispose(self._engine)
+        await _dispose(self._lease_engine)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._parts.discard(task)
+        if not task.cancelled() and (defect := task.exception()):
+            logger.critical("a part of the worker broke", exc_info=defect)
+            self._on_defect()
+
+
+async def _dispose(engine: AsyncEngine) -> None:
+    try:
+        async with asyncio.timeout(1):
+            await engine.dispose()
+    except DATABASE_ERRORS:
+        logger.info("a connection to PostgreSQL did not close in order")
+
+
+async def _listen(redis: Redis, slots: Slots) -> None:
+    """Stop with answers that nobody waits for any more, as Redis says so; heartbeats say so, too, but later."""
+    outage = Outage("Redis", "cancelled answers are noticed at the next heartbeat")
+    while True:
+        try:
+            await redis.ping()
+            outage.ends()
+            async for answer_id in ended_answers(redis):
+                slots.stop_answer(answer_id)
+        except (RedisError, OSError) as error:
+            outage.begins(error)
+        await asyncio.sleep(_RETRY_SECONDS)

@@ -1,0 +1,100 @@
+"""Ties the runtime's life to Celery's."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery import bootsteps
+from celery.utils.threads import bound_open_broker_sockets  # type: ignore[attr-defined] # not in the stubs
+from celery.worker import state
+from kombu.common import ignore_errors
+
+from worker_service.asyncio_pool import AsyncioPool
+from worker_service.runtime import Runtime
+from worker_service.tasks import add_tasks
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_EXIT_OK: Final = 0
+_EXIT_DEFECT: Final = 1
+# A broker that does not answer holds up a stopping worker no longer than this, a few times.
+_BROKER_SECONDS: Final = 2.0
+_CELERY_SECONDS: Final = 5.0
+
+
+class RuntimeStep(bootsteps.StartStopStep):
+    """Starts answering before Celery connects to the broker, and at a signal stops answering before it stops Celery.
+
+    So the broker need not be there, and while the last answers are written its connection lives and hints are
+    acknowledged. The first signal lets answers end in the grace time; a second one, or SIGQUIT, hands them back.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, open_runtime: Callable[[Callable[[], None]], Runtime], **options: Any) -> None:
+        super().__init__(worker, **options)
+        self._worker = worker
+        self._open_runtime = open_runtime
+        self._stopping: asyncio.Task[None] | None = None
+        self._worker.ready_callback = self._note_consuming
+
+    def start(self, _parent: object) -> None:
+        """Called when the pool's loop runs."""
+        self._pool: AsyncioPool = self._worker.pool
+        self._runtime = self._pool.run(self._open()).result()
+        add_tasks(self._worker.app, self._runtime.slots)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, self._note_signal)
+
+    def stop(self, _parent: object) -> None:
+        """Called when Celery stops, for whatever reason."""
+        self._runtime.hurry()
+        self._pool.run(self._runtime.close()).result()
+
+    def terminate(self, parent: object) -> None:
+        """As ``stop``."""
+        self.stop(parent)
+
+    async def _open(self) -> Runtime:
+        runtime = self._open_runtime(lambda: self._begin_to_stop(hurry=True, exit_status=_EXIT_DEFECT))
+        runtime.start()
+        return runtime
+
+    def _note_consuming(self, _consumer: object) -> None:
+        self._pool.call(self._runtime.consuming)
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        # The loop's thread goes on with it: in a signal handler no lock may be taken.
+        self._pool.call(lambda: self._begin_to_stop(hurry=number == signal.SIGQUIT))
+
+    def _begin_to_stop(self, *, hurry: bool, exit_status: int = _EXIT_OK) -> None:
+        if hurry or self._stopping is not None:
+            self._runtime.hurry()
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop_in_order(exit_status))
+
+    async def _stop_in_order(self, exit_status: int) -> None:
+        self._call_in_consumer(self._stop_consuming)
+        try:
+            await self._runtime.close()
+        finally:
+            self._stop_celery(exit_status)
+        # Celery ends this loop when it stops. Where it waits for a broker that does not answer it would never, and
+        # nothing is left here that could be lost.
+        await asyncio.sleep(_CELERY_SECONDS)
+        os._exit(exit_status)
+
+    def _stop_consuming(self) -> None:
+        consumer = self._worker.consumer
+        if consumer.connection and consumer.task_consumer:
+            bound_open_broker_sockets(consumer.connection, _BROKER_SECONDS)
+            ignore_errors(consumer, consumer.task_consumer.cancel)
+
+    def _stop_celery(self, exit_status: int) -> None:
+        state.should_stop = exit_status  # type: ignore[assignment] # None until then
+        self._call_in_consumer(lambda: None)  # so that it looks
+
+    def _call_in_consumer(self, callback: Callable[[], object]) -> None:
+        if self._worker.hub is not None:
+            self._worker.hub.call_soon(callback)

@@ -1,0 +1,123 @@
+"""The places in which this process answers questions, one question a slot at a time."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Final
+
+from worker_service.answering import Answering
+from worker_service.claiming import Claimer
+
+_WORK_SECONDS: Final = 60.0
+"""A slot claims no further question after so long: the hint that woke it is acknowledged at last."""
+_LONGEST_HINT_SECONDS: Final = 600.0
+"""A hint is kept no longer, whatever its slot does: RabbitMQ closes the channel of one kept for 1,800 s."""
+_WRITE_SECONDS: Final = 5.0
+"""What a stopping process gives to outcomes that are being written. Those not written by then are handed back."""
+
+
+class Slots:
+    """Up to ``capacity`` slots, and one for suspects; each claims and answers until nothing is due."""
+
+    def __init__(self, capacity: int, claimer: Claimer, answering: Answering) -> None:
+        self._capacity = capacity
+        self._claimer = claimer
+        self._answering = answering
+        self._busy: set[asyncio.Task[None]] = set()
+        self._suspect: asyncio.Task[None] | None = None
+        self._reconciling: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @property
+    def free(self) -> int:
+        """How many slots could start now."""
+        return 0 if self._closing else max(self._capacity - len(self._busy), 0)
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Tokens of the claims that the slots hold."""
+        return self._claimer.held
+
+    async def work(self) -> None:
+        """Do what a hint asks for: let a free slot look for due questions.
+
+        Without a free slot there is nothing to do: each that is busy looks for its next question by itself.
+
+        Returns when the slot is done, or before the broker would lose patience. Cancelling it leaves the slot alone.
+        """
+        if self.free > 0:
+            await asyncio.wait({self._start(self._answer_due())}, timeout=_LONGEST_HINT_SECONDS)
+
+    def start(self, count: int) -> None:
+        """Let up to ``count`` free slots look for due questions."""
+        for _ in range(min(count, self.free)):
+            self._start(self._answer_due())
+
+    def start_suspect(self) -> None:
+        """Look for a question that may be what kills workers, unless one such is being answered.
+
+        It needs no free slot: under full load it would never get one.
+        """
+        if not self._closing and (self._suspect is None or self._suspect.done()):
+            self._suspect = self._start(self._answer_suspect())
+
+    def stop_answer(self, answer_id: int) -> None:
+        """Nobody waits for this answer any more."""
+        self._answering.stop_answer(answer_id)
+
+    def lease_renewed(self, asked: frozenset[int], owned: frozenset[int]) -> None:
+        """Stop with what is not ours any more, and hand back what is and nobody here knows of."""
+        self._answering.stop(asked - owned)
+        if owned - self.held:
+            self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
+
+    def lease_lost(self) -> None:
+        """Stop with everything."""
+        self._answering.stop_all()
+
+    async def close(self, grace: float, hurry: asyncio.Event) -> None:
+        """Start no question any more, finish what can be, and stop with the rest, which is then to be handed back.
+
+        grace: seconds for finishing; less if ``hurry`` is set.
+        """
+        self._closing = True
+        hurried = asyncio.create_task(hurry.wait())
+        idle = asyncio.create_task(self._wait_until_idle())
+        await asyncio.wait({hurried, idle}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        self._answering.stop_generating()
+        await asyncio.wait({idle}, timeout=_WRITE_SECONDS)
+        idle.cancel()
+        self._answering.stop_all()
+
+    async def _wait_until_idle(self) -> None:
+        while self._busy:
+            await asyncio.wait(self._busy)
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        slot = asyncio.create_task(work)
+        self._busy.add(slot)
+        slot.add_done_callback(self._busy.discard)
+        return slot
+
+    async def _answer_due(self) -> None:
+        until = time.monotonic() + _WORK_SECONDS
+        while not self._closing and time.monotonic() < until:
+            claim = await self._claimer.next()
+            if claim is None:
+                return
+            try:
+                if not self._closing:
+                    await self._answering.answer(claim)
+            finally:
+                self._claimer.give_back(claim)
+
+    async def _answer_suspect(self) -> None:
+        claim = await self._claimer.next_suspect()
+        if claim is None:
+            return
+        try:
+            if not self._closing:
+                await self._answering.answer(claim)
+        finally:
+            self._claimer.give_back(claim)
