@@ -185,6 +185,10 @@ class Mesh:
         connections = max(_USUAL_CONNECTIONS, pools + _SPARE_CONNECTIONS)
         self.stores.append(server(settings={"max_connections": str(connections)}))
         self.table.append(("postgresql", url))
+        # For the askmesh command, which people run beside the mesh.
+        address = settings.data_dir / "database_url"
+        address.write_text(url)
+        self._held.callback(address.unlink, missing_ok=True)
 
     def _is_given(self, setting: str) -> bool:
         """Whether the environment names a server to use. Its URL can hold a password and is not shown."""

@@ -1,6 +1,9 @@
 """One question through every service, answered by a real language model."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,3 +79,14 @@ async def test_a_question_longer_than_the_models_context_fails_with_a_reason(mes
         answer = await answered(session, mesh, "\u5b78" * 8_000)
     assert answer["status"] == "failed", answer
     assert answer["error"]["reason"] == "context_too_long"
+
+
+def test_the_operators_command_finds_the_database(mesh: Mesh) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "operations", "questions", "list", "all"],
+        env=os.environ | {"ASKMESH_DATA_DIR": str(mesh.data_dir)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (listed.returncode, "completed" in listed.stdout) == (0, True), listed.stderr
