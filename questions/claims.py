@@ -105,12 +105,10 @@ _INTERRUPTED = text(f"""
         reusable = reusable AND interruptions + 1 < {POISON_FROM}
     {_IF_CURRENT}
 """)
-_HAND_BACK = text(f"UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL {_IF_CURRENT}")
 _HAND_BACK_ALL_BUT = text("""
     UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL
     WHERE holder = :worker_id AND state = 'in_progress' AND token <> ALL(CAST(:tokens AS bigint[]))
 """)
-_OUTCOME = text("SELECT state FROM answers WHERE id = :answer_id AND token = :token")
 
 
 async def register_worker(engine: AsyncEngine, name: str, lease_seconds: float) -> int:
@@ -179,11 +177,6 @@ async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float) -
     return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds)
 
 
-async def hand_back(engine: AsyncEngine, claim: Claim) -> bool:
-    """Queue it again, due at once. Counts as nothing."""
-    return await _write(engine, _HAND_BACK, claim)
-
-
 async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collection[int]) -> None:
     """Queue again, due at once, what the worker holds under other tokens than these. Counts as nothing.
 
@@ -192,14 +185,6 @@ async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collect
     """
     async with engine.begin() as connection:
         await connection.execute(_HAND_BACK_ALL_BUT, {"worker_id": worker_id, "tokens": list(tokens)})
-
-
-async def is_final(engine: AsyncEngine, claim: Claim) -> bool:
-    """Whether the answer is final by this claim: to be asked when the outcome of a final write's commit is unknown."""
-    async with engine.connect() as connection:
-        parameters = {"answer_id": claim.answer_id, "token": claim.token}
-        state = (await connection.execute(_OUTCOME, parameters)).scalar_one_or_none()
-        return state is not None and State(state).is_final
 
 
 async def _write(engine: AsyncEngine, statement: TextClause, claim: Claim, **parameters: object) -> bool:

@@ -21,6 +21,8 @@ _QUEUE = "askmesh.hints"
 # More hints than a fleet of workers has slots wake nobody.
 _MOST_PENDING = 10_000
 _RETRY_SECONDS = 1.0
+# A broker that takes no message for so long counts as away; a blocked RabbitMQ would otherwise hold the thread.
+_CONFIRM_SECONDS = 5.0
 # A connection that has been idle for so long is made anew: it may be dead without a word.
 _IDLE_SECONDS = 5.0
 
@@ -98,7 +100,7 @@ class Hints:
                     producer = self._app.amqp.Producer(connection)
                     while count := self._take():
                         for _ in range(count):
-                            self._app.send_task(TASK, producer=producer, retry=False)
+                            self._app.send_task(TASK, producer=producer, retry=False, confirm_timeout=_CONFIRM_SECONDS)
             except Exception as error:  # noqa: BLE001 - brokers fail in many ways, and none of them may stop hints
                 self._note(reachable=False, error=error)
                 with self._changed:

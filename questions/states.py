@@ -41,5 +41,4 @@ class ErrorReason(StrEnum):
     CONTEXT_TOO_LONG = "context_too_long"
     MODEL_NOT_FOUND = "model_not_found"
     REQUEST_REFUSED = "request_refused"
-    MODEL_SERVER_DENIED = "model_server_denied"
     POISON = "poison"

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
+# Before anything imports grpc: with its fork support on, children that a process serving gRPC forks can die of SIGSEGV.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
 from tests.servers import FAST, Databases

@@ -41,10 +41,6 @@ FAILED: Mapping[ErrorReason, Mapping[Language, str]] = {
         Language.ENGLISH: "The model that should answer is not available. Please tell the operator.",
         Language.RUSSIAN: "Модель, которая должна ответить, недоступна. Пожалуйста, сообщите администратору.",
     },
-    ErrorReason.MODEL_SERVER_DENIED: {
-        Language.ENGLISH: "This service has no access to the model. Please tell the operator.",
-        Language.RUSSIAN: "У сервиса нет доступа к модели. Пожалуйста, сообщите администратору.",
-    },
     ErrorReason.POISON: {
         Language.ENGLISH: "The question could not be answered after several attempts. Please tell the operator.",
         Language.RUSSIAN: "Ответить не удалось после нескольких попыток. Пожалуйста, сообщите администратору.",
@@ -67,7 +63,6 @@ FAILURES: Mapping[ErrorReason, str] = {
     ErrorReason.CONTEXT_TOO_LONG: "Prompt and answer do not fit the model's context: shorten the question.",
     ErrorReason.REQUEST_REFUSED: "The model server refused the request, for example its content: change the question.",
     ErrorReason.MODEL_NOT_FOUND: "The model server does not serve the model: an operator has to set another.",
-    ErrorReason.MODEL_SERVER_DENIED: "The model server refuses this service's credentials: an operator has to act.",
     ErrorReason.POISON: "What was to answer the question broke each time, so it was set aside: tell an operator.",
 }
 """What happened, for developers."""

@@ -21,7 +21,7 @@ from questions.claims import (
     claim,
     fail,
     finish,
-    hand_back,
+    hand_back_all_but,
     interrupted,
     renew_lease,
     retire_worker,
@@ -104,6 +104,14 @@ def worker_dies(index: int) -> Step:
     return step
 
 
+def hands_back(index: int) -> Step:
+    async def step(world: World) -> None:
+        if world.workers:
+            await hand_back_all_but(world.engine, world.workers[index % len(world.workers)], ())
+
+    return step
+
+
 def heartbeats(index: int) -> Step:
     async def step(world: World) -> None:
         if world.workers:
@@ -152,7 +160,6 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
         INDEX,
         st.sampled_from(
             [
-                hand_back,
                 lambda engine, current: wait(engine, current, 0),
                 lambda engine, current: interrupted(engine, current, 0),
                 lambda engine, current: fail(engine, current, ErrorReason.REQUEST_REFUSED),
@@ -161,6 +168,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     ),
     st.builds(worker_dies, INDEX),
     st.builds(heartbeats, INDEX),
+    st.builds(hands_back, INDEX),
 )
 
 # Each of these rows would break a promise.
