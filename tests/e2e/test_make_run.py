@@ -5,15 +5,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from askmesh.llm.v1 import generation_pb2
+from askmesh_client import GenerationClient
 
 from tests.mesh import Mesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
+ROOT = Path(__file__).parents[2]
 CAPITALS = {
     "Australia": "Canberra",
     "Austria": "Vienna",
@@ -90,3 +94,22 @@ def test_the_operators_command_finds_the_database(mesh: Mesh) -> None:
         check=False,
     )
     assert (listed.returncode, "completed" in listed.stdout) == (0, True), listed.stderr
+
+
+async def test_the_readmes_generation_names_the_capital(mesh: Mesh) -> None:
+    spec = generation_pb2.GenerationSpec(
+        messages=[generation_pb2.Message(role=generation_pb2.ROLE_USER, content="What is the capital of Japan?")],
+        sampling=generation_pb2.Sampling(temperature=0),
+        max_output_tokens=24,
+    )
+    async with GenerationClient(mesh.grpc.replace("localhost", "127.0.0.1")) as client:
+        answer = await client.generate(spec, timeout=60)
+    assert "Tokyo" in answer.text
+    assert answer.finish_reason == generation_pb2.FINISH_REASON_STOP
+
+
+def test_the_clients_readme_example_works(mesh: Mesh) -> None:
+    readme = (ROOT / "protos" / "python" / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:50051", mesh.grpc)
+    ran = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
+    assert (ran.returncode, "Paris" in ran.stdout) == (0, True), ran.stderr
