@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Arguments for pytest, as in `make test ARGS="-k coalescing"`.
 ARGS ?=
+# Of the faults' moments and places, as in `make chaos SEED=7`; a random one is chosen and printed.
+SEED ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format protos requirements clean environment test-environment
+.PHONY: help run test chaos lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -33,7 +35,11 @@ run: environment ## start every server and service on this machine, with a real 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
 	@.ci/install-packages rabbitmq-server
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
+	@.ci/install-packages rabbitmq-server libfaketime
+	$(BIN)/python -m pytest tests/chaos -v $(if $(SEED),--chaos-seed=$(SEED)) $(ARGS)
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

@@ -56,6 +56,7 @@ class Mesh:
             if "api/answer" in line:  # the last line of the introduction
                 break
         else:
+            self._end()
             raise AssertionError("the mesh did not start:\n" + "".join(self.output) + self.logs())
         said = "".join(self.output)
         self.api = self._find(r"api_service +(http://\S+)", said)

@@ -1,0 +1,118 @@
+"""The fault suite: whatever breaks while 300 users ask, each gets the one right answer.
+
+``make test`` plays the scenarios without the mark ``chaos``; ``make chaos`` plays all.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.chaos.faults import Fault, Nothing
+from tests.chaos.faults.clock import JumpingClock
+from tests.chaos.faults.model import FailRequests, FreezeModelServer, KillModelServer
+from tests.chaos.faults.network import CutCommits, CutOffWorker
+from tests.chaos.faults.processes import (
+    Freeze,
+    KillAll,
+    KillEverything,
+    KillHolderOfPoison,
+    KillOne,
+    KillSweeper,
+    RollingRestart,
+)
+from tests.chaos.faults.servers import (
+    KILL,
+    RESTART,
+    CloseBrokerConnections,
+    EndPostgreSQL,
+    ExhaustConnections,
+    FlushValkey,
+    KillValkey,
+    PurgeQueue,
+    RestartRabbitMQ,
+)
+from tests.chaos.scenarios import Outcome, Scenario, play
+from tests.chaos.stage import Setup, Stage
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+STANDARD = Setup("standard")
+PROXIED = Setup("proxied", behind_proxy=True)
+VALKEY = Setup("valkey", over_rabbitmq=False)
+ONE_WORKER = Setup("one-worker", workers=1)
+USUAL_LEASE = Setup("usual-lease", lease_seconds=15)
+
+HARMLESS: dict[str, Any] = {"loses_generations": False}
+# All ask at once, and look again every half minute or so.
+BURST: dict[str, Any] = {"questions": 5_000, "at_once": 5_000, "pace": 30.0, "answer": "tokens=8", "seconds": 600}
+
+
+def _scenario(setup: Setup, name: str, fault: Callable[[], Fault], *, quick: bool = False, **how: Any) -> ParameterSet:
+    marks = () if quick else (pytest.mark.chaos,)
+    return pytest.param(setup, Scenario(name, fault, **how), id=name.replace(" ", "-"), marks=marks)
+
+
+# The supervisor waits longer each time that the same process has died within a minute. So scenarios that kill the same
+# one are apart: an outage longer than the lease would make generations be repeated, which shows less.
+SCENARIOS = [
+    _scenario(STANDARD, "kill -9 of one worker", lambda: KillOne("worker_service"), quick=True),
+    _scenario(STANDARD, "kill -9 of all workers", lambda: KillAll("worker_service")),
+    _scenario(STANDARD, "kill -9 of one llm_service", lambda: KillOne("llm_service")),
+    _scenario(STANDARD, "kill -9 of one api_service", lambda: KillOne("api_service"), quick=True, **HARMLESS),
+    _scenario(STANDARD, "PostgreSQL killed", lambda: EndPostgreSQL(KILL), quick=True),
+    _scenario(STANDARD, "RabbitMQ restarted or killed", RestartRabbitMQ, **HARMLESS),
+    _scenario(STANDARD, "RabbitMQ's queue purged", PurgeQueue, **HARMLESS),
+    _scenario(STANDARD, "RabbitMQ's connections closed", CloseBrokerConnections, quick=True, **HARMLESS),
+    _scenario(STANDARD, "Redis flushed", FlushValkey, **HARMLESS),
+    _scenario(STANDARD, "Redis killed", KillValkey, quick=True, **HARMLESS),
+    _scenario(STANDARD, "model server killed", KillModelServer),
+    _scenario(STANDARD, "model server hangs", FreezeModelServer),
+    _scenario(STANDARD, "model server answers 500 or 429", lambda: FailRequests("500", "429", "503")),
+    _scenario(STANDARD, "model server answers garbage", lambda: FailRequests("garbage-body", "not-http", "garbage")),
+    _scenario(STANDARD, "model server cuts answers", lambda: FailRequests("cut", "end", "error"), quick=True),
+    _scenario(STANDARD, "model server cuts answers for a minute", lambda: FailRequests("cut", seconds=90), times=1),
+    _scenario(STANDARD, "poison", Nothing, times=0, poison=("fault=cut", "fault=error", "fault=end")),
+    _scenario(STANDARD, "poison that kills workers", KillHolderOfPoison, times=5, poison=("tokens=400 delay=1",)),
+    _scenario(STANDARD, "PostgreSQL restarted", lambda: EndPostgreSQL(RESTART)),
+    _scenario(STANDARD, "SIGSTOP of a worker past its lease", Freeze),
+    _scenario(STANDARD, "rolling restarts", RollingRestart, times=2, **HARMLESS),
+    _scenario(STANDARD, "kill -9 of everything at once", KillEverything),
+    _scenario(PROXIED, "kill -9 of the sweeping worker", KillSweeper),
+    _scenario(PROXIED, "commits of unknown outcome", CutCommits),
+    _scenario(PROXIED, "PostgreSQL's connections exhausted", ExhaustConnections),
+    _scenario(PROXIED, "worker cut off past its lease", CutOffWorker),
+    _scenario(VALKEY, "Redis as broker: flushed", FlushValkey, **HARMLESS),
+    _scenario(VALKEY, "Redis as broker: killed", KillValkey, **HARMLESS),
+    _scenario(VALKEY, "Redis as broker: kill -9 of one worker", lambda: KillOne("worker_service")),
+    _scenario(ONE_WORKER, "clock of one worker jumps", JumpingClock),
+    _scenario(ONE_WORKER, "burst of 5,000 at one worker", lambda: KillOne("worker_service"), **BURST),
+]
+
+
+@pytest.mark.parametrize(("stage", "scenario"), SCENARIOS, indirect=["stage"], scope="module")
+async def test_every_question_gets_its_one_answer(
+    stage: Stage, scenario: Scenario, seed: int, outcomes: list[Outcome]
+) -> None:
+    await _play(stage, scenario, seed, outcomes)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", [USUAL_LEASE], ids=lambda setup: setup.name, indirect=True)
+async def test_a_dead_workers_questions_are_being_answered_again_within_20_s(
+    stage: Stage, seed: int, outcomes: list[Outcome]
+) -> None:
+    scenario = Scenario("kill -9 of one worker, usual lease", lambda: KillOne("worker_service"))
+    outcome = await _play(stage, scenario, seed, outcomes)
+    slowest = outcome.verdict.slowest_resumption
+    assert slowest is not None, "no worker held a question when it was killed"
+    assert slowest <= 20
+
+
+async def _play(stage: Stage, scenario: Scenario, seed: int, outcomes: list[Outcome]) -> Outcome:
+    outcome = await play(stage, scenario, seed)
+    outcomes.append(outcome)
+    context = f"--chaos-seed={seed}; requests sent again: {dict(outcome.retries)}"
+    assert not outcome.verdict.problems, "\n".join([context, *outcome.verdict.problems])
+    return outcome
