@@ -1,15 +1,20 @@
 """Fixtures that several packages' tests share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 # Before anything imports grpc: with its fork support on, children that a process serving gRPC forks can die of SIGSEGV.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
 from tests.servers import FAST, Databases
 
 
@@ -38,6 +43,16 @@ def database_url(databases: Databases) -> Iterator[str]:
     """An empty database with the schema, the test module's own."""
     with databases.create() as url:
         yield url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """A pool on an empty, migrated database."""
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
+    async with engine.begin() as connection:
+        await connection.execute(text("TRUNCATE questions, answers, workers"))
+    yield engine
+    await engine.dispose()
 
 
 @pytest.fixture
