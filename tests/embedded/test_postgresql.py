@@ -1,6 +1,7 @@
 """PostgreSQL from its wheel, as the tests of the services run it."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +75,18 @@ async def test_the_lock_of_a_dead_server_whose_number_another_process_got_is_rem
     (tmp_path / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n{rest}")
     with server:
         assert await fetch(server, "SELECT 1") == 1
+
+
+async def test_a_killed_server_that_nobody_has_reaped_does_not_stop_the_next_start(tmp_path: Path) -> None:
+    killed = PostgreSQL(tmp_path / "data")
+    killed.start()
+    family = process_of(killed).children(recursive=True)
+    os.kill(killed.pid, signal.SIGKILL)
+    psutil.wait_procs(family, timeout=30)
+    assert process_of(killed).status() == psutil.STATUS_ZOMBIE
+    with PostgreSQL(tmp_path / "data") as server:
+        assert await fetch(server, "SELECT 1") == 1
+    killed.stop()
 
 
 def test_nothing_is_left_of_a_first_start_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
