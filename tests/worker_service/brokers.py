@@ -42,7 +42,7 @@ class Broker(ABC):
 
     @abstractmethod
     def unfinished(self) -> int:
-        """Hints that wait in the queue, or are delivered and may be delivered again soon."""
+        """Hints that wait in the queue, or are delivered and not acknowledged."""
 
     @abstractmethod
     def close_connections(self) -> None:
@@ -97,12 +97,11 @@ class RedisBroker(Broker):
         os.kill(self._server.pid, signal.SIGCONT)
 
     def unfinished(self) -> int:
-        # What a worker had taken when its connection was killed can stay in "unacked" for an hour, Celery's visibility
-        # time-out: a lost hint, and those cost nothing.
         with self._client() as client:
-            waiting = client.llen(QUEUE)
+            waiting, unacknowledged = client.llen(QUEUE), client.hlen("unacked")
         assert isinstance(waiting, int)
-        return waiting
+        assert isinstance(unacknowledged, int)
+        return waiting + unacknowledged
 
     def close_connections(self) -> None:
         with self._client() as client:
