@@ -92,7 +92,6 @@ async def test_consuming_goes_on_after_the_broker_has_closed_the_connection(
     await completed(engine, 8)
     assert llm.asked.total() == 8
     await all_consumed(hints, broker, 20)
-    assert "Couldn't ack" not in worker.log_text()
 
 
 async def test_answers_go_on_without_the_broker_and_consuming_when_it_is_back(
