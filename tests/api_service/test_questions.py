@@ -356,7 +356,7 @@ async def test_a_completed_answer_is_read_without_postgresql(
     await answers.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     async with Redis.from_url(valkey.url()) as redis:
-        await until(lambda: redis.exists(f"askmesh:question:{asked['question_id']}"))
+        await until(lambda: redis.exists(f"askmesh:question:2:{asked['question_id']}"))
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET text = 'changed' WHERE text = 'It says so.'"))
     assert await read(api, asked["question_id"]) == before
