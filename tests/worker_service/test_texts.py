@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -148,6 +149,24 @@ async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: Re
         calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
         assert calls == 2
         texts.forget(text)
+
+
+def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Valkey) -> None:
+    async def scenario() -> None:
+        redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+        await redis.flushdb()
+        async with writing(redis) as (texts, _):
+            several = [await opened(texts, claim_of(number)) for number in range(1, 4)]
+            for text in several:
+                texts.add(text, "first", Usage())
+                await texts.settle(text)
+                text.due_at = asyncio.get_running_loop().time() - 1
+            for text in several:
+                texts.add(text, " late", Usage())
+            await until_stored(redis, "first late")
+        await redis.aclose()
+
+    uvloop.run(scenario())
 
 
 async def test_somebody_who_listens_gets_smaller_chunks(redis: Redis) -> None:
