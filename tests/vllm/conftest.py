@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
@@ -21,6 +21,9 @@ from tests.llm_service.processes import Service, service_process
 
 MODEL = "SmolLM2-135M-Instruct"
 CONTEXT = 2_048
+AT_ONCE = 64
+QUEUED = 80
+"""Requests that vLLM takes up at most, generated for or waiting; beyond that it refuses."""
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-vllm"
 _START_SECONDS = 300
 _STOP_SECONDS = 60
@@ -50,6 +53,8 @@ class Vllm:
 
     root: str
     """Its address, without /v1."""
+    pid: int = 0
+    """Of its API server; its engine is a child."""
 
     async def requests(self) -> tuple[int, int]:
         """How many requests it generates for now, and how many wait in its queue."""
@@ -76,9 +81,9 @@ def figures(pytestconfig: pytest.Config) -> list[str]:
     return pytestconfig.stash[_FIGURES]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def vllm(pytestconfig: pytest.Config, figures: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
-    """The vLLM of the session."""
+    """The vLLM of a module: 3.5 GB of memory."""
     url = pytestconfig.getoption("vllm_url")
     if url:
         yield Vllm(url.rstrip("/").removesuffix("/v1"))
@@ -88,14 +93,14 @@ def vllm(pytestconfig: pytest.Config, figures: list[str], tmp_path_factory: pyte
 
 
 @contextmanager
-def started(log: Path, figures: list[str]) -> Iterator[Vllm]:
-    """A vLLM on a free port, which is gone afterwards with all its processes."""
-    root = f"http://{HOST}:{(port := free_port())}"
+def started(log: Path, figures: list[str], port: int = 0) -> Iterator[Vllm]:
+    """A vLLM on this port, or a free one, which is gone afterwards with all its processes."""
+    root = f"http://{HOST}:{(port := port or free_port())}"
     command = [ENVIRONMENT / "bin/python", "-m", "vllm.entrypoints.openai.api_server", "--host", HOST]
     command += ["--port", str(port), "--model", ENVIRONMENT / MODEL, "--served-model-name", MODEL]
     # Eager: nothing to compile, so it is ready in 40 s instead of minutes.
-    command += ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", "64"]
-    command += ["--enable-prompt-tokens-details"]
+    command += ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", str(AT_ONCE)]
+    command += ["--max-num-queued-reqs", str(QUEUED), "--enable-prompt-tokens-details"]
     began = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -113,14 +118,16 @@ def started(log: Path, figures: list[str]) -> Iterator[Vllm]:
                 assert time.monotonic() < began + _START_SECONDS, f"vLLM is not ready:\n{log.read_text()[-4_000:]}"
                 time.sleep(0.2)
             figures.append(f"ready after {time.monotonic() - began:.0f} s")
-            yield Vllm(root)
+            yield Vllm(root, process.pid)
         finally:
             process.terminate()
             try:
                 process.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
                 process.wait()
+            with suppress(ProcessLookupError):  # its workers outlive an engine that was killed
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:

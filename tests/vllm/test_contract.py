@@ -1,9 +1,10 @@
-"""llm_service keeps its contract over the real vLLM, on the CPU with SmolLM2-135M or at --vllm-url with its first model.
+"""llm_service keeps its contract over the real vLLM: on the CPU with SmolLM2-135M, or at --vllm-url.
 
 The small model says much that is wrong, and batching changes what it says: nothing here depends on more than a word.
 """
 
 import asyncio
+import signal
 import time
 
 import grpc
@@ -19,14 +20,12 @@ from askmesh.llm.v1.generation_pb2 import (
 )
 from google.protobuf.duration_pb2 import Duration
 
-from tests.llm_service.conftest import Client, ask
-from tests.llm_service.processes import Service, service_process
-from tests.vllm.conftest import Vllm
+from tests.llm_service.conftest import Client, ask, client_of
+from tests.llm_service.processes import service_process
+from tests.vllm.conftest import AT_ONCE, QUEUED, Vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
-AT_ONCE = 64
-# Stop strings that never come: without them the small model soon ends its poem.
 POEM = "Write a very long poem about every river of the world. Name each of them."
 
 
@@ -129,7 +128,7 @@ async def test_sampling_reaches_the_model(client: Client) -> None:
 
 async def test_a_cancelled_generation_stops_in_vllm(client: Client, vllm: Vllm, figures: list[str]) -> None:
     await vllm.until_running(0)
-    call = client.open(ask(POEM, sampling=Sampling(temperature=1, seed=1), stop=["~~~"]), timeout=60)
+    call = client.open(ask(POEM, sampling=Sampling(temperature=1, seed=1)), timeout=60)
     await call.read()
     await call.read()
     assert await vllm.requests() == (1, 0)
@@ -167,18 +166,15 @@ async def test_the_time_limit_keeps_what_was_written(client: Client, vllm: Vllm)
 
 
 async def test_a_killed_llm_service_leaves_nothing_running(vllm: Vllm) -> None:
-    from tests.llm_service.conftest import client_of
-
     await vllm.until_running(0)
-    async with service_process(f"{vllm.root}/v1") as service:
-        async with client_of(service.port) as client:
-            calls = [client.open(ask(POEM, sampling=Sampling(temperature=1, seed=n))) for n in range(4)]
-            for call in calls:
-                await call.read()
-            await vllm.until_running(4)
-            service.process.kill()
-            await service.process.wait()
-            await vllm.until_running(0)
+    async with service_process(f"{vllm.root}/v1") as service, client_of(service.port) as client:
+        calls = [client.open(ask(POEM, sampling=Sampling(temperature=1, seed=n))) for n in range(4)]
+        for call in calls:
+            await call.read()
+        await vllm.until_running(4)
+        service.process.kill()
+        await service.process.wait()
+        await vllm.until_running(0)
 
 
 async def test_a_context_that_is_too_long(client: Client) -> None:
@@ -225,12 +221,28 @@ async def test_many_at_once(client: Client, vllm: Vllm, figures: list[str]) -> N
     assert most > AT_ONCE // 2
     tokens = sum(answer.completed.usage.completion_tokens for answer in answers if answer.completed)
     assert all(answer.completed.usage.completion_tokens <= 64 for answer in answers if answer.completed)
-    first = sorted(answer.completed.timing.time_to_first_text.ToMilliseconds() for answer in answers if answer.completed)
+    first = sorted(
+        answer.completed.timing.time_to_first_text.ToMilliseconds() for answer in answers if answer.completed
+    )
     figures.append(
         f"{AT_ONCE} at once: {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.0f} tokens/s, at most {most} running,"
         f" first text after {first[len(first) // 2]} ms (median), {first[-1]} ms (last)"
     )
     await vllm.until_running(0)
+
+
+async def test_a_full_queue_is_an_overload(client: Client, vllm: Vllm, pytestconfig: pytest.Config) -> None:
+    if pytestconfig.getoption("vllm_url"):
+        pytest.skip("the vLLM at --vllm-url may run without --max-num-queued-reqs")
+    await vllm.until_running(0)
+    specs = [ask(f"Count to {number}.", max_output_tokens=16) for number in range(QUEUED + 20)]
+    answers = await asyncio.gather(*(client.stream(spec, timeout=240) for spec in specs))
+    refused = [answer.failure for answer in answers if answer.failure]
+    assert len(answers) - len(refused) >= QUEUED
+    assert {(failure.code.name, failure.reason) for failure in refused} == {
+        ("RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED")
+    }
+    assert not any("engine_started" in failure.metadata for failure in refused)
 
 
 async def test_one_alone(client: Client, figures: list[str]) -> None:
@@ -244,10 +256,6 @@ async def test_one_alone(client: Client, figures: list[str]) -> None:
 
 
 async def test_a_draining_llm_service_ends_its_generations(vllm: Vllm) -> None:
-    import signal
-
-    from tests.llm_service.conftest import client_of
-
     async with service_process(f"{vllm.root}/v1", drain_seconds="1") as service, client_of(service.port) as client:
         generating = asyncio.create_task(client.stream(ask(POEM, sampling=Sampling(temperature=1, seed=1))))
         await vllm.until_running(1)
