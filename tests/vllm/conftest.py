@@ -96,7 +96,7 @@ def vllm(pytestconfig: pytest.Config, figures: list[str], tmp_path_factory: pyte
 def started(log: Path, figures: list[str], port: int = 0) -> Iterator[Vllm]:
     """A vLLM on this port, or a free one, which is gone afterwards with all its processes."""
     root = f"http://{HOST}:{(port := port or free_port())}"
-    command = [ENVIRONMENT / "bin/python", "-m", "vllm.entrypoints.openai.api_server", "--host", HOST]
+    command: list[str | Path] = [ENVIRONMENT / "bin/python", "-m", "vllm.entrypoints.openai.api_server", "--host", HOST]
     command += ["--port", str(port), "--model", ENVIRONMENT / MODEL, "--served-model-name", MODEL]
     # Eager: nothing to compile, so it is ready in 40 s instead of minutes.
     command += ["--enforce-eager", "--max-model-len", str(CONTEXT), "--max-num-seqs", str(AT_ONCE)]
