@@ -18,8 +18,8 @@ Object = dict[str, Any]
 
 
 @cache
-def render(overlay: str) -> "Manifests":
-    """The overlay as ``kubectl apply -k`` sends it."""
+def render(overlay: str | Path) -> "Manifests":
+    """The overlay, of deploy/kubernetes or in a folder of its own, as ``kubectl apply -k`` sends it."""
     kubectl = Path(sys.prefix) / "bin" / "kubectl"
     rendered = subprocess.run([kubectl, "kustomize", FOLDER / overlay], capture_output=True, text=True, check=False)
     assert rendered.returncode == 0, rendered.stderr

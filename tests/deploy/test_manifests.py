@@ -1,7 +1,10 @@
 """What the manifests say: valid for Kubernetes and KEDA, and true of the services that they run."""
 
 import re
+import shutil
+import textwrap
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -280,3 +283,23 @@ def test_images_have_the_release_as_their_tag(manifests: Manifests) -> None:
 
 def test_labels_name_each_pod(manifests: Manifests) -> None:
     assert all(pod["metadata"]["labels"][APP] == name for name, pod in manifests.pods().items())
+
+
+def test_the_overlays_of_the_document_work(tmp_path: Path) -> None:
+    document = (FOLDER / "README.md").read_text()
+    own, elsewhere = (
+        textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", document, re.DOTALL | re.MULTILINE)
+    )
+    shutil.copytree(FOLDER, tmp_path / "deploy" / "kubernetes")
+    first = tmp_path / "my-askmesh"
+    first.mkdir()
+    (first / "kustomization.yaml").write_text(own)
+    manifests = render(first)
+    assert container(manifests.pods()["migrations"])["image"] == "registry.example.com/askmesh/api_service:0.1.0"
+    assert manifests.of_kind("Ingress")["askmesh"]["spec"]["rules"][0]["host"] == "ask.example.com"
+    second = tmp_path / "elsewhere"
+    second.mkdir()
+    (second / "kustomization.yaml").write_text(f"resources: [../deploy/kubernetes/base]\n{elsewhere}")
+    environment = render(second).environment(render(second).pods()["llm-service"], SECRETS)
+    assert environment["ASKMESH_MODEL_URL"] == "https://models.example.com/v1"
+    assert environment["ASKMESH_MODEL_NAME"] == "your/model"
