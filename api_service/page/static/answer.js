@@ -8,6 +8,7 @@ import { words } from "./words.js";
 
 const byId = (id) => document.getElementById(id);
 const article = byId("open");
+const questionText = byId("question-text");
 const answer = byId("answer");
 const pulse = byId("pulse");
 const notice = byId("notice");
@@ -18,6 +19,9 @@ const stop = byId("stop");
 const again = byId("again");
 const copyAnswer = byId("copy-answer");
 const said = byId("said");
+
+const LONG_CHARACTERS = 280;
+const LONG_LINES = 5;
 
 let shown = null; // { id, markdown, leave, status }
 
@@ -98,7 +102,11 @@ export function show(id) {
     return;
   }
   const record = store.find(id);
-  byId("question-text").textContent = record?.text ?? words.questionNumber(id);
+  const text = record?.text ?? words.questionNumber(id);
+  const long = text.length > LONG_CHARACTERS || text.split("\n", LONG_LINES).length === LONG_LINES;
+  questionText.textContent = text;
+  questionText.classList.toggle("long", long);
+  questionText.tabIndex = long ? 0 : -1; // it scrolls
   setStatus("queued", words.connecting);
   stop.hidden = again.hidden = copyAnswer.hidden = true;
   stop.disabled = false;
@@ -164,7 +172,6 @@ export function show(id) {
 }
 
 async function copy(text, button) {
-  const label = button.textContent;
   try {
     await navigator.clipboard.writeText(text);
   } catch {
@@ -184,7 +191,7 @@ async function copy(text, button) {
   }
   announce(words.copied);
   button.textContent = words.copied;
-  setTimeout(() => (button.textContent = label), 1500);
+  setTimeout(() => (button.textContent = words.copy), 1500);
 }
 
 /** `askAgain(text)` is called when the reader wants a new answer to the open question. */

@@ -32,7 +32,7 @@ function fit() {
 
 function show(message, { waiting = false } = {}) {
   said.textContent = message;
-  said.hidden = hint.hidden = message !== "";
+  hint.hidden = message !== "";
   said.hidden = message === "";
   doNotSend.hidden = !waiting;
 }

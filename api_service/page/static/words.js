@@ -1,7 +1,6 @@
 // The page's own sentences. What the server says is shown as it comes, except problems, which it words in English only.
 
 const english = {
-  tagline: "Ask your own language model.",
   greeting: "What would you like to know?",
   greetingNote: "You can close this page: your question is kept, and its answer is here when you come back.",
   skip: "Skip to the question box",
@@ -65,7 +64,6 @@ const english = {
 };
 
 const russian = {
-  tagline: "Спросите свою языковую модель.",
   greeting: "Что вы хотите узнать?",
   greetingNote: "Страницу можно закрыть: вопрос сохранён, а ответ будет здесь, когда вы вернётесь.",
   skip: "Перейти к полю вопроса",
@@ -80,8 +78,8 @@ const russian = {
   askHint: "Enter — отправить, Shift+Enter — новая строка",
   ask: "Спросить",
   stop: "Остановить",
-  askAgain: "Спросить ещё раз",
-  copyAnswer: "Скопировать ответ",
+  askAgain: "Ещё раз",
+  copyAnswer: "Копировать ответ",
   copy: "Копировать",
   copied: "Скопировано",
   notCopied: "Браузер не разрешает копировать: выделите текст сами.",
