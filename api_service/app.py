@@ -20,6 +20,7 @@ from api_service.page.endpoints import page_routes
 from api_service.problems import install_problem_handlers
 from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
+from api_service.questions.watcher import Watcher
 from api_service.readiness import Helper, Readiness
 from foundation.database import create_engine
 from foundation.redis_client import create_redis
@@ -111,6 +112,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.push_async_callback(asyncio.to_thread, hints.close)
     backlog = Backlog(engine, settings.questions.backlog_limit)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
+    watcher = Watcher(engine.execution_options(isolation_level="AUTOCOMMIT"), redis)
+    stack.push_async_callback(_stop, asyncio.create_task(watcher.run()))
     service = QuestionService(
         engine=engine,
         redis=redis,
@@ -118,6 +121,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         backlog=backlog,
         generation=settings.generation,
         settings=settings.questions,
+        watcher=watcher,
     )
     stack.push_async_callback(service.close)
     needed = needed_revision()
@@ -135,7 +139,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         lambda: engine_is_up_to_date(engine, needed),
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
     )
-    return AppState(questions=service, readiness=readiness)
+    return AppState(questions=service, watcher=watcher, readiness=readiness)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

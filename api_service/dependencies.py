@@ -7,24 +7,34 @@ from typing import Annotated, TypedDict, cast
 from fastapi import Depends, Request
 
 from api_service.problems import Code, FieldError, ProblemError
+from api_service.questions.cursor import Start
 from api_service.questions.languages import Language, preferred
 from api_service.questions.schemas import AskRequest, parse_ask
 from api_service.questions.service import QuestionService
+from api_service.questions.watcher import Watcher
 from api_service.readiness import Readiness, Report
 
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_MOST_WAIT_SECONDS = 60
+_SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
 
 
 class AppState(TypedDict):
     """What the application holds while it runs."""
 
     questions: QuestionService
+    watcher: Watcher
     readiness: Readiness
 
 
 async def _questions(request: Request) -> QuestionService:
     return cast(AppState, request.state)["questions"]
+
+
+async def _watcher(request: Request) -> Watcher:
+    return cast(AppState, request.state)["watcher"]
 
 
 async def _readiness_report(request: Request) -> Report:
@@ -57,6 +67,37 @@ async def _idempotency_key(request: Request) -> str | None:
 async def _wants_fresh(request: Request) -> bool:
     directives = ",".join(request.headers.getlist("cache-control")).lower().split(",")
     return any(directive.strip() == "no-cache" for directive in directives)
+
+
+async def _wants_events(request: Request) -> bool:
+    for media_range in ",".join(request.headers.getlist("accept")).lower().split(","):
+        media_type, *parameters = [part.strip() for part in media_range.split(";")]
+        if media_type == "text/event-stream":
+            return not any(_NOT_ACCEPTABLE.fullmatch(parameter) for parameter in parameters)
+    return False
+
+
+async def _wait_seconds(request: Request) -> float:
+    values = request.query_params.getlist("wait")
+    if not values:
+        return 0.0
+    if len(values) > 1 or not _SECONDS.fullmatch(values[0]) or float(values[0]) > _MOST_WAIT_SECONDS:
+        field = FieldError(
+            field="wait",
+            detail=f"is not a number of seconds from 0 to {_MOST_WAIT_SECONDS}",
+            remedy="send for example wait=30",
+        )
+        raise ProblemError.of_fields(Code.INVALID_PARAMETER, [field])
+    return float(values[0])
+
+
+async def _start(request: Request) -> Start | None:
+    # EventSource repeats the query as it was at first, and says in the header how far it has got since.
+    if ids := request.headers.getlist("last-event-id"):
+        return Start.parse(",".join(ids), "Last-Event-ID", Code.INVALID_HEADER)
+    if cursors := request.query_params.getlist("starting_after"):
+        return Start.parse(",".join(cursors), "starting_after", Code.INVALID_PARAMETER)
+    return None
 
 
 async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
@@ -92,4 +133,8 @@ Owner = Annotated[str, Depends(_owner)]
 PreferredLanguage = Annotated[Language | None, Depends(_preferred_language)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 WantsFresh = Annotated[bool, Depends(_wants_fresh)]
+WantsEvents = Annotated[bool, Depends(_wants_events)]
+WaitSeconds = Annotated[float, Depends(_wait_seconds)]
+StartingAfter = Annotated[Start | None, Depends(_start)]
+Watching = Annotated[Watcher, Depends(_watcher)]
 AskBody = Annotated[AskRequest, Depends(_ask_request)]

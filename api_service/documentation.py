@@ -19,7 +19,7 @@ from api_service.problems import (
     ProblemError,
     problem,
 )
-from api_service.questions.schemas import AskRequest
+from api_service.questions.schemas import AskRequest, DeltaEvent, StatusEvent
 
 _REFERENCE = "#/components/schemas/{model}"
 _REQUEST_ID = "5f0c1f8e2f0b4d0f9c7a4f7b1f1e9d3a"
@@ -40,6 +40,9 @@ EXAMPLES: Mapping[Code, ProblemError] = {
             "Idempotency-Key",
             "is not one key of 1 to 255 visible ASCII characters",
             "send one, for example a random UUID, or leave the header out",
+        ),
+        _of_field(
+            Code.INVALID_PARAMETER, "wait", "is not a number of seconds from 0 to 60", "send for example wait=30"
         ),
         _of_field(Code.INVALID_FIELD, "question_text", "is blank", "write a question in it"),
         _of_field(
@@ -111,7 +114,13 @@ class DocumentedApi(FastAPI):
         """The document that /openapi.json serves."""
         document = super().openapi()
         _, definitions = models_json_schema(
-            [(Problem, "serialization"), (AskRequest, "validation")], ref_template=_REFERENCE
+            [
+                (Problem, "serialization"),
+                (AskRequest, "validation"),
+                (StatusEvent, "serialization"),
+                (DeltaEvent, "serialization"),
+            ],
+            ref_template=_REFERENCE,
         )
         document["components"]["schemas"].update(definitions["$defs"])
         return document

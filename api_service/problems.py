@@ -30,6 +30,7 @@ class Code(StrEnum):
 
     INVALID_JSON = "invalid_json"
     INVALID_HEADER = "invalid_header"
+    INVALID_PARAMETER = "invalid_parameter"
     INVALID_FIELD = "invalid_field"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     PATH_NOT_FOUND = "path_not_found"
@@ -55,6 +56,7 @@ class Kind(NamedTuple):
 KINDS: Mapping[Code, Kind] = {
     Code.INVALID_JSON: Kind(HTTPStatus.BAD_REQUEST, "The body is not valid JSON"),
     Code.INVALID_HEADER: Kind(HTTPStatus.BAD_REQUEST, "A header is not valid"),
+    Code.INVALID_PARAMETER: Kind(HTTPStatus.BAD_REQUEST, "A parameter of the query is not valid"),
     Code.INVALID_FIELD: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A field of the body is not valid"),
     Code.IDEMPOTENCY_KEY_REUSED: Kind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before with another body"
@@ -75,7 +77,7 @@ KINDS: Mapping[Code, Kind] = {
 class FieldError(BaseModel):
     """What is wrong with one field, header or parameter."""
 
-    field: str = Field(description="Name of the field or header; `body` for the body as a whole.")
+    field: str = Field(description="Name of the field, header or parameter; `body` for the body as a whole.")
     detail: str = Field(description="What is wrong with it.")
     remedy: str = Field(description="What to do about it.")
 
@@ -178,7 +180,7 @@ async def _key_reused(request: Request, _error: IdempotencyKeyReusedError) -> Re
 
 
 async def _invalid_path(request: Request, _error: RequestValidationError) -> Response:
-    # Bodies and headers are read by this package's own code, so that only paths are left to FastAPI.
+    # Bodies, headers and queries are read by this package's own code, so that only paths are left to FastAPI.
     return problem_response(request.scope, Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND)
 
 

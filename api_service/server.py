@@ -20,7 +20,7 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn that tells whoever started it when it listens."""
+    """uvicorn that tells whoever started it when it listens, and whoever waits in it when it stops."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Run the lifespan's beginning, listen, say so."""
@@ -29,6 +29,12 @@ class ApiServer(uvicorn.Server):
             for listening in server.sockets:
                 logger.info("listening on %s", listening.getsockname())
         notify_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the event streams and long polls, whose clients go on elsewhere; then as uvicorn does."""
+        if (watcher := self.lifespan.state.get("watcher")) is not None:
+            watcher.end()
+        await super().shutdown(sockets)
 
 
 def create_server(app: FastAPI, drain_seconds: float) -> ApiServer:

@@ -1,7 +1,9 @@
-"""What a question's owner sees of it, and cancelling it."""
+"""What a question's owner sees of it, who is next, and cancelling it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,6 +15,7 @@ from questions.states import ErrorReason, FinishReason, State
 class Question:
     """A question as its owner sees it now. Text and usage are there once ``state`` is completed or incomplete.
 
+    ``epoch``: how often text of the answer was taken back that readers may have seen.
     ``replayed_as``: the question by which an operator asked it again.
     """
 
@@ -21,6 +24,7 @@ class Question:
     owner: str
     language: str
     state: State
+    epoch: int
     text: str | None
     finish_reason: FinishReason | None
     error_reason: ErrorReason | None
@@ -32,18 +36,28 @@ class Question:
     replayed_as: int | None
 
 
-_READ = text("""
-    SELECT q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, q.created_at,
-           coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
-           CASE WHEN q.ended IS NULL THEN a.text END AS text,
-           CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
-           CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
-           CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,
-           CASE WHEN q.ended IS NULL THEN a.completion_tokens END AS completion_tokens,
-           CASE WHEN q.ended IS NULL THEN a.cached_prompt_tokens END AS cached_prompt_tokens
-    FROM questions q JOIN answers a ON a.id = q.answer_id
+_COLUMNS = """
+    q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, a.epoch, q.created_at,
+    coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
+    CASE WHEN q.ended IS NULL THEN a.text END AS text,
+    CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
+    CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
+    CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,
+    CASE WHEN q.ended IS NULL THEN a.completion_tokens END AS completion_tokens,
+    CASE WHEN q.ended IS NULL THEN a.cached_prompt_tokens END AS cached_prompt_tokens
+"""
+_READ = text(f"""
+    SELECT {_COLUMNS} FROM questions q JOIN answers a ON a.id = q.answer_id
     WHERE q.id = :question_id AND q.owner = :owner
 """)
+_READ_CHANGED = text(f"""
+    SELECT known.id AS known_id, {_COLUMNS}
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:states AS text[])) AS known(id, state)
+    LEFT JOIN questions q ON q.id = known.id LEFT JOIN answers a ON a.id = q.answer_id
+    WHERE coalesce(q.ended, a.state) IS DISTINCT FROM known.state
+    LIMIT :limit
+""")
+_QUEUED = text("SELECT id FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT :limit")
 _FIND_ANSWER = text("SELECT answer_id FROM questions WHERE id = :question_id AND owner = :owner")
 _LOCK_ANSWER = text("SELECT state FROM answers WHERE id = :answer_id FOR UPDATE")
 _CANCEL_QUESTION = text("""
@@ -62,12 +76,30 @@ async def read(engine: AsyncEngine, owner: str, question_id: int) -> Question | 
     """The owner's question, or None: to anybody else it does not exist."""
     async with engine.connect() as connection:
         row = (await connection.execute(_READ, {"question_id": question_id, "owner": owner})).one_or_none()
-    if row is None:
-        return None
-    fields = row._asdict()
-    fields["state"] = State(row.state)
-    fields["finish_reason"] = row.finish_reason and FinishReason(row.finish_reason)
-    fields["error_reason"] = row.error_reason and ErrorReason(row.error_reason)
+    return None if row is None else _question(row._asdict())
+
+
+async def read_changed(engine: AsyncEngine, known: Mapping[int, State], limit: int) -> dict[int, Question | None]:
+    """Those of the questions, by id, whose state is another than the known one; None for one that is no more.
+
+    One statement, whoever owns them; at most ``limit`` of them, so that their texts take bounded memory.
+    """
+    parameters = {"ids": list(known), "states": list(known.values()), "limit": limit}
+    async with engine.connect() as connection:
+        rows = [row._asdict() for row in await connection.execute(_READ_CHANGED, parameters)]
+    return {row.pop("known_id"): None if row["id"] is None else _question(row) for row in rows}
+
+
+async def read_queue(engine: AsyncEngine, limit: int) -> list[int]:
+    """The ids of the answers that workers will claim next, in this order."""
+    async with engine.connect() as connection:
+        return list((await connection.execute(_QUEUED, {"limit": limit})).scalars())
+
+
+def _question(fields: dict[str, Any]) -> Question:
+    fields["state"] = State(fields["state"])
+    fields["finish_reason"] = fields["finish_reason"] and FinishReason(fields["finish_reason"])
+    fields["error_reason"] = fields["error_reason"] and ErrorReason(fields["error_reason"])
     return Question(**fields)
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from askmesh_client import GenerationClient
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
@@ -26,7 +24,7 @@ from foundation.settings import (
     WorkerSettings,
 )
 from questions.migrations import engine_is_up_to_date, needed_revision
-from questions.signals import ended_answers
+from questions.signals import ENDED_CHANNEL, Subscriber
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 from worker_service.engine_gate import EngineGate
@@ -119,7 +117,7 @@ class Runtime:
         await self._wait_for_schema()
         self._run(self._lease.keep(self.slots))
         self._run(self._sweeper.run())
-        self._run(_listen(self._redis, self.slots))
+        self._run(Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run())
         self._run(self._tell_ready())
         if self._retention_days:
             self._run(keep_retention(self._engine, self._retention_days, self._database))
@@ -184,15 +182,18 @@ async def _dispose(engine: AsyncEngine) -> None:
         logger.info("a connection to PostgreSQL did not close in order")
 
 
-async def _listen(redis: Redis, slots: Slots) -> None:
-    """Stop with answers that nobody waits for any more, as Redis says so; heartbeats say so, too, but later."""
-    outage = Outage("Redis", "cancelled answers are noticed at the next heartbeat")
-    while True:
-        try:
-            await redis.ping()
-            outage.ends()
-            async for answer_id in ended_answers(redis):
-                slots.stop_answer(answer_id)
-        except (RedisError, OSError) as error:
-            outage.begins(error)
-        await asyncio.sleep(_RETRY_SECONDS)
+class _EndedAnswers:
+    """Stops with answers that nobody waits for any more, as Redis says so; heartbeats say so, too, but later."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._outage = Outage("Redis", "cancelled answers are noticed at the next heartbeat")
+
+    def listening(self, _channel: str) -> None:
+        self._outage.ends()
+
+    def heard(self, _channel: str, data: bytes) -> None:
+        self._slots.stop_answer(int(data))
+
+    def lost(self, error: BaseException) -> None:
+        self._outage.begins(error)

@@ -1,14 +1,17 @@
 """What /openapi.json says about the question endpoints beyond their types: headers and examples."""
 
+import json
 from typing import Any
 
 from api_service.documentation import problems
 from api_service.problems import Code
+from api_service.questions.event_stream import MEDIA_TYPE
 from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY
 from api_service.questions.schemas import AskResponse
 from questions.states import ErrorReason, State
 
+_CURSOR_PATTERN = r"^(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,15})(:end)?$"
 _Responses = dict[int | str, dict[str, Any]]
 
 _ENGLISH, _RUSSIAN = Language.ENGLISH, Language.RUSSIAN
@@ -79,7 +82,33 @@ ASK_REQUEST: dict[str, Any] = {
         _REQUEST_ID,
     ],
 }
-ANSWER_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
+_WAIT = {
+    "name": "wait",
+    "in": "query",
+    "description": "Seconds to wait for the end of the question, at most 60. Without it the reply comes at once.",
+    "schema": {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+}
+_STARTING_AFTER = {
+    "name": "starting_after",
+    "in": "query",
+    "description": "`id` of the event after which to go on; without it, from the start.",
+    "schema": {"type": "string", "pattern": _CURSOR_PATTERN, "examples": ["0:12"]},
+}
+CANCEL_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
+ANSWER_REQUEST: dict[str, Any] = {"parameters": [_WAIT, _ACCEPT_LANGUAGE, _REQUEST_ID]}
+EVENTS_REQUEST: dict[str, Any] = {
+    "parameters": [
+        _STARTING_AFTER,
+        _header(
+            "Last-Event-ID",
+            "As `starting_after`, which it replaces: EventSource sends it by itself.",
+            pattern=_CURSOR_PATTERN,
+            examples=["0:12"],
+        ),
+        _ACCEPT_LANGUAGE,
+        _REQUEST_ID,
+    ]
+}
 
 ASK_RESPONSES: _Responses = {
     202: {
@@ -138,7 +167,39 @@ ANSWER_RESPONSES: _Responses = {
         ),
     },
     **_PROBLEMS,
+    **problems(Code.INVALID_PARAMETER),
 }
+_EVENTS = {
+    "status": "event: status\ndata: "
+    '{"question_id":42,"status":"queued","queue_position":3,"estimated_wait_seconds":1.5}',
+    "delta": 'id: 0:12\nevent: delta\ndata: {"text":"The capital "}',
+    "restarted": "event: restarted\ndata: {}",
+    "completed": "id: 0:31:end\nevent: completed\ndata: " + json.dumps(_ANSWER | _FINISHED, separators=(",", ":")),
+}
+_EVENT_STREAM: dict[str, Any] = {
+    "schema": {
+        "type": "string",
+        "description": "Server-sent events with JSON as `data`. `status` (StatusEvent): `queued` with an estimated"
+        " place in the queue, `in_progress`; it is the first event unless the question has ended, and always of POST."
+        " `delta` (DeltaEvent): text that follows. `restarted`: the deltas so far are void, the text begins anew."
+        " `completed`, `incomplete`, `failed`, `cancelled` or `expired` (AnswerResponse) is the last event. Text and"
+        " the last event have an `id`, the cursor to go on after: epoch and offset in bytes of UTF-8, `:end` for the"
+        " last. A stream that ends without the last event was broken off: go on after the last `id`. A comment comes"
+        " at least every 10 s.",
+    },
+    "examples": {name: {"value": f"{event}\n\n"} for name, event in _EVENTS.items()},
+}
+_STREAM_HEADERS = {"X-Request-ID": _HEADERS["X-Request-ID"]}
+EVENTS_RESPONSES: _Responses = {
+    200: {
+        "description": "Events, until the question has ended.",
+        "headers": _STREAM_HEADERS,
+        "content": {MEDIA_TYPE: _EVENT_STREAM},
+    },
+    204: {"description": "You have read the last event: do not come back.", "headers": _STREAM_HEADERS},
+    **problems(Code.INVALID_HEADER, Code.INVALID_PARAMETER, Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE),
+}
+ASK_RESPONSES[200]["content"][MEDIA_TYPE] = _EVENT_STREAM
 CANCEL_RESPONSES: _Responses = {
     200: {
         "description": "The question as it ended, now or before.",

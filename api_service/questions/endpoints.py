@@ -1,14 +1,28 @@
 """The REST endpoints for questions."""
 
+from functools import partial
 from http import HTTPStatus
 
 from fastapi import APIRouter, Response
 
-from api_service.dependencies import AskBody, IdempotencyKey, Owner, PreferredLanguage, Questions, WantsFresh
+from api_service.dependencies import (
+    AskBody,
+    IdempotencyKey,
+    Owner,
+    PreferredLanguage,
+    Questions,
+    StartingAfter,
+    WaitSeconds,
+    WantsEvents,
+    WantsFresh,
+    Watching,
+)
 from api_service.questions import documentation
-from api_service.questions.languages import Language, language_of
-from api_service.questions.phrases import ACCEPTED, FAILURES, NOT_READY, answer_text
-from api_service.questions.schemas import AnswerError, AnswerResponse, AskResponse, QuestionId, Usage
+from api_service.questions.answering import answer_response
+from api_service.questions.event_stream import EventStream
+from api_service.questions.languages import Language
+from api_service.questions.phrases import ACCEPTED, answer_text
+from api_service.questions.schemas import AnswerResponse, AskResponse, QuestionId
 from questions.asking import Source
 from questions.reading import Question
 from questions.states import State
@@ -22,6 +36,7 @@ _RETRY_AFTER_SECONDS = 1
     "/ask",
     summary="Ask a question",
     status_code=HTTPStatus.ACCEPTED,
+    response_model=AskResponse,
     responses=documentation.ASK_RESPONSES,
     openapi_extra=documentation.ASK_REQUEST,
 )
@@ -33,14 +48,32 @@ async def ask(
     idempotency_key: IdempotencyKey,
     fresh: WantsFresh,
     language: PreferredLanguage,
+    events: WantsEvents,
+    watcher: Watching,
     response: Response,
-) -> AskResponse:
+) -> AskResponse | Response:
     """Accept a question: 202, or 200 where its answer is there already.
 
     Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
+
+    With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
+    the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
-    asked = await questions.ask(owner, body, idempotency_key, fresh=fresh)
+    asked = await questions.ask(owner, body, idempotency_key, fresh=fresh, and_read=events)
     accepted, question = asked.accepted, asked.question
+    cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
+    if events and question is not None:
+        headers = {"Location": f"/api/answer/{accepted.question_id}"}
+        if accepted.replayed:
+            headers["Idempotency-Replayed"] = "true"
+        return EventStream(
+            watcher,
+            question,
+            language=language,
+            asked={"cached": cached, "coalesced": coalesced},
+            headers=headers,
+            on_leave=partial(questions.leave, owner, accepted.question_id) if body.cancel_on_disconnect else None,
+        )
     state = question.state if question else State.QUEUED
     if state.is_final:
         response.status_code = HTTPStatus.OK
@@ -52,8 +85,8 @@ async def ask(
         question_id=accepted.question_id,
         status=state,
         answer_text=answer_text(question, language or asked.language, ACCEPTED),
-        cached=accepted.source is Source.CACHED,
-        coalesced=accepted.source is Source.COALESCED,
+        cached=cached,
+        coalesced=coalesced,
     )
 
 
@@ -65,17 +98,51 @@ async def ask(
     response_model_exclude_none=True,
 )
 async def answer(
-    question_id: QuestionId, questions: Questions, owner: Owner, language: PreferredLanguage, response: Response
+    *,
+    question_id: QuestionId,
+    questions: Questions,
+    owner: Owner,
+    wait: WaitSeconds,
+    language: PreferredLanguage,
+    response: Response,
 ) -> AnswerResponse:
-    """Return the question as it is now, whatever became of it: a failed one is a 200 too."""
-    return _answer(await questions.read(owner, question_id), language, response)
+    """Return the question as it is now, whatever became of it: a failed one is a 200 too.
+
+    With `wait` it comes as soon as the question has ended, or after so many seconds as it is then.
+    """
+    return _answer(await questions.wait(owner, question_id, wait), language, response)
+
+
+@router.get(
+    "/answer/{question_id}/events",
+    summary="Watch the answer appear",
+    status_code=HTTPStatus.OK,
+    response_class=EventStream,
+    responses=documentation.EVENTS_RESPONSES,
+    openapi_extra=documentation.EVENTS_REQUEST,
+)
+async def events(
+    *,
+    question_id: QuestionId,
+    questions: Questions,
+    owner: Owner,
+    watcher: Watching,
+    start: StartingAfter,
+    language: PreferredLanguage,
+) -> Response:
+    """Follow the question to its end in server-sent events, from the start or from any place in between.
+
+    The deltas since the last `restarted`, or since the start, add up to `answer_text` byte for byte. An `id` is valid
+    at every process of this service, while the answer is written and afterwards.
+    """
+    return EventStream(watcher, await questions.read(owner, question_id), start=start, language=language)
 
 
 @router.post(
     "/answer/{question_id}/cancel",
     summary="Cancel a question",
     responses=documentation.CANCEL_RESPONSES,
-    openapi_extra=documentation.ANSWER_REQUEST,
+    openapi_extra=documentation.CANCEL_REQUEST,
     response_model_exclude_none=True,
 )
 async def cancel(
@@ -90,30 +157,7 @@ async def cancel(
 
 def _answer(question: Question, language: Language | None, response: Response) -> AnswerResponse:
     _set_headers(response, question.state)
-    reason = question.error_reason
-    return AnswerResponse(
-        question_id=question.id,
-        status=question.state,
-        answer_text=answer_text(question, language or language_of(question.language), NOT_READY),
-        finish_reason=question.finish_reason,
-        usage=_usage(question),
-        error=AnswerError(reason=reason, detail=FAILURES[reason]) if reason else None,
-        replayed_as=question.replayed_as,
-        created_at=question.created_at,
-        finished_at=question.finished_at,
-    )
-
-
-def _usage(question: Question) -> Usage | None:
-    prompt, completion = question.prompt_tokens, question.completion_tokens
-    if prompt is None and completion is None:
-        return None
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_prompt_tokens=question.cached_prompt_tokens,
-        total_tokens=None if prompt is None or completion is None else prompt + completion,
-    )
+    return answer_response(question, language)
 
 
 def _set_headers(response: Response, state: State) -> None:

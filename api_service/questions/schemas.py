@@ -5,7 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import (
     AfterValidator,
@@ -81,6 +81,11 @@ class AskRequest(BaseModel):
         " most the default, which is ASKMESH_MAX_WAIT_SECONDS (600).",
         examples=[60],
     )
+    cancel_on_disconnect: bool | None = Field(
+        None,
+        description="`true`: cancel the question when you leave the event stream of this request before its end. Only"
+        " with `Accept: text/event-stream`; by default the question goes on, and its answer is there when you return.",
+    )
 
 
 _REMEDIES = {
@@ -89,6 +94,7 @@ _REMEDIES = {
     "string_type": ("is not a string", "send a JSON string"),
     "string_unicode": ("contains half of a surrogate pair", "send whole Unicode characters"),
     "float_type": ("is not a number", "send a JSON number, or leave the field out"),
+    "bool_type": ("is neither true nor false", "send true or false, or leave the field out"),
     "model_type": ("is not a JSON object", 'send an object such as {"question_text": "…"}'),
 }
 
@@ -209,3 +215,24 @@ class AnswerResponse(BaseModel):
     replayed_as: int | None = Field(None, description="An operator asked it again: read that question instead.")
     created_at: datetime
     finished_at: datetime | None = None
+
+
+class StatusEvent(BaseModel):
+    """The data of a `status` event."""
+
+    question_id: int
+    status: State
+    queue_position: int | Literal["1000+"] | None = Field(
+        None, description="While `queued`: 1 is next. An estimate, left out while there is none."
+    )
+    estimated_wait_seconds: float | None = Field(
+        None, description="Seconds until it is the question's turn, at the present pace; at least that for `1000+`."
+    )
+    cached: bool | None = Field(None, description="As in the response to a question; first event of POST only.")
+    coalesced: bool | None = Field(None, description="As in the response to a question; first event of POST only.")
+
+
+class DeltaEvent(BaseModel):
+    """The data of a `delta` event."""
+
+    text: str = Field(description="What follows the text of the events before.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from api_service.database import reach
 from api_service.problems import QUESTION_NOT_FOUND, Code, ProblemError
 from api_service.questions.languages import Language, detect
 from api_service.questions.schemas import AskLimits, AskRequest
+from api_service.questions.watcher import Watcher
 from foundation.settings import GenerationSettings, QuestionSettings
 from questions import reading
 from questions.answer_cache import AnswerCache
@@ -22,6 +24,8 @@ from questions.hints import Hints
 from questions.reading import Question
 from questions.signals import publish_ended
 from questions.states import State
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class QuestionService:
         backlog: Backlog,
         generation: GenerationSettings,
         settings: QuestionSettings,
+        watcher: Watcher,
     ) -> None:
         self.limits = AskLimits(settings.max_question_characters, settings.max_wait_seconds)
         self._engine = engine
@@ -54,11 +59,16 @@ class QuestionService:
         self._cache = AnswerCache(redis)
         self._hints = hints
         self._backlog = backlog
+        self._watcher = watcher
         self._generation = generation
         self._background: set[asyncio.Task[None]] = set()
 
-    async def ask(self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
+    async def ask(
+        self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool, and_read: bool = False
+    ) -> Asked:
         """Commit the question, then wake a worker. ``fresh``: generate anew, whatever was asked before.
+
+        ``and_read``: return a new question's state too.
 
         Raises IdempotencyKeyReusedError too.
         """
@@ -68,7 +78,8 @@ class QuestionService:
         accepted = await reach(lambda: accept(self._engine, ask))
         if accepted.source is Source.NEW:
             self._hints.wake()
-            return Asked(accepted, language, None)
+            if not and_read:
+                return Asked(accepted, language, None)
         read = self.read if accepted.replayed else self._read_from_database  # Redis cannot have a question so new
         return Asked(accepted, language, await read(owner, accepted.question_id))
 
@@ -76,12 +87,30 @@ class QuestionService:
         """The question as it is now: from Redis if it was completed, else from PostgreSQL."""
         return await self._cache.get(owner, question_id) or await self._read_from_database(owner, question_id)
 
+    async def wait(self, owner: str, question_id: int, seconds: float) -> Question:
+        """The question as soon as it has ended, or as it is after so many seconds."""
+        question = await self.read(owner, question_id)
+        if question.state.is_final or not seconds:
+            return question
+        waited = await self._watcher.wait(question, seconds)
+        if waited is None:
+            raise _not_found()
+        return waited
+
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
         ended = await reach(lambda: reading.cancel(self._engine, owner, question_id))
+        self._watcher.look_at(question_id)
         if ended is not None:
             self._run_in_background(publish_ended(self._redis, [ended]))
         return await self._read_from_database(owner, question_id)
+
+    async def leave(self, owner: str, question_id: int) -> None:
+        """As ``cancel``, for one who is not there any more to be told how it went."""
+        try:
+            await self.cancel(owner, question_id)
+        except ProblemError as problem:
+            logger.warning("question %d was left but not cancelled: %s", question_id, problem.code)
 
     async def close(self) -> None:
         """Wait for what Redis has still to be told."""
@@ -90,7 +119,7 @@ class QuestionService:
     async def _read_from_database(self, owner: str, question_id: int) -> Question:
         question = await reach(lambda: reading.read(self._reading_engine, owner, question_id), again=True)
         if question is None:
-            raise ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND)
+            raise _not_found()
         # An operator can replay all others, which their readers should learn at once.
         if question.state is State.COMPLETED:
             self._run_in_background(self._cache.put(question))
@@ -108,7 +137,8 @@ class QuestionService:
         # Replays are compared with the defaults filled in: to leave a field out and to send its default is the same.
         # What is None has no effect and does not count, so that a later release may add fields.
         seconds = self.limits.wait_seconds if request.max_wait_seconds is None else request.max_wait_seconds
-        request = request.model_copy(update={"max_wait_seconds": seconds})
+        leaving = request.cancel_on_disconnect or None
+        request = request.model_copy(update={"max_wait_seconds": seconds, "cancel_on_disconnect": leaving})
         return Ask(
             owner=owner,
             text=request.question_text,
@@ -120,6 +150,10 @@ class QuestionService:
             idempotency_key_hash=_sha256(idempotency_key) if idempotency_key else None,
             request_hash=_sha256(request.model_dump_json(exclude_none=True)) if idempotency_key else None,
         )
+
+
+def _not_found() -> ProblemError:
+    return ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND)
 
 
 def _sha256(text: str) -> bytes:

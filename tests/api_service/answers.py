@@ -7,7 +7,7 @@ from questions import claims
 from questions.states import ErrorReason, FinishReason, State
 
 
-async def _claim(engine: AsyncEngine, words: str) -> claims.Claim:
+async def claim(engine: AsyncEngine, words: str) -> claims.Claim:
     worker_id = await claims.register_worker(engine, "test", lease_seconds=60)
     claimed = await claims.claim(engine, worker_id, 1_000)
     (claim,) = (claim for claim in claimed if claim.question_text == words)
@@ -17,21 +17,21 @@ async def _claim(engine: AsyncEngine, words: str) -> claims.Claim:
 
 async def start(engine: AsyncEngine, words: str) -> None:
     """A worker takes the question and is not heard of again."""
-    await _claim(engine, words)
+    await claim(engine, words)
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
     result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24)
-    assert await claims.finish(engine, await _claim(engine, words), result, reuse_seconds)
+    assert await claims.finish(engine, await claim(engine, words), result, reuse_seconds)
 
 
 async def cut_short(engine: AsyncEngine, words: str, answer: str) -> None:
     result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT)
-    assert await claims.finish(engine, await _claim(engine, words), result, 60)
+    assert await claims.finish(engine, await claim(engine, words), result, 60)
 
 
 async def fail(engine: AsyncEngine, words: str, reason: ErrorReason) -> None:
-    assert await claims.fail(engine, await _claim(engine, words), reason)
+    assert await claims.fail(engine, await claim(engine, words), reason)
 
 
 async def rows(engine: AsyncEngine) -> tuple[int, int]:

@@ -1,3 +1,4 @@
+import json
 import re
 from typing import Any
 
@@ -8,7 +9,9 @@ from pydantic import BaseModel, SecretStr
 from api_service.app import Settings, create_app
 from api_service.health import Alive, Ready
 from api_service.problems import MEDIA_TYPE, Problem
-from api_service.questions.schemas import AnswerResponse, AskResponse
+from api_service.questions.cursor import Cursor
+from api_service.questions.event_stream import MEDIA_TYPE as EVENT_STREAM
+from api_service.questions.schemas import AnswerResponse, AskResponse, DeltaEvent, StatusEvent
 from foundation.settings import (
     ApiSettings,
     BrokerSettings,
@@ -20,9 +23,11 @@ from foundation.settings import (
 )
 from tests.api_service.asgi import call
 
+EVENTS = ("/api/answer/{question_id}/events", "get")
 RESULTS: dict[tuple[str, str], type[BaseModel]] = {
     ("/api/ask", "post"): AskResponse,
     ("/api/answer/{question_id}", "get"): AnswerResponse,
+    EVENTS: AnswerResponse,
     ("/api/answer/{question_id}/cancel", "post"): AnswerResponse,
     ("/livez", "get"): Alive,
     ("/readyz", "get"): Ready,
@@ -78,7 +83,11 @@ def test_every_response_has_examples_that_are_true_to_it(document: dict[str, Any
     for status, response in responses.items():
         problem = status == "default" or int(status) >= 400
         media_type, model = (MEDIA_TYPE, Problem) if problem else ("application/json", RESULTS[operation])
-        assert response["content"].keys() == {media_type}
+        if operation == EVENTS and not problem:
+            assert response.get("content", {}).keys() == ({EVENT_STREAM} if status == "200" else set())
+            continue
+        streams = {EVENT_STREAM} if operation == ("/api/ask", "post") and status == "200" else set()
+        assert response["content"].keys() == {media_type} | streams
         assert response["content"][media_type]["schema"]["$ref"].endswith(f"/{model.__name__}")
         examples = response["content"][media_type].get("examples", {})
         assert examples or RESULTS[operation] in (Alive, Ready)
@@ -89,9 +98,26 @@ def test_every_response_has_examples_that_are_true_to_it(document: dict[str, Any
                 assert value["status"] == int(status)
 
 
+def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
+    examples = operations(document)[EVENTS]["responses"]["200"]["content"][EVENT_STREAM]["examples"]
+    assert examples.keys() >= {"status", "delta", "restarted", "completed"}
+    models: dict[str, type[BaseModel]] = {"status": StatusEvent, "delta": DeltaEvent}
+    for name, example in examples.items():
+        fields = dict(line.split(": ", 1) for line in example["value"].removesuffix("\n\n").split("\n"))
+        data = json.loads(fields["data"])
+        assert fields["event"] == name
+        assert ("id" in fields) == (name in ("delta", "completed"))
+        assert "id" not in fields or Cursor.parse(fields["id"])
+        if name != "restarted":
+            assert (
+                models.get(name, AnswerResponse).model_validate(data).model_dump(mode="json", exclude_unset=True)
+                == data
+            )
+
+
 def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert names == ["ask", "answer", "cancel", "livez", "readyz"]
+    assert names == ["ask", "answer", "events", "cancel", "livez", "readyz"]
 
 
 def test_the_request_is_described(document: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ QUESTION = Question(
     owner="local",
     language="en",
     state=State.QUEUED,
+    epoch=0,
     text=None,
     finish_reason=None,
     error_reason=None,

@@ -1,0 +1,399 @@
+"""Waiting for answers: one for the whole process, however many wait in it.
+
+Redis says at once what is new. Besides, and without Redis alone, one statement every other second finds every question
+whose state has changed, so that losing a notice costs time and nothing else.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api_service.database import is_unavailable
+from api_service.questions.live_text import LiveText
+from api_service.questions.queue_estimate import SAMPLE_SIZE, Estimate, QueueEstimate
+from questions import answer_stream
+from questions.answer_stream import Chunk
+from questions.reading import Question, read_changed, read_queue
+from questions.signals import Subscriber
+from questions.states import State
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 2.0
+_LOOK_WITHOUT_REDIS_SECONDS = 1.0
+_SAMPLE_SECONDS = 1.0
+# Between two statements, and between two reads of texts: what comes up meanwhile shares the next.
+_PAUSE_SECONDS = 0.01
+# At most so many answers come with their text at a time.
+_CHANGED_AT_ONCE = 100
+_TEXTS_AT_ONCE = 100
+
+
+class _Answer:
+    """An answer that somebody waits for. ``text`` is there while somebody reads along."""
+
+    def __init__(self, answer_id: int) -> None:
+        self.id = answer_id
+        self.questions: dict[int, _Question] = {}
+        self.text: LiveText | None = None
+        self.text_readers = 0
+        self.text_was_read = False
+
+
+class _Question:
+    """A question that somebody waits for."""
+
+    def __init__(self, question: Question, answer: _Answer) -> None:
+        self.now = question
+        self.answer = answer
+        self.gone = False
+        self.watches: set[Watch] = set()
+        self._final_text: LiveText | None = None
+
+    @property
+    def final_text(self) -> LiveText | None:
+        if self._final_text is None and self.now.text is not None:
+            self._final_text = LiveText(self.now.epoch, self.now.text.encode())
+        return self._final_text
+
+    def wake(self) -> None:
+        for watch in self.watches:
+            watch.wake()
+
+
+class Watch:
+    """One who waits for a question."""
+
+    def __init__(self, question: _Question, watcher: "Watcher", *, text: bool) -> None:
+        self._question = question
+        self._watcher = watcher
+        self._news = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.reads_text = text
+        self.left = False
+        """Whether nobody waits any more."""
+
+    @property
+    def question(self) -> Question:
+        """The question as it is now."""
+        return self._question.now
+
+    @property
+    def text(self) -> LiveText | None:
+        """The text of its answer so far; None where it is not read along."""
+        return self._question.answer.text
+
+    @property
+    def final_text(self) -> LiveText | None:
+        """The whole text once there is one."""
+        return self._question.final_text
+
+    @property
+    def text_was_read(self) -> bool:
+        """Whether Redis has said what there is of the text, or has failed to."""
+        return self._question.answer.text_was_read
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """When it is the question's turn, if that is known."""
+        return self._watcher.queue.of(self._question.answer.id)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to wait for: it has ended, is no more, nobody waits, or the process stops."""
+        return self.question.state.is_final or self.interrupted
+
+    @property
+    def gone(self) -> bool:
+        """Whether the question is no more."""
+        return self._question.gone
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether there is nothing to wait for although the question has not ended."""
+        return self.left or self.gone or self._watcher.ending
+
+    def wake(self) -> None:
+        """Say that there is something new."""
+        self._news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def leave(self) -> None:
+        """Say that nobody waits any more."""
+        self.left = True
+        self.wake()
+
+    async def news(self, timeout: float) -> bool:
+        """Wait until there is something new since the last call; False after ``timeout`` seconds without."""
+        if not self._news:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            handle = loop.call_later(timeout, self._give_up, self._waiter)
+            try:
+                await self._waiter
+            finally:
+                handle.cancel()
+                self._waiter = None
+        news, self._news = self._news, False
+        return news
+
+    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Wait until the condition holds or there is nothing to wait for, but no longer than so many seconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not condition() and not self.over and (rest := end - loop.time()) > 0:
+            await self.news(rest)
+
+    @staticmethod
+    def _give_up(waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+class Watcher:
+    """Follows every question that somebody in this process waits for."""
+
+    def __init__(self, engine: AsyncEngine, redis: Redis) -> None:
+        self._engine = engine
+        self._redis = redis
+        self._subscriber = Subscriber(redis, self)
+        self._listens = False
+        self._questions: dict[int, _Question] = {}
+        self._answers: dict[int, _Answer] = {}
+        self._changed: set[int] = set()
+        self._look = asyncio.Event()
+        self._unread: set[_Answer] = set()
+        self._read = asyncio.Event()
+        self._queued = asyncio.Event()
+        self.queue = QueueEstimate()
+        self.ending = False
+
+    @contextmanager
+    def watch(self, question: Question, *, text: bool) -> Iterator[Watch]:
+        """Wait for what becomes of this question, read a moment ago; ``text``: of the text being written too."""
+        if question.state.is_final:
+            yield Watch(_Question(question, _Answer(question.answer_id)), self, text=False)
+            return
+        followed = self._questions.get(question.id) or self._follow(question)
+        watch = Watch(followed, self, text=text)
+        followed.watches.add(watch)
+        if text:
+            self._read_along(followed.answer, question.epoch)
+        try:
+            yield watch
+        finally:
+            followed.watches.discard(watch)
+            if text:
+                self._stop_reading(followed.answer)
+            if not followed.watches:
+                self._forget(followed)
+
+    async def wait(self, question: Question, seconds: float) -> Question | None:
+        """The question once it has ended, or as it is after so many seconds; None if it is no more."""
+        with self.watch(question, text=False) as watch:
+            await watch.until(lambda: False, seconds)
+            return None if watch.gone else watch.question
+
+    def look_at(self, question_id: int) -> None:
+        """Say that the question may have changed."""
+        if question_id in self._questions:
+            self._changed.add(question_id)
+            self._look.set()
+
+    def end(self) -> None:
+        """Say that the process stops: everybody may go and wait elsewhere."""
+        self.ending = True
+        for question in self._questions.values():
+            question.wake()
+
+    def listening(self, channel: str) -> None:
+        """Look at what was said on this channel before anybody here listened."""
+        self._listens = True
+        if (answer := self._answers.get(_answer_id(channel))) is not None:
+            if channel == answer_stream.text_channel(answer.id):
+                self._read_again(answer)
+            else:
+                self._look_at_all(answer)
+
+    def heard(self, channel: str, data: bytes) -> None:
+        """Take in what Redis says."""
+        if (answer := self._answers.get(_answer_id(channel))) is None:
+            return
+        if channel == answer_stream.final_channel(answer.id):
+            self._look_at_all(answer)
+        else:
+            chunk = Chunk.parse(data)
+            self._take(answer, chunk.epoch, chunk.offset, chunk.text)
+
+    def lost(self, error: BaseException) -> None:
+        """Look more often from now on."""
+        self._listens = False
+        logger.debug("Redis says nothing: %r", error)
+
+    async def run(self) -> None:
+        """Follow until cancelled, whatever becomes of PostgreSQL and Redis."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._subscriber.run())
+            tasks.create_task(self._follow_states())
+            tasks.create_task(self._follow_texts())
+            tasks.create_task(self._follow_queue())
+
+    def _follow(self, question: Question) -> _Question:
+        answer = self._answers.get(question.answer_id)
+        if answer is None:
+            answer = self._answers[question.answer_id] = _Answer(question.answer_id)
+            self._subscriber.add(answer_stream.final_channel(answer.id))
+        followed = self._questions[question.id] = answer.questions[question.id] = _Question(question, answer)
+        if question.state is State.QUEUED:
+            self._queued.set()
+        return followed
+
+    def _forget(self, question: _Question) -> None:
+        question_id, answer = question.now.id, question.answer
+        if self._questions.get(question_id) is question:
+            del self._questions[question_id]
+            del answer.questions[question_id]
+            if not answer.questions:
+                del self._answers[answer.id]
+                self._subscriber.remove(answer_stream.final_channel(answer.id), answer_stream.text_channel(answer.id))
+
+    def _read_along(self, answer: _Answer, epoch: int) -> None:
+        answer.text_readers += 1
+        if answer.text is None:
+            answer.text, answer.text_was_read = LiveText(epoch), False
+            self._subscriber.add(answer_stream.text_channel(answer.id))
+            self._read_again(answer)
+
+    def _stop_reading(self, answer: _Answer) -> None:
+        answer.text_readers -= 1
+        if not answer.text_readers:
+            answer.text = None
+            if self._answers.get(answer.id) is answer:
+                self._subscriber.remove(answer_stream.text_channel(answer.id))
+
+    def _read_again(self, answer: _Answer) -> None:
+        self._unread.add(answer)
+        self._read.set()
+
+    def _look_at_all(self, answer: _Answer) -> None:
+        for question_id in answer.questions:
+            self.look_at(question_id)
+
+    def _take(self, answer: _Answer, epoch: int, offset: int, text: bytes) -> None:
+        if answer.text is None:
+            return
+        had = answer.text.epoch, len(answer.text.data)
+        if not answer.text.take(epoch, offset, text):
+            self._read_again(answer)
+            return
+        if had == (answer.text.epoch, len(answer.text.data)):
+            return
+        for question in answer.questions.values():
+            if text and question.now.state is State.QUEUED:
+                question.now = replace(question.now, state=State.IN_PROGRESS)
+                self.look_at(question.now.id)
+            for watch in question.watches:
+                if watch.reads_text:
+                    watch.wake()
+
+    async def _follow_states(self) -> None:
+        loop = asyncio.get_running_loop()
+        look_at_all_at = loop.time() + _LOOK_SECONDS
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at_all_at):
+                    await self._look.wait()
+            self._look.clear()
+            if loop.time() >= look_at_all_at:
+                self._changed.update(self._questions)
+                for answer in self._answers.values():
+                    if answer.text is not None:
+                        self._read_again(answer)
+                look_at_all_at = loop.time() + (_LOOK_SECONDS if self._listens else _LOOK_WITHOUT_REDIS_SECONDS)
+            changed, self._changed = self._changed, set()
+            await self._update(changed)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _update(self, question_ids: Iterable[int]) -> None:
+        known = {number: self._questions[number].now.state for number in question_ids if number in self._questions}
+        if not known:
+            return
+        try:
+            changed = await read_changed(self._engine, known, _CHANGED_AT_ONCE)
+        except Exception as error:
+            if not is_unavailable(error):
+                logger.exception("could not look whether answers are there")
+            return
+        if len(changed) >= _CHANGED_AT_ONCE:
+            self._changed.update(known.keys() - changed.keys())
+            self._look.set()
+        for question_id, now in changed.items():
+            if (followed := self._questions.get(question_id)) is None:
+                continue
+            if now is None:
+                followed.gone = True
+            else:
+                followed.now = now
+            if followed.gone or followed.now.state.is_final:
+                self._forget(followed)
+            followed.wake()
+
+    async def _follow_texts(self) -> None:
+        while True:
+            await self._read.wait()
+            batch = [self._unread.pop() for _ in range(min(len(self._unread), _TEXTS_AT_ONCE))]
+            if not self._unread:
+                self._read.clear()
+            await self._read_texts([answer for answer in batch if answer.text is not None])
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _read_texts(self, batch: list[_Answer]) -> None:
+        cursors = [
+            answer_stream.Cursor(answer.id, answer.text.epoch, len(answer.text.data)) for answer in batch if answer.text
+        ]
+        readings: list[answer_stream.Reading | None]
+        try:
+            readings = await answer_stream.read_texts(self._redis, cursors)
+        except (RedisError, OSError) as error:
+            # They are read again with the next look at all.
+            logger.debug("Redis gives no text: %r", error)
+            readings = [None] * len(batch)
+        for answer, reading in zip(batch, readings, strict=True):
+            if not answer.text_was_read:
+                answer.text_was_read = True
+                for question in answer.questions.values():
+                    question.wake()
+            if reading is not None:
+                self._take(answer, reading.epoch, reading.offset, reading.text)
+
+    async def _follow_queue(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._queued.wait()
+            queued = [
+                question
+                for question in self._questions.values()
+                if question.now.state is State.QUEUED and question.answer.text is not None
+            ]
+            if queued:
+                try:
+                    self.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
+                except Exception as error:
+                    if not is_unavailable(error):
+                        logger.exception("could not look at the queue")
+                for question in queued:
+                    question.wake()
+            else:
+                self._queued.clear()
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+def _answer_id(channel: str) -> int:
+    return int(channel.rpartition(":")[2])
