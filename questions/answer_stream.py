@@ -13,7 +13,7 @@ Every function raises RedisError or OSError where Redis does not answer.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from hashlib import sha1
 from typing import Any, Final, Self
@@ -47,14 +47,42 @@ class Refusal(Enum):
 class Usage:
     """Tokens of an answer so far, over all its attempts. None where the model server does not say.
 
-    ``prompt_tokens`` are those of the question as it is asked first. What later attempts read again, the question and
-    the text before them, is ``reread_tokens``.
+    ``repeated_tokens`` are those beyond what an uninterrupted generation would have taken: the question and the text
+    that a continuation read again, and what was read and written of text that was taken back. ``pieces`` are the parts
+    in which the text came, of at least a token each.
     """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_prompt_tokens: int | None = None
-    reread_tokens: int = 0
+    repeated_tokens: int = 0
+    pieces: int = 0
+
+    @property
+    def written_tokens(self) -> int:
+        """Tokens of the text so far; at least so many where the model server does not count while it writes."""
+        return self.pieces if self.completion_tokens is None else self.completion_tokens
+
+    def and_of_call(self, prompt: int, completion: int, cached_prompt: int | None, pieces: int) -> Self:
+        """The usage with that of a call which goes on from here. ``pieces``: all so far."""
+        if not self.pieces:
+            return replace(
+                self,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                cached_prompt_tokens=cached_prompt,
+                pieces=pieces,
+            )
+        return replace(
+            self,
+            completion_tokens=self.written_tokens + completion,
+            repeated_tokens=self.repeated_tokens + prompt,
+            pieces=pieces,
+        )
+
+    def of_text_taken_back(self) -> Self:
+        """The usage to begin anew with."""
+        return type(self)(repeated_tokens=self.repeated_tokens + (self.prompt_tokens or 0) + self.written_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +108,11 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """All the text of one answer so far, to take the place of whatever Redis has."""
+    """All the text of one answer so far, to take the place of whatever Redis has.
+
+    ``confirmed``: PostgreSQL has said since that the claim is current, so that a higher token in Redis is wrong. That
+    can only be if PostgreSQL was restored from a backup, or Redis belongs to another database.
+    """
 
     answer_id: int
     token: int
@@ -88,6 +120,7 @@ class Whole:
     text: bytes
     usage: Usage
     finish: FinishReason | None = None
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +227,9 @@ _PUT: Final = _Script(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local token, epoch, whole, usage, finish = unpack(ARGV, 5 * i - 4, 5 * i)
+  local token, epoch, whole, usage, finish, confirmed = unpack(ARGV, 6 * i - 5, 6 * i)
   local held = redis.call('HGET', meta, 'token')
-  if held and tonumber(held) > tonumber(token) then replies[i] = -1
+  if confirmed == '' and held and tonumber(held) > tonumber(token) then replies[i] = -1
   else
     put(meta, text, token, epoch, whole, usage, finish)
     replies[i] = redis.call('PUBLISH', channel, epoch .. ':' .. #whole .. ':')
@@ -271,9 +304,10 @@ async def put_texts(redis: Redis, texts: Sequence[Whole]) -> list[int | Refusal]
     Only for a holder whose lease PostgreSQL has confirmed since it found the text missing, because a missing key has
     no token to fence it. Returns as ``append``; none is MISSING.
     """
-    arguments = [
-        argument for one in texts for argument in (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "")
-    ]
+    arguments: list[object] = []
+    for one in texts:
+        confirmed = "1" if one.confirmed else ""
+        arguments += (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "", confirmed)
     replies = await _PUT.run(redis, [key for one in texts for key in _written(one.answer_id)], arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
 

@@ -20,11 +20,15 @@ POISON_FROM = 5
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server."""
+    """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server.
+
+    ``epoch`` counts how often text that readers may have seen was taken back.
+    """
 
     answer_id: int
     token: int
     attempt: int
+    epoch: int
     waits: int
     interruptions: int
     question_text: str
@@ -32,7 +36,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the model wrote. ``state`` is completed or incomplete. Token counts: None where the server does not say."""
+    """What the model wrote. ``state`` is completed or incomplete. Token counts: None where the server does not say.
+
+    ``repeated_tokens`` are those beyond what an uninterrupted generation would have taken.
+    """
 
     state: State
     text: str
@@ -40,6 +47,7 @@ class Result:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_prompt_tokens: int | None = None
+    repeated_tokens: int = 0
 
     @property
     def reusable(self) -> bool:
@@ -70,16 +78,16 @@ _CLAIM = text(f"""
         FROM due
         WHERE answers.id = due.id
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
-        RETURNING answers.id, token, attempt, waits, interruptions
+        RETURNING answers.id, token, attempt, epoch, waits, interruptions
     )
-    SELECT claimed.*, q.text FROM claimed
+    SELECT claimed.id AS answer_id, token, attempt, epoch, waits, interruptions, q.text AS question_text FROM claimed
     CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.id ORDER BY id LIMIT 1) q
 """)
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
 _FINISH = text(f"""
     UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
         prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-        cached_prompt_tokens = :cached_prompt_tokens,
+        cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
         reusable = reusable AND :reusable AND :reuse_seconds > 0,
         reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
         holder = NULL, finished_at = clock_timestamp()
@@ -90,6 +98,7 @@ _FAIL = text(f"""
         holder = NULL, finished_at = clock_timestamp()
     {_IF_CURRENT}
 """)
+_RAISE_EPOCH = text(f"UPDATE answers SET epoch = epoch + 1 {_IF_CURRENT.removesuffix('id')}epoch")
 _WAIT = text(f"""
     UPDATE answers SET state = 'queued', holder = NULL, waits = waits + 1,
         due_at = clock_timestamp() + make_interval(secs => :delay_seconds)
@@ -142,7 +151,15 @@ async def claim(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bo
     async with engine.begin() as connection:
         parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects}
         rows = await connection.execute(_CLAIM, parameters)
-        return [Claim(row.id, row.token, row.attempt, row.waits, row.interruptions, row.text) for row in rows]
+        return [Claim(**row._asdict()) for row in rows]
+
+
+async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:
+    """Take back the text that readers may have seen; returns the new epoch, None if the claim is not current."""
+    async with engine.begin() as connection:
+        current = {"answer_id": claim.answer_id, "token": claim.token}
+        epoch: int | None = (await connection.execute(_RAISE_EPOCH, current)).scalar_one_or_none()
+        return epoch
 
 
 async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
@@ -157,6 +174,7 @@ async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_second
         prompt_tokens=result.prompt_tokens,
         completion_tokens=result.completion_tokens,
         cached_prompt_tokens=result.cached_prompt_tokens,
+        repeated_tokens=result.repeated_tokens,
         reusable=result.reusable,
         reuse_seconds=reuse_seconds,
     )

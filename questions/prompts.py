@@ -8,11 +8,18 @@ from questions.answer_key import normalise
 
 
 def generation_spec(
-    answer_id: int, attempt: int, question_text: str, settings: GenerationSettings
+    answer_id: int,
+    attempt: int,
+    question_text: str,
+    settings: GenerationSettings,
+    *,
+    written: str = "",
+    written_tokens: int = 0,
 ) -> pb.GenerationSpec:
     """The request for one attempt at an answer.
 
     Instructions and question stay separate messages: neither can be mistaken for the other.
+    ``written``: the text of the attempts before, to go on from; fewer of its tokens than the limit allows.
     """
     messages = [pb.Message(role=pb.ROLE_USER, content=normalise(question_text))]
     if settings.system_prompt:
@@ -24,6 +31,7 @@ def generation_spec(
         model=settings.model_name,
         messages=messages,
         sampling=pb.Sampling(temperature=settings.temperature),
-        max_output_tokens=settings.max_output_tokens,
+        max_output_tokens=settings.max_output_tokens - written_tokens,
         time_limit=time_limit,
+        answer_prefix=written,
     )

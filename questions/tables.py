@@ -69,6 +69,13 @@ answers = Table(
     Column("prompt_tokens", Integer),
     Column("completion_tokens", Integer),
     Column("cached_prompt_tokens", Integer),
+    Column(
+        "repeated_tokens",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="Read or written again because an attempt broke off.",
+    ),
     Column("turn", BigInteger, nullable=False, server_default="0", comment="Order of claims, given at insert."),
     Column("due_at", DateTime(timezone=True), comment="Queued, but not to be claimed before."),
     Column(

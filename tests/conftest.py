@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -14,7 +15,8 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
 from foundation.database import create_engine
-from foundation.settings import DatabaseSettings
+from foundation.redis_client import create_redis
+from foundation.settings import DatabaseSettings, RedisSettings
 from tests.servers import FAST, Databases
 
 
@@ -67,3 +69,12 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     """A Valkey server: ``valkey.url()`` for a cache, ``valkey.broker_url`` for Celery."""
     with Valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server
+
+
+@pytest.fixture
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    """An empty cache."""
+    redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+    await redis.flushdb()
+    yield redis
+    await redis.aclose()

@@ -8,23 +8,21 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
-from askmesh_client import GenerationClient, GenerationError
+from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
 from questions import claims
 from questions.claims import Claim
-from questions.prompts import generation_spec
 from worker_service.engine_gate import EngineGate
+from worker_service.generating import Generating
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect
-from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, outcome_of_end, outcome_of_error, pause
+from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
+from worker_service.texts import Texts
 
 logger = logging.getLogger(__name__)
 
-# llm_service ends a generation at time_limit by itself and sends what there is. Only if it cannot, the deadline does.
-_DEADLINE_MARGIN_SECONDS: Final = 10.0
 _WRITE_RETRY_SECONDS: Final = 0.5
 
 
@@ -52,15 +50,16 @@ class Answering:
         gate: EngineGate,
         database: Outage,
         *,
+        texts: Texts,
         generation: GenerationSettings,
         reuse_seconds: float,
     ) -> None:
         self._engine = engine
-        self._client = client
         self._lease = lease
         self._gate = gate
+        self._texts = texts
         self._database = database
-        self._generation = generation
+        self._generating = Generating(engine, client, gate, database, texts=texts, settings=generation)
         self._reuse_seconds = reuse_seconds
         self._running: set[_Running] = set()
 
@@ -95,6 +94,10 @@ class Answering:
             if running.claim.answer_id == answer_id:
                 running.stop()
 
+    def confirm(self, tokens: frozenset[int]) -> None:
+        """PostgreSQL says that these claims are ours."""
+        self._texts.lease_renewed(tokens)
+
     def stop_all(self) -> None:
         """As ``stop``, for all."""
         for running in self._running:
@@ -108,7 +111,7 @@ class Answering:
 
     async def _generate_until_stopped(self, running: _Running) -> Outcome | None:
         try:
-            return await self._generate(running.claim)
+            return await self._generating.generate(running.claim)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
                 return None
@@ -116,27 +119,10 @@ class Answering:
         finally:
             running.generating = False
 
-    async def _generate(self, claim: Claim) -> Outcome:
-        spec = generation_spec(claim.answer_id, claim.attempt, claim.question_text, self._generation)
-        deadline = self._generation.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
-        texts: list[str] = []
-        try:
-            async with self._client.stream(spec, timeout=deadline) as events:
-                async for event in events:
-                    match event:
-                        case Started():
-                            self._gate.accepted()
-                        case TextDelta():
-                            texts.append(event.text)
-                        case Completed():
-                            return outcome_of_end(event, "".join(texts))
-        except GenerationError as error:
-            return outcome_of_error(error, "".join(texts))
-        return Broken("no end")
-
     async def _write_outcome(self, running: _Running, outcome: Outcome) -> None:
         claim = running.claim
         write: Callable[[], Awaitable[bool]]
+        is_final = True
         match outcome:
             case Finished(result):
                 self._gate.answered()
@@ -148,21 +134,24 @@ class Answering:
                 self._gate.refused(why)
                 delay = pause(claim.waits, retry_after)
                 write = lambda: claims.wait(self._engine, claim, delay)  # noqa: E731
+                is_final = False
             case Broken(why, retry_after):
                 self._gate.broke(why)
                 logger.info("answer %d was interrupted: %s", claim.answer_id, why)
                 delay = pause(claim.interruptions, retry_after)
                 write = lambda: claims.interrupted(self._engine, claim, delay)  # noqa: E731
-        await self._write(running, write)
+                is_final = claim.interruptions + 1 >= claims.POISON_FROM
+        if await self._write(running, write) and is_final:
+            self._texts.close(claim.answer_id)
 
-    async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> None:
-        """Repeat the write until its outcome is known, as long as the claim is ours.
+    async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> bool:
+        """Repeat the write until its outcome is known, as long as the claim is ours; whether it was written.
 
         Repeating is safe when a commit's outcome is not known: a write changes the state that it depends on.
         """
         while not running.stopped and self._lease.worker_id is not None:
             try:
-                await write()
+                written = await write()
             except DATABASE_ERRORS as error:
                 if is_defect(error):
                     raise
@@ -170,4 +159,5 @@ class Answering:
                 await asyncio.sleep(_WRITE_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
             else:
                 self._database.ends()
-                return
+                return written
+        return False

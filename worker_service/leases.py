@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,6 +59,7 @@ class Lease:
         self._worker_id: int | None = None
         self._former_id: int | None = None
         self._fence_at = 0.0
+        self._hurry = asyncio.Event()
         self.obtained = asyncio.Event()
         """Set once there has been a lease."""
 
@@ -81,6 +83,10 @@ class Lease:
             self._lose(holder)
             if renewing.done() and not renewing.cancelled() and (defect := renewing.exception()):
                 raise defect
+
+    def renew_soon(self) -> None:
+        """Do not wait for the next heartbeat: somebody has to know what PostgreSQL says is held."""
+        self._hurry.set()
 
     async def retire(self) -> None:
         """End the lease and hand back at once all that is held under it; that counts as nothing against an answer."""
@@ -112,7 +118,7 @@ class Lease:
         assert worker_id is not None
         pause = self._heartbeat
         while True:
-            await asyncio.sleep(pause)
+            await self._pause(pause)
             asked, sent = holder.held, self._clock()
             try:
                 owned = await claims.renew_lease(self._engine, worker_id, self._seconds)
@@ -126,6 +132,12 @@ class Lease:
             pause = self._heartbeat
             self._extend(sent)
             holder.lease_renewed(asked, owned)
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        self._hurry.clear()
 
     async def _reach_fence(self) -> None:
         # What is awaited is a time, and renewals put it off.

@@ -18,6 +18,7 @@ from askmesh_client import (
 )
 from grpc import StatusCode
 
+from questions.answer_stream import Usage
 from questions.claims import Result
 from questions.states import ErrorReason, FinishReason, State
 
@@ -71,6 +72,8 @@ _PERMANENT: Final[dict[int, ErrorReason]] = {
     pb_errors.ERROR_REASON_REQUEST_REFUSED: ErrorReason.REQUEST_REFUSED,
     pb_errors.ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.MODEL_NOT_FOUND,
 }
+# What the question alone was not, the question and the text before it are: the model's context is full.
+_TOO_LONG: Final = frozenset({pb_errors.ERROR_REASON_CONTEXT_TOO_LONG, pb_errors.ERROR_REASON_INVALID_FIELD})
 # Errors that say that the engine had not begun, unless the error says that it had. Refused credentials, a server
 # of another contract and an unknown name without llm_service's reason are an operator's mistakes: they wait as well.
 _REFUSALS: Final = (
@@ -83,33 +86,40 @@ _REFUSALS: Final = (
 )
 
 
-def outcome_of_end(completed: Completed, text: str) -> Outcome:
-    """The outcome of a generation that ended in good order."""
-    finish_reason = _FINISH_REASONS.get(completed.finish_reason)
-    if finish_reason is None:
-        return Broken(f"unknown finish reason {completed.finish_reason}")
-    usage = completed.usage if completed.HasField("usage") else None
+def finish_of_end(completed: Completed) -> FinishReason | None:
+    """Why a generation ended that ended in good order; None for a reason that only a later contract knows."""
+    return _FINISH_REASONS.get(completed.finish_reason)
+
+
+def finish_of_error(error: GenerationError, *, continued: bool) -> FinishReason | None:
+    """Why an answer is at its end although the call failed; None if it is not. ``continued``: it had a beginning."""
+    if isinstance(error, DeadlineExceededError) and error.engine_started:
+        # The time for an answer is over, whether llm_service could still say so or not.
+        return FinishReason.TIME_LIMIT
+    if continued and error.reason in _TOO_LONG:
+        return FinishReason.OUTPUT_LIMIT
+    return None
+
+
+def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage) -> Finished:
+    """The outcome of a generation that has ended."""
     return Finished(
         Result(
             state=State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE,
-            text=_storable(text),
+            text=text,
             finish_reason=finish_reason,
-            prompt_tokens=usage.prompt_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
-            cached_prompt_tokens=(
-                usage.cached_prompt_tokens if usage and usage.HasField("cached_prompt_tokens") else None
-            ),
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_prompt_tokens=usage.cached_prompt_tokens,
+            repeated_tokens=usage.repeated_tokens,
         )
     )
 
 
-def outcome_of_error(error: GenerationError, text: str) -> Outcome:
-    """The outcome of a generation that failed after it had written ``text``, which may be empty."""
+def outcome_of_error(error: GenerationError) -> Outcome:
+    """The outcome of a generation that failed before the answer was at its end."""
     if (reason := _PERMANENT.get(error.reason)) is not None:
         return Failed(reason)
-    if isinstance(error, DeadlineExceededError) and error.engine_started:
-        # The time for an answer is over, whether llm_service could still say so or not.
-        return Finished(Result(State.INCOMPLETE, _storable(text), FinishReason.TIME_LIMIT))
     foreign = error.code is StatusCode.UNIMPLEMENTED
     if not error.engine_started and (foreign or isinstance(error, _REFUSALS)):
         return Refused(name(error), error.retry_after)
@@ -131,8 +141,3 @@ def pause(earlier: int, retry_after: float | None) -> float:
     if retry_after is None:
         return seconds
     return max(seconds, min(retry_after, _LONGEST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25))  # noqa: S311
-
-
-def _storable(text: str) -> str:
-    # A model that writes single bytes can write NUL, which PostgreSQL's text cannot hold.
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -33,6 +33,7 @@ from worker_service.outages import DATABASE_ERRORS, Outage
 from worker_service.retention import keep_retention
 from worker_service.slots import Slots
 from worker_service.sweeper import Sweeper
+from worker_service.texts import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,14 @@ class Runtime:
         )
         gate = EngineGate()
         claimer = Claimer(self._engine, self._lease, gate, self._database)
+        self._texts = Texts(self._redis, self._lease)
         answering = Answering(
             self._engine,
             self._client,
             self._lease,
             gate,
             self._database,
+            texts=self._texts,
             generation=settings.generation,
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
@@ -116,6 +119,7 @@ class Runtime:
     async def _begin(self) -> None:
         await self._wait_for_schema()
         self._run(self._lease.keep(self.slots))
+        self._run(self._texts.run())
         self._run(self._sweeper.run())
         self._run(Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run())
         self._run(self._tell_ready())

@@ -68,6 +68,7 @@ class Slots:
     def lease_renewed(self, asked: frozenset[int], owned: frozenset[int]) -> None:
         """Stop with what is not ours any more, and hand back what is and nobody here knows of."""
         self._answering.stop(asked - owned)
+        self._answering.confirm(owned)
         if owned - self.held:
             self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
 

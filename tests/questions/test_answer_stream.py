@@ -1,17 +1,12 @@
 """The text of an answer in Redis, on a real server."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 from redis.asyncio import Redis
 
-from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
 from questions.answer_stream import (
     ENDED_SECONDS,
     RUNNING_SECONDS,
@@ -36,14 +31,6 @@ from questions.states import FinishReason
 pytestmark = pytest.mark.integration
 
 NOTHING = Usage()
-
-
-@pytest.fixture
-async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
-    redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
-    await redis.flushdb()
-    yield redis
-    await redis.aclose()
 
 
 async def say(redis: Redis, token: int, offset: int, text: str, finish: FinishReason | None = None) -> object:

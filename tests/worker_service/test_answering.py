@@ -10,6 +10,7 @@ import grpc
 import pytest
 from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,6 +27,7 @@ from worker_service.engine_gate import CLOSES_AFTER, EngineGate
 from worker_service.leases import Lease
 from worker_service.outages import Outage
 from worker_service.slots import Slots
+from worker_service.texts import Texts
 
 pytestmark = pytest.mark.integration
 
@@ -56,22 +58,24 @@ class Worker:
 
 
 @pytest.fixture
-async def worker(engine: AsyncEngine, llm: FakeLlmService) -> AsyncIterator[Worker]:
+async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: Redis) -> AsyncIterator[Worker]:
     settings = WorkerSettings.model_construct(lease_seconds=3_600.0, heartbeat_seconds=3_600.0)
     database = Outage("PostgreSQL", "tests")
     lease = Lease(engine, "tests", settings, database)
     gate = EngineGate()
     claimer = Claimer(engine, lease, gate, database)
     async with GenerationClient(llm.address) as client:
+        texts = Texts(redis, lease)
         answering = Answering(
-            engine, client, lease, gate, database, generation=GenerationSettings(), reuse_seconds=3_600
+            engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
         )
         slots = Slots(8, claimer, answering)
-        keeping = asyncio.create_task(lease.keep(slots))
+        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
         yield Worker(engine, lease, gate, claimer, answering, slots)
-        keeping.cancel()
-        await asyncio.wait({keeping})
+        for part in parts:
+            part.cancel()
+        await asyncio.wait(parts)
 
 
 def refuse_with(code: grpc.StatusCode, reason: str, *, engine_started: bool = False) -> Any:

@@ -5,16 +5,18 @@ from askmesh.llm.v1.generation_service_pb2 import Completed
 from askmesh_client.errors import STATUS_ERRORS, GenerationError
 from grpc import StatusCode
 
+from questions.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.outcomes import (
     Broken,
     Failed,
-    Finished,
     Outcome,
     Refused,
+    finish_of_end,
+    finish_of_error,
     name,
-    outcome_of_end,
     outcome_of_error,
+    outcome_of_finish,
     pause,
 )
 
@@ -61,7 +63,7 @@ def test_before_the_engine_accepted(reason: str) -> None:
     code, outcome = REASONS[reason]
     number = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
 
-    assert isinstance(outcome_of_error(error(code, number), ""), outcome)
+    assert isinstance(outcome_of_error(error(code, number)), outcome)
 
 
 @pytest.mark.parametrize("code", STATUS_ERRORS)
@@ -69,7 +71,7 @@ def test_before_the_engine_accepted(reason: str) -> None:
 def test_every_status_has_an_outcome_and_none_fails_a_question_without_a_reason(
     code: StatusCode, engine_started: bool
 ) -> None:
-    outcome = outcome_of_error(error(code, engine_started=engine_started), "")
+    outcome = outcome_of_error(error(code, engine_started=engine_started))
 
     assert not isinstance(outcome, Failed)
     if engine_started:
@@ -78,7 +80,7 @@ def test_every_status_has_an_outcome_and_none_fails_a_question_without_a_reason(
 
 @pytest.mark.parametrize("code", [StatusCode.UNAVAILABLE, StatusCode.RESOURCE_EXHAUSTED, StatusCode.CANCELLED])
 def test_after_the_engine_accepted_it_was_an_attempt(code: StatusCode) -> None:
-    assert isinstance(outcome_of_error(error(code, engine_started=True, retry_after=2.0), ""), Broken)
+    assert isinstance(outcome_of_error(error(code, engine_started=True, retry_after=2.0)), Broken)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +94,29 @@ def test_after_the_engine_accepted_it_was_an_attempt(code: StatusCode) -> None:
 def test_what_can_never_succeed_fails_with_its_reason(
     reason: errors_pb2.ErrorReason.ValueType, expected: ErrorReason
 ) -> None:
-    assert outcome_of_error(error(StatusCode.INVALID_ARGUMENT, reason), "") == Failed(expected)
+    assert outcome_of_error(error(StatusCode.INVALID_ARGUMENT, reason)) == Failed(expected)
 
 
 def test_an_unknown_model_fails_but_a_foreign_not_found_waits() -> None:
     ours = error(StatusCode.NOT_FOUND, errors_pb2.ERROR_REASON_MODEL_NOT_FOUND)
 
-    assert outcome_of_error(ours, "") == Failed(ErrorReason.MODEL_NOT_FOUND)
-    assert isinstance(outcome_of_error(error(StatusCode.NOT_FOUND), ""), Refused)
+    assert outcome_of_error(ours) == Failed(ErrorReason.MODEL_NOT_FOUND)
+    assert isinstance(outcome_of_error(error(StatusCode.NOT_FOUND)), Refused)
 
 
-def test_what_was_written_until_the_deadline_is_an_incomplete_answer() -> None:
-    outcome = outcome_of_error(error(StatusCode.DEADLINE_EXCEEDED, engine_started=True), "The capital")
+def test_the_deadline_ends_an_answer_and_is_no_failure() -> None:
+    passed = error(StatusCode.DEADLINE_EXCEEDED, engine_started=True)
 
-    assert isinstance(outcome, Finished)
-    assert outcome.result.state is State.INCOMPLETE
-    assert outcome.result.finish_reason is FinishReason.TIME_LIMIT
-    assert outcome.result.text == "The capital"
+    assert finish_of_error(passed, continued=False) is FinishReason.TIME_LIMIT
+    assert finish_of_error(error(StatusCode.DEADLINE_EXCEEDED), continued=True) is None
+
+
+@pytest.mark.parametrize("reason", [errors_pb2.ERROR_REASON_CONTEXT_TOO_LONG, errors_pb2.ERROR_REASON_INVALID_FIELD])
+def test_text_that_leaves_no_room_to_go_on_ends_the_answer(reason: errors_pb2.ErrorReason.ValueType) -> None:
+    too_long = error(StatusCode.INVALID_ARGUMENT, reason)
+
+    assert finish_of_error(too_long, continued=True) is FinishReason.OUTPUT_LIMIT
+    assert finish_of_error(too_long, continued=False) is None
 
 
 @pytest.mark.parametrize(
@@ -121,35 +129,18 @@ def test_what_was_written_until_the_deadline_is_an_incomplete_answer() -> None:
     ],
 )
 def test_an_end_in_good_order(finish_reason: pb.FinishReason.ValueType, state: State, reason: FinishReason) -> None:
-    usage = pb.Usage(prompt_tokens=12, completion_tokens=3, cached_prompt_tokens=0)
+    finish = finish_of_end(Completed(finish_reason=finish_reason))
+    assert finish is reason
 
-    outcome = outcome_of_end(Completed(finish_reason=finish_reason, usage=usage), "Paris")
+    result = outcome_of_finish(finish, "Paris", Usage(12, 3, 0, 7)).result
 
-    assert isinstance(outcome, Finished)
-    result = outcome.result
     assert (result.state, result.finish_reason, result.text) == (state, reason, "Paris")
     assert (result.prompt_tokens, result.completion_tokens, result.cached_prompt_tokens) == (12, 3, 0)
-
-
-def test_usage_that_the_server_does_not_count_is_unknown_and_not_zero() -> None:
-    outcome = outcome_of_end(Completed(finish_reason=pb.FINISH_REASON_STOP), "")
-
-    assert isinstance(outcome, Finished)
-    assert outcome.result.prompt_tokens is None
-    assert outcome.result.cached_prompt_tokens is None
+    assert result.repeated_tokens == 7
 
 
 def test_a_finish_reason_of_a_later_contract_is_not_taken_for_an_answer() -> None:
-    completed = Completed.FromString(b"\x08\x63")  # finish_reason: 99
-
-    assert isinstance(outcome_of_end(completed, "text"), Broken)
-
-
-def test_text_is_made_fit_for_postgresql() -> None:
-    outcome = outcome_of_end(Completed(finish_reason=pb.FINISH_REASON_STOP), "a\0b")
-
-    assert isinstance(outcome, Finished)
-    assert outcome.result.text == "a\N{REPLACEMENT CHARACTER}b"
+    assert finish_of_end(Completed.FromString(b"\x08\x63")) is None  # finish_reason: 99
 
 
 def test_names_of_errors_leave_their_message_out() -> None:

@@ -1,0 +1,294 @@
+"""What this process writes into Redis: the texts of its answers, a call for all of them every few milliseconds.
+
+Redis only speeds readers up. A generation never waits for it but once, at its end, and goes on when it is gone.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from questions.answer_stream import (
+    Append,
+    FencedError,
+    Opened,
+    Refusal,
+    Usage,
+    Whole,
+    append,
+    close_texts,
+    open_text,
+    put_texts,
+)
+from questions.claims import Claim
+from questions.states import FinishReason
+from worker_service.leases import Lease
+from worker_service.outages import Outage
+
+REDIS_ERRORS: Final = (RedisError, OSError)
+
+_GATHERED_SECONDS: Final = 0.04
+"""Between two chunks of one answer that somebody reads. A page that changes 25 times a second looks fluent."""
+_UNREAD_GATHERED_SECONDS: Final = 0.5
+"""The same while nobody listens. Who comes then reads what is there, and is heard of with the next chunk."""
+_GATHERED_BYTES: Final = 4_096
+_RETRY_SECONDS: Final = 1.0
+# Redis serves nobody else during a call: 128 texts take it about 1 ms.
+_TEXTS_A_CALL: Final = 128
+
+
+class Text:
+    """The text of one answer under one claim.
+
+    What is released never ends in white space, which is held back until something follows it: a chat template trims
+    the text that a continuation begins with, so that it would not fit.
+    """
+
+    def __init__(self, claim: Claim, opened: Opened | None = None) -> None:
+        opened = opened or Opened("", Usage(), None)
+        self.claim = claim
+        self.epoch = claim.epoch
+        self.usage = opened.usage
+        self.finish = opened.finish
+        self.released = bytearray(opened.text.encode())
+        self.held = ""
+        self.stored = len(self.released)
+        """Bytes that Redis has acknowledged."""
+        self.finish_stored = False
+        self.whole_due = False
+        """Redis is to be given all of the text."""
+        self.confirmed = False
+        """PostgreSQL has confirmed the claim since Redis said something else: Redis is wrong."""
+        self.lost = False
+        """Redis has lost or refused the text, and PostgreSQL has not confirmed the claim since."""
+        self.interval = _UNREAD_GATHERED_SECONDS
+        self.due_at = 0.0
+        self.settled = asyncio.Event()
+
+    def __str__(self) -> str:
+        return self.released.decode() + self.held
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether Redis lacks something."""
+        return (
+            self.whole_due or len(self.released) > self.stored or (self.finish is not None and not self.finish_stored)
+        )
+
+    def add(self, more: str) -> None:
+        """Release it but for white space at its end."""
+        whole = self.held + more
+        visible = whole.rstrip()
+        self.released += visible.encode()
+        self.held = whole[len(visible) :]
+
+    def end(self, finish: FinishReason) -> None:
+        """Release what is held back: nothing will follow."""
+        self.released += self.held.encode()
+        self.held = ""
+        self.finish = finish
+
+    def begin_anew(self, epoch: int) -> None:
+        """Take back what there is, under an epoch that PostgreSQL has just given."""
+        self.epoch = epoch
+        self.usage = self.usage.of_text_taken_back()
+        self.finish = None
+        self.released.clear()
+        self.held = ""
+        self.stored = 0
+        self.whole_due = self.confirmed = True
+        self.lost = False
+
+
+class Texts:
+    """All texts of the process, and the one task that brings them to Redis."""
+
+    def __init__(self, redis: Redis, lease: Lease) -> None:
+        self._redis = redis
+        self._lease = lease
+        self._outage = Outage("Redis", "answers cannot be seen while they are written")
+        self._pending: set[Text] = set()
+        self._lost: set[Text] = set()
+        self._ended: set[int] = set()
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal_asked_at = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    async def open(self, claim: Claim) -> Text | None:
+        """The claim's text, with what attempts before it have given out; None if that is lost."""
+        if claim.attempt == 1:
+            text = Text(claim)
+            text.whole_due = True
+            self._send_soon(text)
+            return text
+        try:
+            opened = await open_text(self._redis, claim.answer_id, claim.token, claim.epoch, create=False)
+        except FencedError:
+            return None  # Whether Redis is right PostgreSQL will say when it is to raise the epoch.
+        except REDIS_ERRORS as error:
+            self._outage.begins(error)
+            return None
+        return Text(claim, opened) if opened else None
+
+    def begin_anew(self, text: Text, epoch: int) -> None:
+        """Take the text back, under an epoch that PostgreSQL has just given."""
+        text.begin_anew(epoch)
+        self._send_soon(text)
+
+    def add(self, text: Text, more: str, usage: Usage) -> None:
+        """More of the text, to be seen by readers soon. Never waits."""
+        is_first = not text.released
+        text.add(more)
+        text.usage = usage
+        if text.lost or not (pending := len(text.released) - text.stored):
+            return
+        if is_first or pending >= _GATHERED_BYTES:
+            self._send_soon(text)
+        elif text not in self._pending:
+            self._pending.add(text)
+            self._wake_at(text.due_at)
+
+    async def end(self, text: Text, finish: FinishReason, usage: Usage) -> None:
+        """The model has written the last of it: tell Redis why and what it took, unless Redis does not answer."""
+        text.end(finish)
+        text.usage = usage
+        await self.settle(text)
+
+    async def settle(self, text: Text) -> None:
+        """Wait until Redis has all that is released, or does not answer."""
+        if text.is_pending and not text.lost and not self._outage.lasts:
+            text.settled.clear()
+            self._send_soon(text)
+            await text.settled.wait()
+
+    def forget(self, text: Text) -> None:
+        """Write nothing of this text any more."""
+        self._pending.discard(text)
+        self._lost.discard(text)
+
+    def close(self, answer_id: int) -> None:
+        """The answer is final in PostgreSQL: tell its readers."""
+        self._ended.add(answer_id)
+        self._wake.set()
+
+    def lease_renewed(self, owned: frozenset[int]) -> None:
+        """PostgreSQL has confirmed that these claims are ours: what Redis lacks of them may be stored again."""
+        for text in [text for text in self._lost if text.claim.token in owned]:
+            self._lost.discard(text)
+            text.lost = False
+            text.whole_due = text.confirmed = True
+            self._send_soon(text)
+
+    async def run(self) -> None:
+        """Bring to Redis what is due, for ever."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._send_due()
+            except REDIS_ERRORS as error:
+                self._outage.begins(error)
+                self._ended.clear()  # who waits for them also looks into PostgreSQL
+                for text in self._pending:
+                    text.settled.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._wake.set()
+
+    async def _send_due(self) -> None:
+        if self._lease.worker_id is None:
+            return  # all that is pending is about to be forgotten
+        # What is due within half of the time goes along, so that the chunks of many answers share their calls.
+        horizon = self._loop.time() + _GATHERED_SECONDS / 2
+        due = [text for text in self._pending if text.due_at <= horizon]
+        wholes = [text for text in due if text.whole_due]
+        appends = [text for text in due if not text.whole_due]
+        for start in range(0, len(wholes), _TEXTS_A_CALL):
+            await self._store(wholes[start : start + _TEXTS_A_CALL])
+        for start in range(0, len(appends), _TEXTS_A_CALL):
+            await self._append(appends[start : start + _TEXTS_A_CALL])
+        if self._ended:
+            ended, self._ended = self._ended, set()
+            await close_texts(self._redis, ended)
+            self._outage.ends()
+        if self._pending:
+            self._wake_at(min(text.due_at for text in self._pending))
+
+    async def _store(self, texts: Sequence[Text]) -> None:
+        wholes = [
+            Whole(
+                text.claim.answer_id,
+                text.claim.token,
+                text.epoch,
+                bytes(text.released),
+                text.usage,
+                text.finish,
+                confirmed=text.confirmed,
+            )
+            for text in texts
+        ]
+        for text, sent, reply in zip(texts, wholes, await put_texts(self._redis, wholes), strict=True):
+            if text.epoch == sent.epoch:
+                text.whole_due = False
+                self._note(text, reply, len(sent.text), sent.finish)
+
+    async def _append(self, texts: Sequence[Text]) -> None:
+        appends = [
+            Append(
+                text.claim.answer_id,
+                text.claim.token,
+                text.stored,
+                bytes(text.released[text.stored :]),
+                text.usage,
+                text.finish,
+            )
+            for text in texts
+        ]
+        epochs = [text.epoch for text in texts]
+        replies = await append(self._redis, appends)
+        for text, epoch, sent, reply in zip(texts, epochs, appends, replies, strict=True):
+            if text.epoch == epoch:
+                self._note(text, reply, sent.offset + len(sent.text), sent.finish)
+
+    def _note(self, text: Text, reply: int | Refusal, stored: int, finish: FinishReason | None) -> None:
+        self._outage.ends()
+        if text not in self._pending:
+            return  # forgotten meanwhile
+        now = self._loop.time()
+        if isinstance(reply, Refusal):
+            text.lost = True
+            self._lost.add(text)
+            self._ask_for_renewal(now)
+        else:
+            text.confirmed = False
+            text.stored = stored
+            text.finish_stored = finish is not None
+            text.interval = _GATHERED_SECONDS if reply else _UNREAD_GATHERED_SECONDS
+            text.due_at = now if text.finish else now + text.interval
+        if text.lost or not text.is_pending:
+            self._pending.discard(text)
+            text.settled.set()
+
+    def _ask_for_renewal(self, now: float) -> None:
+        at = max(now, self._renewal_asked_at + _RETRY_SECONDS)
+        if self._renewal_asked_at < now:
+            self._renewal_asked_at = at
+            self._loop.call_at(at, self._lease.renew_soon)
+
+    def _send_soon(self, text: Text) -> None:
+        text.due_at = 0.0
+        self._pending.add(text)
+        self._wake.set()
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._wake.set()
