@@ -22,7 +22,7 @@ def test_a_directive_that_does_not_exist_is_an_error() -> None:
 
 
 def test_an_answer_can_be_the_question_itself() -> None:
-    assert expected_answer("[[echo=2 delay=1]] # A\n\nb") == "# A\n\nb# A\n\nb"
+    assert expected_answer("[[echo=2 delay=1]] # A\n\nb") == "# A\n\nb\n# A\n\nb"
 
 
 @pytest.mark.parametrize("length", [0, 1, 6, 17, 30])

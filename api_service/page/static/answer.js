@@ -23,12 +23,21 @@ const said = byId("said");
 const LONG_CHARACTERS = 280;
 const LONG_LINES = 5;
 
-let shown = null; // { id, markdown, leave, status }
+let shown = null; // { id, markdown, status, stopping, leave }
 
 /** Say something to those who listen to the page, and do not see it change. */
 export function announce(message) {
   said.textContent = "";
   setTimeout(() => (said.textContent = message), 50); // so that the same words twice are said twice
+}
+
+/** Hide a button; who was on it finds themselves somewhere sensible, and not nowhere. */
+function hide(button, instead) {
+  const focused = button === document.activeElement;
+  button.hidden = true;
+  if (focused) {
+    (instead.hidden ? byId("question") : instead).focus({ preventScroll: true });
+  }
 }
 
 function setStatus(status, message) {
@@ -64,8 +73,8 @@ function finish(question) {
   shown.status = status;
   answer.removeAttribute("aria-busy");
   pulse.hidden = true;
-  stop.hidden = true;
   again.hidden = store.find(id) === undefined;
+  hide(stop, again);
   let told = "";
   if (status === "completed" || status === "incomplete") {
     // The final object is the last word, also where Redis had lost what was streamed.
@@ -108,8 +117,9 @@ export function show(id) {
   questionText.classList.toggle("long", long);
   questionText.tabIndex = long ? 0 : -1; // it scrolls
   setStatus("queued", words.connecting);
-  stop.hidden = again.hidden = copyAnswer.hidden = true;
-  stop.disabled = false;
+  for (const button of [stop, again, copyAnswer]) {
+    hide(button, byId("question"));
+  }
   pulse.hidden = false;
   answer.setAttribute("aria-busy", "true");
 
@@ -120,7 +130,7 @@ export function show(id) {
       document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
     }
   });
-  const mine = (shown = { id, markdown: growing, status: null, leave: () => {} });
+  const mine = (shown = { id, markdown: growing, status: null, stopping: false, leave: () => {} });
   let last = null;
   const say = (status, message) => {
     last = [status, message];
@@ -133,7 +143,7 @@ export function show(id) {
     status(status) {
       mine.status = status.status;
       store.note(id, status.status);
-      stop.hidden = isFinal(status.status);
+      stop.hidden = false;
       if (status.status === "queued") {
         say("queued", queuedWords(status));
       } else if (status.status === "in_progress") {
@@ -163,8 +173,9 @@ export function show(id) {
         store.note(id, "gone");
       }
       answer.removeAttribute("aria-busy");
-      pulse.hidden = stop.hidden = true;
+      pulse.hidden = true;
       again.hidden = record === undefined;
+      hide(stop, again);
       setStatus("failed", words.states[problem.code === "question_not_found" ? "gone" : "failed"]);
       setNotice(problem.reference ? `${problem.message} ${words.reference(problem.reference)}` : problem.message, "error");
     },
@@ -206,7 +217,10 @@ export function start(askAgain) {
   again.addEventListener("click", () => askAgain(store.find(shown.id).text));
   stop.addEventListener("click", async () => {
     const mine = shown;
-    stop.disabled = true;
+    if (mine.stopping) {
+      return;
+    }
+    mine.stopping = true; // a disabled button would lose the focus
     setStatus("in_progress", words.stopping);
     try {
       const question = await cancel(mine.id);
@@ -216,7 +230,7 @@ export function start(askAgain) {
       }
     } catch (problem) {
       if (shown === mine) {
-        stop.disabled = false;
+        mine.stopping = false;
         setNotice(words.stopFailed(problem.message), "error");
       }
     }

@@ -112,6 +112,12 @@ export function start(asked) {
     if (taken) {
       box.value = "";
       keepDraft();
+      // On a phone the keyboard makes room for the answer; elsewhere the next question can be typed at once.
+      if (matchMedia("(hover: none)").matches) {
+        box.blur();
+      } else {
+        box.focus();
+      }
       fit();
       asked(text, taken);
     }

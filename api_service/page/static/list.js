@@ -103,6 +103,7 @@ async function look() {
 export function start() {
   store.onChange(draw);
   toggle.addEventListener("click", () => setOpen(toggle.getAttribute("aria-expanded") !== "true"));
+  list.addEventListener("click", (event) => event.target.closest("a") && setOpen(false));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && panel.classList.contains("shown")) {
       setOpen(false);

@@ -90,6 +90,10 @@ function nodesOf(tokens, env) {
   const html = markdown.renderer.render(tokens, markdown.options, env);
   const fragment = window.DOMPurify.sanitize(html, ALLOWED);
   for (const link of fragment.querySelectorAll("a")) {
+    if (!link.hasAttribute("href")) {
+      link.replaceWith(...link.childNodes); // it led where no answer may lead
+      continue;
+    }
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
@@ -161,16 +165,23 @@ export class GrowingMarkdown {
     this.#timer ??= setTimeout(() => this.#render(), Math.max(30, 4 * this.#cost));
   }
 
+  /** Render what has been appended now, and not in a moment. */
+  flush() {
+    if (this.#timer !== null) {
+      this.#render();
+    }
+  }
+
   /** Show this text and no other. */
   set(text) {
-    this.#cancel();
     if (text === this.#text) {
-      this.#render();
+      this.flush();
       // A definition of a link can stand below its use, in a block that was rendered before.
       if (!/^ {0,3}\[[^\]\n]+\]:/m.test(text)) {
         return;
       }
     }
+    this.#cancel();
     this.#text = text;
     this.#rest = text;
     this.#heading = 2;

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 
 import pytest
 from playwright.sync_api import expect
@@ -28,14 +29,18 @@ def test_a_killed_server_costs_the_reader_nothing(read: Opener) -> None:
     expect(reader.answer).to_have_text(expected_answer(question))
 
 
-def test_a_worker_killed_in_mid_answer(read: Opener) -> None:
+def test_an_answer_whose_generation_was_killed_goes_on_where_it_was(read: Opener) -> None:
     reader = read()
-    reader.ask_and_hold("another worker", directives="tokens=40")
+    reader.ask_and_hold("another attempt", directives="tokens=40")
     question = reader.page.locator("#question-text").inner_text()
     os.kill(reader.mesh.processes()["llm_service"], signal.SIGKILL)
-    reader.model.release()
-    expect(reader.page.locator("#dot")).to_have_attribute("data-state", "completed", timeout=60_000)
+    finished = reader.page.locator("#dot[data-state=completed]")
+    give_up_at = time.monotonic() + 60
+    while not finished.is_visible() and time.monotonic() < give_up_at:
+        reader.model.release()  # the next attempt holds again
+        reader.page.wait_for_timeout(100)
     expect(reader.answer).to_have_text(expected_answer(question))
+    expect(finished).to_be_visible()
 
 
 def test_what_was_asked_without_a_network_is_sent_when_it_is_back(read: Opener) -> None:
