@@ -17,19 +17,9 @@ _DIGEST_CHARACTERS = 16
 
 # What a model writes is untrusted. Should any of it ever get past the sanitiser, it still cannot run a script, load an
 # image, style itself, send a form or turn a string into a script: only the sanitiser's own policy makes HTML.
-_CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self'",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",
-        "trusted-types dompurify",
-    )
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify"
 )
 _HEADERS = {
     "Cache-Control": "no-cache",
@@ -83,4 +73,3 @@ class _Files(StaticFiles):
         response.headers["Cache-Control"] = _FOREVER if current else "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
-

@@ -30,6 +30,7 @@ def mesh(model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         "ASKMESH_MODEL_URL": model.url,
         "ASKMESH_MODEL_NAME": "fake-model",
         "ASKMESH_MAX_OUTPUT_TOKENS": "500000",
+        "ASKMESH_DRAIN_SECONDS": "1",
         "ASKMESH_WORKER_SLOTS": str(MODEL_SLOTS),
     }
     with Mesh(tmp_path_factory.mktemp("page"), settings) as mesh:

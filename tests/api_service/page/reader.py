@@ -1,13 +1,13 @@
 """Somebody at the page, and the model server behind it."""
 
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
-import axe_playwright_python
-from playwright.sync_api import ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import ConsoleMessage, Dialog, Locator, Page, expect
+from playwright.sync_api import Request as PageRequest
 
 from tests.mesh import Mesh
 
@@ -16,7 +16,7 @@ MODEL_SLOTS = 6
 
 expect.set_options(timeout=15_000)
 
-_AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+_AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 # What a browser says by itself about connections that were lost and answers that are errors.
 _USUAL = ("Failed to load resource", "net::ERR_")
 
@@ -57,11 +57,15 @@ class Reader:
         page.on("request", self._note_request)
         page.on("console", self._note_message)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", self._note_dialog)
 
-    def _note_request(self, request: Any) -> None:
+    def _note_request(self, request: PageRequest) -> None:
         if urlsplit(request.url).netloc != urlsplit(self.mesh.api).netloc:
             self.foreign.append(request.url)
+
+    def _note_dialog(self, dialog: Dialog) -> None:
+        self.complaints.append(dialog.message)
+        dialog.dismiss()
 
     def _note_message(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning") and not any(usual in message.text for usual in _USUAL):
@@ -112,7 +116,7 @@ class Reader:
         expect(self.page.locator("#dot")).to_have_attribute("data-state", state)
 
     def check_accessibility(self) -> None:
-        """axe finds nothing to complain of in the page as it is now."""
+        """Let axe look at the page as it is now: it has nothing to complain of."""
         self.page.evaluate(_AXE)
         found = self.page.evaluate("axe.run()")
         said = [

@@ -120,7 +120,7 @@ def test_it_speaks_russian_where_the_browser_does(read: Opener) -> None:
     expect(reader.entries).to_have_text(re.compile("Ошибка"))
     reader.box.fill("ы" * 9_000)
     reader.box.press("Enter")
-    expect(reader.page.get_by_role("alert")).to_have_text(re.compile("^Вопрос не принят"))  # noqa: RUF001
+    expect(reader.page.get_by_role("alert")).to_have_text(re.compile("^Вопрос не принят"))
 
 
 def test_enter_that_ends_a_composition_does_not_send(read: Opener) -> None:
@@ -134,7 +134,7 @@ def test_enter_that_ends_a_composition_does_not_send(read: Opener) -> None:
 def test_it_works_where_the_browser_stores_nothing(read: Opener) -> None:
     reader = read()
     reader.page.add_init_script(
-        "Storage.prototype.getItem = Storage.prototype.setItem = () => { throw new DOMException('no', 'SecurityError') }"
+        "Storage.prototype.getItem = Storage.prototype.setItem = () => { throw new DOMException('', 'SecurityError') }"
     )
     reader.page.reload()
     reader.ask("stored nowhere")

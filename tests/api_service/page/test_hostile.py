@@ -26,7 +26,9 @@ ATTACKS = """[[echo=1]]<script>alert(1)</script>
 
 [one](javascript:alert(1)) [two](JaVaScRiPt:alert(1)) [three](java&#115;cript:alert(1)) [four](&#x1;javascript:alert(1))
 
-[five](data:text/html,<script>alert(1)</script>) [six](vbscript:alert(1)) <javascript:alert(1)> [seven](//evil.example/x)
+[five](data:text/html,<script>alert(1)</script>) [six](vbscript:alert(1)) <javascript:alert(1)>
+
+[seven](//evil.example/x)
 
 [eight](https://example.org/" onmouseover="alert(1)) [nine](file:///etc/passwd) [ten](blob:https://example.org/x)
 
@@ -88,7 +90,7 @@ def test_the_policy_holds_where_the_sanitiser_would_not(read: Opener) -> None:
             const attempt = (action) => { try { action() } catch (error) { refused.push(error.name) } };
             attempt(() => { document.body.innerHTML = "<img src=x onerror=alert(1)>" });
             attempt(() => trustedTypes.createPolicy("mine", { createHTML: (html) => html }));
-            const add = (tag, attributes) => document.body.append(Object.assign(document.createElement(tag), attributes));
+            const add = (tag, how) => document.body.append(Object.assign(document.createElement(tag), how));
             add("img", { src: "https://evil.example/i.png" });
             add("style", { textContent: "body { display: none }" });
             add("iframe", { src: "https://evil.example/" });

@@ -141,7 +141,7 @@ def test_events_are_read_however_they_are_cut(read: Opener) -> None:
                     },
                 });
                 const all = [];
-                for await (const event of events(body, () => { alive += 1 })) all.push([event.type, event.data, event.id]);
+                for await (const { type, data, id } of events(body, () => { alive += 1 })) all.push([type, data, id]);
                 results.push([alive > 0, all]);
             }
             return results;
