@@ -1,6 +1,6 @@
 """The connection to Redis or Valkey: one pool a process, with short time-outs, because Redis only speeds up."""
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -8,12 +8,17 @@ from foundation.settings import RedisSettings
 
 
 def create_redis(settings: RedisSettings) -> Redis:
-    """A client whose calls fail within a second where Redis does not answer."""
-    client: Redis = Redis.from_url(
+    """A client whose calls fail within two seconds where Redis does not answer.
+
+    It opens at most 50 connections; calls beyond that wait for one for at most a second.
+    """
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url.get_secret_value(),
+        max_connections=50,
+        timeout=1,
         socket_timeout=1,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
-    return client
+    return Redis.from_pool(pool)

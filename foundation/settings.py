@@ -141,6 +141,11 @@ class LlmServiceSettings(Group):
         " `make run`, where empty: the embedded model.",
     )
     model_api_key: SecretStr | None = Field(None, description="Bearer token for the model server, where it wants one.")
+    model_continues: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Whether the model server can go on from the beginning of an answer, as after a worker has died."
+        " auto: vLLM and llama.cpp are asked, others cannot. yes: it knows `continue_final_message`, or needs none.",
+    )
     max_generations: int = Field(
         2_000, ge=1, le=100_000, description="Most generations that one llm_service process holds at a time."
     )

@@ -31,11 +31,12 @@ class Dialect:
     """The field of the reply that holds the prompt, as text or as tokens."""
 
 
+_CONTINUE_FIELDS: Final = {"continue_final_message": True, "add_generation_prompt": False}
 # Chosen by the ``owned_by`` of /models. A field that a server does not know is not sent: OpenAI refuses such requests.
 _DIALECTS: Final[Mapping[str, Dialect]] = {
     "vllm": Dialect(
         stream_fields={"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
-        continue_fields={"continue_final_message": True, "add_generation_prompt": False},
+        continue_fields=_CONTINUE_FIELDS,
         render_path="tokenize",
         render_result="tokens",
     ),
@@ -46,7 +47,8 @@ _DIALECTS: Final[Mapping[str, Dialect]] = {
         render_result="prompt",
     ),
 }
-_OPENAI: Final = Dialect(stream_fields={"stream_options": {"include_usage": True}})
+# Such a server is told to continue only where a setting says that it can.
+_OPENAI: Final = Dialect(stream_fields={"stream_options": {"include_usage": True}}, continue_fields=_CONTINUE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,14 @@ class _Listing:
 class ModelCatalogue:
     """The model server's list of models, kept for a minute and asked for again after a failure."""
 
-    def __init__(self, server: ModelServer, default_model: str) -> None:
-        """``default_model``: the id that answers where a request names none; empty takes the server's first."""
+    def __init__(self, server: ModelServer, default_model: str, *, continues: bool | None = None) -> None:
+        """``default_model``: the id that answers where a request names none; empty takes the server's first.
+
+        ``continues``: whether the server goes on from the beginning of an answer; None asks it.
+        """
         self._server = server
         self._default_model = default_model
+        self._continues = continues
         self._listing: _Listing | None = None
         self._asking: asyncio.Task[_Listing] | None = None
 
@@ -109,6 +115,8 @@ class ModelCatalogue:
         It can if its prompt for a begun answer is its prompt for a fresh answer followed by the beginning, left open:
         the prompts of no beginning, of a beginning and of a longer one must each begin with the one before.
         """
+        if self._continues is not None:
+            return self._continues
         probes = self._listing.probes if self._listing else {}
         probe = probes.get(model.id)
         if probe is None or (probe.done() and probe.exception()):

@@ -114,7 +114,8 @@ class LlmServer:
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        catalogue = ModelCatalogue(self._model_server, self._default_model)
+        continues = {"auto": None, "yes": True, "no": False}[self._settings.model_continues]
+        catalogue = ModelCatalogue(self._model_server, self._default_model, continues=continues)
         chat_model = StreamingChatModel(server=self._model_server)
         servicer = GenerationServicer(Generator(chat_model, catalogue), catalogue, self._admission)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)

@@ -155,7 +155,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A message on ``text_channel``. A reader that has read less than ``offset`` has to read what is between."""
+    """A message on ``text_channel``: text from ``offset`` on, some of which may have been sent before."""
 
     epoch: int
     offset: int
@@ -166,6 +166,10 @@ class Chunk:
         """The chunk in a message's data."""
         epoch, offset, text = message.split(b":", 2)
         return cls(int(epoch), int(offset), text)
+
+    def after(self, length: int) -> bytes | None:
+        """What follows for a reader who has so many bytes of this epoch; None if something between is missing."""
+        return None if length < self.offset else self.text[length - self.offset :]
 
 
 def text_channel(answer_id: int) -> str:
@@ -232,7 +236,7 @@ for i = 1, #KEYS / 3 do
   if confirmed == '' and held and tonumber(held) > tonumber(token) then replies[i] = -1
   else
     put(meta, text, token, epoch, whole, usage, finish)
-    replies[i] = redis.call('PUBLISH', channel, epoch .. ':' .. #whole .. ':')
+    replies[i] = redis.call('PUBLISH', channel, epoch .. ':0:' .. whole)
   end
 end
 return replies

@@ -87,11 +87,12 @@ class Subscriber:
         listened: set[str] = set()
         while True:
             self._changed.clear()
-            if added := self._wanted - listened:
+            wanted = set(self._wanted)  # which can change while a command is sent
+            if added := wanted - listened:
                 await pubsub.subscribe(*added)
-            if removed := listened - self._wanted:
+            if removed := listened - wanted:
                 await pubsub.unsubscribe(*removed)
-            listened = set(self._wanted)
+            listened = wanted
             await self._changed.wait()
 
     async def _hear(self, pubsub: PubSub) -> None:

@@ -114,6 +114,7 @@ class Texts:
         self._ended: set[int] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._renewal_asked_at = 0.0
         self._loop = asyncio.get_running_loop()
 
@@ -284,10 +285,11 @@ class Texts:
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
         self._timer = self._loop.call_at(when, self._tick)
+        self._timer_at = when  # uvloop's handle for a time that has passed does not know it
 
     def _tick(self) -> None:
         self._timer = None

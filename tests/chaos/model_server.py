@@ -36,8 +36,9 @@ class JournalledModelServer(FakeModelServer):
         self._completed: dict[str, int] = defaultdict(int)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        asked = orjson.loads(await request.read())["messages"][-1]["content"]
-        question = question_of(asked)
+        messages = orjson.loads(await request.read())["messages"]
+        # The last message of a continuation is the beginning of the answer.
+        question = question_of(next(message["content"] for message in reversed(messages) if message["role"] == "user"))
         self._note(BEGUN, question)
         event = BROKEN
         try:

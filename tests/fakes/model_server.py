@@ -17,6 +17,7 @@ Directives stand in the last user message, as ``[[tokens=20 delay=0.01 fault=cut
 - ``hold=K``: waits after K tokens until the next ``POST /fake/release``, which lets all go on that wait then.
 - ``finish=REASON``: the finish reason instead of ``stop``.
 - ``fault=NAME``: see below. ``at=K``: it comes after K tokens, where it comes within the stream (half of them).
+  K counts from the beginning of the answer, so that a continuation of K tokens or more meets the fault at once.
   ``times=N``: only for the first N requests with this question. ``retry_after=TEXT``: that header with the fault.
   ``code=N``: the code in the error object of ``fault=error`` (500).
 
@@ -229,15 +230,16 @@ class FakeModelServer:
             return error(400, told, "BadRequestError"), False
         if script.fault in ("close", "hang-before", "garbage-body", "not-http") or script.fault.isdigit():
             return await self._refusal(request, script), False
-        tokens = answer_tokens(asked, script)
+        whole = tokens = answer_tokens(asked, script)
         last = body["messages"][-1]
         if body.get("continue_final_message") and last["role"] == "assistant" and self.options.can_continue:
-            tokens = continued(tokens, last["content"])
+            tokens = continued(whole, last["content"])
+        already = len(whole) - len(tokens)
         tokens, stopped = cut_at_stop(tokens, body.get("stop") or ())
         allowed = min(room, limit or room)
         finish = script.finish or ("stop" if stopped or len(tokens) <= allowed else "length")
         stream = Stream(request, body, prompt, script, counted, self._released)
-        answer = await stream.write(tokens[:allowed], finish)
+        answer = await stream.write(tokens[:allowed], finish, already)
         return answer, not stream.faulted
 
     async def _refusal(self, request: web.Request, script: Script) -> web.Response:

@@ -59,20 +59,23 @@ class Stream:
         self.faulted = False
         """Whether the answer failed as it was told to."""
 
-    async def write(self, tokens: Sequence[str], finish: str) -> web.StreamResponse:
+    async def write(self, tokens: Sequence[str], finish: str, already: int = 0) -> web.StreamResponse:
+        """``already``: tokens of the answer that a continuation begins with, and goes on from."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(self._request)
         script = self._script
         await asyncio.sleep(script.first)
         buffered = bytearray(self._event({"role": "assistant", "content": ""}))
         for index, token in enumerate(tokens):
-            if script.fault and index == script.fault_position:
+            position = already + index
+            passed = index == 0 and position > script.fault_position
+            if script.fault and (position == script.fault_position or passed):
                 await response.write(buffered)
                 buffered.clear()
                 await self._fail_within(response)
                 if self.faulted:
                     return response
-            if index == script.hold:
+            if position == script.hold:
                 await response.write(buffered)
                 buffered.clear()
                 await self._released.wait()

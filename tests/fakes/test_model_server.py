@@ -75,3 +75,24 @@ async def test_a_fault_can_be_for_the_first_requests_only() -> None:
                 statuses.append(response.status)
                 await response.read()
     assert statuses == [500, 500, 200]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("begun", "left"), [(2, 1), (3, 0), (5, 0)])
+async def test_a_continuation_meets_a_fault_where_the_whole_answer_does(begun: int, left: int) -> None:
+    asked = "q [[tokens=6 fault=cut at=3]]"
+    tokens = answer_tokens(asked, Script(tokens=6))
+    async with FakeModelServer(Options()) as fake, aiohttp.ClientSession() as session:
+        body = {
+            "model": "fake-model",
+            "stream": True,
+            "continue_final_message": True,
+            "messages": [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": "".join(tokens[:begun])},
+            ],
+        }
+        async with session.post(f"{fake.url}/chat/completions", json=body) as response:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+        assert fake.counts.tokens_written == left

@@ -173,6 +173,23 @@ async def test_a_prefix_is_refused_where_the_model_server_cannot_continue(option
         assert fake.counts.requests == 1
 
 
+async def test_a_setting_says_that_a_server_continues_which_cannot_be_asked() -> None:
+    async with (
+        FakeModelServer(Options(owned_by="somebody")) as fake,
+        service_over(fake.url, model_continues="yes") as (_, client),
+    ):
+        assert (await client.generate(ask("q", answer_prefix="The"))).text
+    assert fake.bodies[-1]["continue_final_message"] is True
+    assert fake.counts.lookups == 1
+
+
+async def test_a_setting_says_that_a_server_does_not_continue(fake: FakeModelServer) -> None:
+    async with service_over(fake.url, model_continues="no") as (_, client):
+        failure = (await client.stream(ask("q", answer_prefix="The"))).failure
+    assert failure is not None
+    assert failure.reason == "CANNOT_CONTINUE"
+
+
 async def test_models_are_listed_with_the_default(client: Client) -> None:
     listed = await client.models()
     assert [(model.id, model.is_default, model.max_context_tokens) for model in listed.models] == [

@@ -164,6 +164,12 @@ async def test_chunks_that_are_heard_add_up_to_the_text(redis: Redis, writes: li
     assert heard == whole
 
 
+def test_a_chunk_may_repeat_what_a_reader_has_but_not_leave_a_hole() -> None:
+    chunk = Chunk.parse(b"2:3:a:b")
+    assert chunk == Chunk(2, 3, b"a:b")
+    assert [chunk.after(length) for length in (2, 3, 4, 6, 9)] == [None, b"a:b", b":b", b"", b""]
+
+
 async def test_a_hundred_texts_cost_one_call(redis: Redis) -> None:
     await asyncio.gather(*(open_text(redis, number, 1, 0, create=True) for number in range(100)))
     await redis.config_resetstat()

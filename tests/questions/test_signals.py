@@ -73,6 +73,16 @@ async def test_channels_come_and_go_on_one_connection(valkey: Valkey) -> None:
         await notes.until(("c", b"3"))
 
 
+async def test_channels_that_are_added_while_others_are_subscribed_to_are_not_forgotten(valkey: Valkey) -> None:
+    async with listening(valkey, "a") as (_, subscriber, notes):
+        assert await notes.next() == ("listening", "a")
+        channels = {f"many {number}" for number in range(50)}
+        for channel in channels:
+            subscriber.add(channel)
+            await asyncio.sleep(0)
+        assert {channel for _, channel in [await notes.next() for _ in channels]} == channels
+
+
 async def test_a_lost_server_is_told_and_listened_to_again(tmp_path: Path) -> None:
     valkey = Valkey(tmp_path)
     with valkey:

@@ -3,9 +3,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from tests.worker_service.fake_llm_service import FakeLlmService
+from tests.worker_service.in_process import Worker, working
 from tests.worker_service.processes import WorkerProcess
 
 StartWorker = Callable[..., WorkerProcess]
@@ -16,6 +19,12 @@ async def llm() -> AsyncIterator[FakeLlmService]:
     service = FakeLlmService()
     async with service.serve():
         yield service
+
+
+@pytest.fixture
+async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: Redis) -> AsyncIterator[Worker]:
+    async with working(engine, llm.address, redis) as worker:
+        yield worker
 
 
 @pytest.fixture
@@ -44,3 +53,10 @@ def start_worker(settings: dict[str, str], tmp_path: Path) -> Iterator[StartWork
             return stack.enter_context(WorkerProcess(settings | changed, tmp_path / f"worker-{number}.log"))
 
         yield start
+
+
+@pytest.fixture
+def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """One that a test may stop. Its broker stays empty."""
+    with Valkey(tmp_path / "valkey") as server:
+        yield server

@@ -1,6 +1,7 @@
 """A stand-in for llm_service that tests control: it keeps the contract, and answers without any model."""
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ Script = Callable[[str, Context], Awaitable[None]]
 
 
 class FakeLlmService(GenerationServiceServicer):
-    """Answers "Answer to <question>", one word an event, and counts what it was asked."""
+    """Answers "Answer to <question>", one word an event, goes on from a prefix, and counts what it was asked."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -38,6 +39,8 @@ class FakeLlmService(GenerationServiceServicer):
         self.flowing = asyncio.Event()
         """While it is not set, every answer stops after its first word."""
         self.flowing.set()
+        self.pause_before_last: asyncio.Event | None = None
+        """Each answer waits for it before its last word."""
         self.before: Script | None = None
         """Called for each call before Started."""
         self.after: Script | None = None
@@ -55,9 +58,13 @@ class FakeLlmService(GenerationServiceServicer):
             if self.before:
                 await self.before(question, context)
             yield service_pb.GenerateStreamResponse(started=service_pb.Started(request_id=request.spec.request_id))
-            words = answer_to(question).split(" ")
-            for sequence, word in enumerate(words, start=1):
-                text = word if sequence == 1 else f" {word}"
+            answer, prefix = answer_to(question), request.spec.answer_prefix
+            if not answer.startswith(prefix):
+                await context.abort(grpc.StatusCode.INTERNAL, "the prefix is not the beginning of this answer")
+            words = re.findall(r"\s*\S+", answer[len(prefix) :])
+            for sequence, text in enumerate(words, start=1):
+                if sequence == len(words) and self.pause_before_last:
+                    await self.pause_before_last.wait()
                 yield service_pb.GenerateStreamResponse(text=service_pb.TextDelta(sequence=sequence, text=text))
                 if sequence == 1:
                     if self.after:

@@ -2,88 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import pytest
-from askmesh.llm.v1 import errors_pb2
-from askmesh_client import GenerationClient
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.settings import GenerationSettings, WorkerSettings
+from foundation.settings import GenerationSettings
 from questions import claims
 from questions.claims import Claim, Result
 from tests.worker_service.asking import answers, ask
-from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to, refuse
+from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
+from tests.worker_service.in_process import Worker, refuse_with
 from tests.worker_service.waiting import eventually
-from worker_service.answering import Answering
-from worker_service.claiming import Claimer
-from worker_service.engine_gate import CLOSES_AFTER, EngineGate
-from worker_service.leases import Lease
-from worker_service.outages import Outage
-from worker_service.slots import Slots
-from worker_service.texts import Texts
+from worker_service.engine_gate import CLOSES_AFTER
 
 pytestmark = pytest.mark.integration
-
-
-@dataclass
-class Worker:
-    """The parts of a worker process, under one lease that nobody renews."""
-
-    engine: AsyncEngine
-    lease: Lease
-    gate: EngineGate
-    claimer: Claimer
-    answering: Answering
-    slots: Slots
-
-    async def answer(self, question: str) -> Any:
-        """Ask, claim and answer one question; its answer's row."""
-        await ask(self.engine, question)
-        claim = await self.claim()
-        await self.answering.answer(claim)
-        self.claimer.give_back(claim)
-        return (await answers(self.engine))[question]
-
-    async def claim(self) -> Claim:
-        claim = await self.claimer.next()
-        assert claim is not None
-        return claim
-
-
-@pytest.fixture
-async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: Redis) -> AsyncIterator[Worker]:
-    settings = WorkerSettings.model_construct(lease_seconds=3_600.0, heartbeat_seconds=3_600.0)
-    database = Outage("PostgreSQL", "tests")
-    lease = Lease(engine, "tests", settings, database)
-    gate = EngineGate()
-    claimer = Claimer(engine, lease, gate, database)
-    async with GenerationClient(llm.address) as client:
-        texts = Texts(redis, lease)
-        answering = Answering(
-            engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
-        )
-        slots = Slots(8, claimer, answering)
-        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
-        await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, answering, slots)
-        for part in parts:
-            part.cancel()
-        await asyncio.wait(parts)
-
-
-def refuse_with(code: grpc.StatusCode, reason: str, *, engine_started: bool = False) -> Any:
-    async def script(_question: str, context: Context) -> None:
-        number = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
-        await refuse(context, code, number, engine_started=engine_started)
-
-    return script
 
 
 async def test_an_answer_is_written_with_its_usage(worker: Worker) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,13 +25,6 @@ from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.waiting import eventually
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def own_valkey(tmp_path: Path) -> Iterator[Valkey]:
-    """One that a test may stop. Its broker stays empty."""
-    with Valkey(tmp_path / "valkey") as server:
-        yield server
 
 
 async def ask_many(engine: AsyncEngine, count: int) -> list[str]:
