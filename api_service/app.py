@@ -1,6 +1,7 @@
 """The application: the one place that builds and connects its parts."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from foundation.settings import (
 )
 from questions.hints import Hints, celery_app
 from questions.migrations import engine_is_up_to_date, needed_revision
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     backlog = Backlog(engine, settings.questions.backlog_limit)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
     watcher = Watcher(engine.execution_options(isolation_level="AUTOCOMMIT"), redis)
-    stack.push_async_callback(_stop, asyncio.create_task(watcher.run()))
+    watching = asyncio.create_task(watcher.run())
+    watching.add_done_callback(_note_defect)
+    stack.push_async_callback(_stop, watching)
     service = QuestionService(
         engine=engine,
         redis=redis,
@@ -140,6 +145,11 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
     )
     return AppState(questions=service, watcher=watcher, readiness=readiness)
+
+
+def _note_defect(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (defect := task.exception()) is not None:
+        logger.critical("nobody waits for answers any more: streams and long polls get none", exc_info=defect)
 
 
 async def _stop(task: asyncio.Task[None]) -> None:

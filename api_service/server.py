@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 # Longer than a proxy keeps idle connections to it (nginx: 60 s): otherwise the proxy sends a request just when this
 # side closes, and the request is lost.
 _KEEP_ALIVE_SECONDS = 75
+# A client that takes nothing of what it is sent for so long is dropped; the cursor of its stream stays valid.
+_STALLED_SECONDS = 60
 
 
 class ApiServer(uvicorn.Server):
@@ -24,6 +26,9 @@ class ApiServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Run the lifespan's beginning, listen, say so."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+            for listening in sockets or []:
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALLED_SECONDS * 1_000)
         await super().startup(sockets=sockets)
         for server in self.servers:
             for listening in server.sockets:

@@ -14,7 +14,8 @@ from api_service.questions.answering import answer_response
 from api_service.questions.cursor import Cursor, Start
 from api_service.questions.languages import Language
 from api_service.questions.live_text import LiveText, is_within_code_point, sse_event
-from api_service.questions.watcher import Watch, Watcher
+from api_service.questions.watch import Watch
+from api_service.questions.watcher import Watcher
 from questions.reading import Question
 from questions.states import State
 

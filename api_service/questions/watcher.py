@@ -6,7 +6,7 @@ whose state has changed, so that losing a notice costs time and nothing else.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.database import is_unavailable
 from api_service.questions.live_text import LiveText
-from api_service.questions.queue_estimate import SAMPLE_SIZE, Estimate, QueueEstimate
+from api_service.questions.queue_estimate import SAMPLE_SIZE
+from api_service.questions.watch import Surroundings, Watch, WatchedAnswer, WatchedQuestion
 from questions import answer_stream
 from questions.answer_stream import Chunk
 from questions.reading import Question, read_changed, read_queue
@@ -35,128 +36,6 @@ _CHANGED_AT_ONCE = 100
 _TEXTS_AT_ONCE = 100
 
 
-class _Answer:
-    """An answer that somebody waits for. ``text`` is there while somebody reads along."""
-
-    def __init__(self, answer_id: int) -> None:
-        self.id = answer_id
-        self.questions: dict[int, _Question] = {}
-        self.text: LiveText | None = None
-        self.text_readers = 0
-        self.text_was_read = False
-
-
-class _Question:
-    """A question that somebody waits for."""
-
-    def __init__(self, question: Question, answer: _Answer) -> None:
-        self.now = question
-        self.answer = answer
-        self.gone = False
-        self.watches: set[Watch] = set()
-        self._final_text: LiveText | None = None
-
-    @property
-    def final_text(self) -> LiveText | None:
-        if self._final_text is None and self.now.text is not None:
-            self._final_text = LiveText(self.now.epoch, self.now.text.encode())
-        return self._final_text
-
-    def wake(self) -> None:
-        for watch in self.watches:
-            watch.wake()
-
-
-class Watch:
-    """One who waits for a question."""
-
-    def __init__(self, question: _Question, watcher: "Watcher", *, text: bool) -> None:
-        self._question = question
-        self._watcher = watcher
-        self._news = False
-        self._waiter: asyncio.Future[None] | None = None
-        self.reads_text = text
-        self.left = False
-        """Whether nobody waits any more."""
-
-    @property
-    def question(self) -> Question:
-        """The question as it is now."""
-        return self._question.now
-
-    @property
-    def text(self) -> LiveText | None:
-        """The text of its answer so far; None where it is not read along."""
-        return self._question.answer.text
-
-    @property
-    def final_text(self) -> LiveText | None:
-        """The whole text once there is one."""
-        return self._question.final_text
-
-    @property
-    def text_was_read(self) -> bool:
-        """Whether Redis has said what there is of the text, or has failed to."""
-        return self._question.answer.text_was_read
-
-    @property
-    def estimate(self) -> Estimate | None:
-        """When it is the question's turn, if that is known."""
-        return self._watcher.queue.of(self._question.answer.id)
-
-    @property
-    def over(self) -> bool:
-        """Whether there is nothing to wait for: it has ended, is no more, nobody waits, or the process stops."""
-        return self.question.state.is_final or self.interrupted
-
-    @property
-    def gone(self) -> bool:
-        """Whether the question is no more."""
-        return self._question.gone
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether there is nothing to wait for although the question has not ended."""
-        return self.left or self.gone or self._watcher.ending
-
-    def wake(self) -> None:
-        """Say that there is something new."""
-        self._news = True
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def leave(self) -> None:
-        """Say that nobody waits any more."""
-        self.left = True
-        self.wake()
-
-    async def news(self, timeout: float) -> bool:
-        """Wait until there is something new since the last call; False after ``timeout`` seconds without."""
-        if not self._news:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            handle = loop.call_later(timeout, self._give_up, self._waiter)
-            try:
-                await self._waiter
-            finally:
-                handle.cancel()
-                self._waiter = None
-        news, self._news = self._news, False
-        return news
-
-    async def until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait until the condition holds or there is nothing to wait for, but no longer than so many seconds."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        while not condition() and not self.over and (rest := end - loop.time()) > 0:
-            await self.news(rest)
-
-    @staticmethod
-    def _give_up(waiter: asyncio.Future[None]) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-
 class Watcher:
     """Follows every question that somebody in this process waits for."""
 
@@ -165,24 +44,23 @@ class Watcher:
         self._redis = redis
         self._subscriber = Subscriber(redis, self)
         self._listens = False
-        self._questions: dict[int, _Question] = {}
-        self._answers: dict[int, _Answer] = {}
+        self._questions: dict[int, WatchedQuestion] = {}
+        self._answers: dict[int, WatchedAnswer] = {}
         self._changed: set[int] = set()
         self._look = asyncio.Event()
-        self._unread: set[_Answer] = set()
+        self._unread: set[WatchedAnswer] = set()
         self._read = asyncio.Event()
         self._queued = asyncio.Event()
-        self.queue = QueueEstimate()
-        self.ending = False
+        self._surroundings = Surroundings()
 
     @contextmanager
     def watch(self, question: Question, *, text: bool) -> Iterator[Watch]:
         """Wait for what becomes of this question, read a moment ago; ``text``: of the text being written too."""
         if question.state.is_final:
-            yield Watch(_Question(question, _Answer(question.answer_id)), self, text=False)
+            yield Watch(WatchedQuestion(question, WatchedAnswer(question.answer_id)), self._surroundings, text=False)
             return
         followed = self._questions.get(question.id) or self._follow(question)
-        watch = Watch(followed, self, text=text)
+        watch = Watch(followed, self._surroundings, text=text)
         followed.watches.add(watch)
         if text:
             self._read_along(followed.answer, question.epoch)
@@ -209,7 +87,7 @@ class Watcher:
 
     def end(self) -> None:
         """Say that the process stops: everybody may go and wait elsewhere."""
-        self.ending = True
+        self._surroundings.ending = True
         for question in self._questions.values():
             question.wake()
 
@@ -245,17 +123,17 @@ class Watcher:
             tasks.create_task(self._follow_texts())
             tasks.create_task(self._follow_queue())
 
-    def _follow(self, question: Question) -> _Question:
+    def _follow(self, question: Question) -> WatchedQuestion:
         answer = self._answers.get(question.answer_id)
         if answer is None:
-            answer = self._answers[question.answer_id] = _Answer(question.answer_id)
+            answer = self._answers[question.answer_id] = WatchedAnswer(question.answer_id)
             self._subscriber.add(answer_stream.final_channel(answer.id))
-        followed = self._questions[question.id] = answer.questions[question.id] = _Question(question, answer)
+        followed = self._questions[question.id] = answer.questions[question.id] = WatchedQuestion(question, answer)
         if question.state is State.QUEUED:
             self._queued.set()
         return followed
 
-    def _forget(self, question: _Question) -> None:
+    def _forget(self, question: WatchedQuestion) -> None:
         question_id, answer = question.now.id, question.answer
         if self._questions.get(question_id) is question:
             del self._questions[question_id]
@@ -264,29 +142,29 @@ class Watcher:
                 del self._answers[answer.id]
                 self._subscriber.remove(answer_stream.final_channel(answer.id), answer_stream.text_channel(answer.id))
 
-    def _read_along(self, answer: _Answer, epoch: int) -> None:
+    def _read_along(self, answer: WatchedAnswer, epoch: int) -> None:
         answer.text_readers += 1
         if answer.text is None:
             answer.text, answer.text_was_read = LiveText(epoch), False
             self._subscriber.add(answer_stream.text_channel(answer.id))
             self._read_again(answer)
 
-    def _stop_reading(self, answer: _Answer) -> None:
+    def _stop_reading(self, answer: WatchedAnswer) -> None:
         answer.text_readers -= 1
         if not answer.text_readers:
             answer.text = None
             if self._answers.get(answer.id) is answer:
                 self._subscriber.remove(answer_stream.text_channel(answer.id))
 
-    def _read_again(self, answer: _Answer) -> None:
+    def _read_again(self, answer: WatchedAnswer) -> None:
         self._unread.add(answer)
         self._read.set()
 
-    def _look_at_all(self, answer: _Answer) -> None:
+    def _look_at_all(self, answer: WatchedAnswer) -> None:
         for question_id in answer.questions:
             self.look_at(question_id)
 
-    def _take(self, answer: _Answer, epoch: int, offset: int, text: bytes) -> None:
+    def _take(self, answer: WatchedAnswer, epoch: int, offset: int, text: bytes) -> None:
         if answer.text is None:
             return
         had = answer.text.epoch, len(answer.text.data)
@@ -341,6 +219,8 @@ class Watcher:
                 followed.gone = True
             else:
                 followed.now = now
+                if now.state is State.QUEUED:
+                    self._queued.set()
             if followed.gone or followed.now.state.is_final:
                 self._forget(followed)
             followed.wake()
@@ -354,7 +234,7 @@ class Watcher:
             await self._read_texts([answer for answer in batch if answer.text is not None])
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _read_texts(self, batch: list[_Answer]) -> None:
+    async def _read_texts(self, batch: list[WatchedAnswer]) -> None:
         cursors = [
             answer_stream.Cursor(answer.id, answer.text.epoch, len(answer.text.data)) for answer in batch if answer.text
         ]
@@ -384,7 +264,7 @@ class Watcher:
             ]
             if queued:
                 try:
-                    self.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
+                    self._surroundings.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
                 except Exception as error:
                     if not is_unavailable(error):
                         logger.exception("could not look at the queue")

@@ -4,6 +4,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
@@ -16,6 +17,22 @@ from tests.api_service.serving import client_of, serving, settings_for
 async def api(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
     """A client of an API with the default settings, the test module's own."""
     async with serving(settings_for(database_url, valkey)) as url, client_of(url) as client:
+        yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+    """The Redis of that API, emptied: it has texts of answers with the same ids in other databases."""
+    client: Redis = Redis.from_url(valkey.url())
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streams(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[ClientSession]:
+    """A client of such an API that leaves it to the test to read bodies, bit by bit."""
+    async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as client:
         yield client
 
 

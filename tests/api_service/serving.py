@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from api_service.app import Settings, create_app
-from api_service.server import create_server
+from api_service.server import ApiServer, create_server
 from embedded.valkey import Valkey
 from foundation.settings import (
     ApiSettings,
@@ -47,6 +47,13 @@ async def serving(settings: Settings) -> AsyncIterator[str]:
 @asynccontextmanager
 async def serving_app(app: FastAPI) -> AsyncIterator[str]:
     """The URL of this application, served as api_service serves it."""
+    async with running(app) as (url, _):
+        yield url
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[tuple[str, ApiServer]]:
+    """As ``serving_app``, with the server."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         host, port = listening.getsockname()
         server = create_server(app, drain_seconds=10)
@@ -55,7 +62,7 @@ async def serving_app(app: FastAPI) -> AsyncIterator[str]:
             assert not running.done(), "the server did not start"
             await asyncio.sleep(0.01)
         try:
-            yield f"http://{host}:{port}"
+            yield f"http://{host}:{port}", server
         finally:
             server.should_exit = True
             await running

@@ -80,6 +80,21 @@ async def watching(
         yield Stream(response)
 
 
+async def ask(api: ClientSession, words: str, **fields: Any) -> int:
+    """Ask; the question's id."""
+    async with api.post("/api/ask", json={"question_text": words, **fields}) as response:
+        assert response.status in (200, 202), await response.text()
+        question_id: int = (await response.json())["question_id"]
+        return question_id
+
+
+async def read(api: ClientSession, question_id: int) -> Any:
+    """The question as it is now."""
+    async with api.get(f"/api/answer/{question_id}") as response:
+        assert response.status == 200
+        return await response.json()
+
+
 async def watch(api: ClientSession, question_id: int, last_id: str | None = None) -> list[Event]:
     """All events after the one with this id, to the end of the stream."""
     async with watching(api, question_id, last_id) as stream:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions import answer_stream, claims
 from questions.answer_stream import Append, Usage, Whole
-from questions.states import FinishReason, State
+from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.answers import claim
 
 
@@ -58,3 +58,8 @@ class Writer:
         assert await claims.finish(self._engine, self._claim, result, 60)
         if tell:
             await answer_stream.close_texts(self._redis, [self.answer_id])
+
+    async def fail(self, reason: ErrorReason) -> None:
+        """End it without an answer."""
+        assert await claims.fail(self._engine, self._claim, reason)
+        await answer_stream.close_texts(self._redis, [self.answer_id])

@@ -1,0 +1,26 @@
+import pytest
+
+from api_service.problems import Code, ProblemError
+from api_service.questions.cursor import Cursor, Start
+
+
+@pytest.mark.parametrize(
+    "cursor", [Cursor(0, 0), Cursor(3, 12), Cursor(2**31 - 1, 2**53 - 1), Cursor(0, 5, ended=True)]
+)
+def test_what_is_written_is_read(cursor: Cursor) -> None:
+    assert Cursor.parse(str(cursor)) == cursor
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", ":", "0", "0:", ":0", "0:0:", "0:0:END", "00:1", "0:01", "-1:0", "0:-1", "+0:1", "0:1 ", " 0:1", "0:1\n"],
+        *["0:1.0", "0:1,0:1", "\u0660:1", "1e3:1", "0x1:1", "0:99999999999999999", "99999999999:0", "0:0:end:end"],
+    ],
+)
+def test_anything_else_is_refused_by_the_name_of_its_field(text: str) -> None:
+    with pytest.raises(ProblemError) as caught:
+        Start.parse(text, "starting_after", Code.INVALID_PARAMETER)
+    (error,) = caught.value.errors
+    assert error.field == "starting_after"
+    assert caught.value.code is Code.INVALID_PARAMETER

@@ -1,0 +1,102 @@
+"""Text that grows, cut anywhere."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api_service.questions.cursor import Cursor
+from api_service.questions.live_text import LiveText, is_within_code_point, sse_event
+
+TEXTS = st.lists(st.text(min_size=1), min_size=1, max_size=20)
+
+
+def read_on(text: LiveText, cursor: Cursor) -> tuple[list[bytes], Cursor]:
+    events = []
+    while (delta := text.delta(cursor)) is not None:
+        event, cursor = delta
+        events.append(event)
+    return events, cursor
+
+
+def text_in(events: list[bytes]) -> str:
+    """Read as a client does whose lines end wherever Python's do."""
+    text = ""
+    for event in events:
+        identity, name, data, *rest = event.decode().splitlines()
+        assert (identity[:4], name, data[:6], rest) == ("id: ", "event: delta", "data: ", [""])
+        text += json.loads(data[6:])["text"]
+    return text
+
+
+@given(TEXTS, st.data())
+def test_deltas_add_up_however_readers_and_writer_take_turns(pieces: list[str], data: st.DataObject) -> None:
+    text, offset = LiveText(0), 0
+    readers = [(Cursor(0, 0), "") for _ in range(3)]
+    for piece in pieces:
+        assert text.take(0, offset, piece.encode())
+        offset += len(piece.encode())
+        for number in data.draw(st.sets(st.sampled_from([0, 1, 2]))):
+            cursor, seen = readers[number]
+            events, cursor = read_on(text, cursor)
+            readers[number] = cursor, seen + text_in(events)
+    for cursor, seen in readers:
+        events, end = read_on(text, cursor)
+        assert seen + text_in(events) == "".join(pieces)
+        assert end == Cursor(0, len("".join(pieces).encode()))
+
+
+@given(TEXTS, st.data())
+def test_notices_that_are_doubled_or_late_change_nothing_and_a_hole_is_noticed(
+    pieces: list[str], data: st.DataObject
+) -> None:
+    whole = "".join(pieces).encode()
+    starts = [len("".join(pieces[:number]).encode()) for number in range(len(pieces))]
+    text = LiveText(0)
+    for number in data.draw(st.lists(st.sampled_from(range(len(pieces))), max_size=40)):
+        known = len(text.data)
+        assert text.take(0, starts[number], pieces[number].encode()) == (starts[number] <= known)
+        assert whole.startswith(text.data)
+    assert text.take(0, 0, whole)
+    assert text.data == whole
+
+
+@pytest.mark.parametrize("shift", range(4))
+@pytest.mark.parametrize("character", ["é", "字", "🙂"])
+def test_a_piece_is_bounded_and_ends_with_a_code_point(shift: int, character: str) -> None:
+    whole = "a" * shift + character * 40_000
+    text = LiveText(0, whole.encode())
+    events, cursor = read_on(text, Cursor(0, 0))
+    assert text_in(events) == whole
+    assert cursor.offset == len(whole.encode())
+    assert len(events) > 1
+    assert max(map(len, events)) < 66_000
+
+
+def test_readers_at_the_same_place_share_an_event() -> None:
+    text = LiveText(0, b"one")
+    first, second = text.delta(Cursor(0, 0)), text.delta(Cursor(0, 0))
+    assert first is not None
+    assert second is not None
+    assert first[0] is second[0]
+    text.take(0, 3, b" two")
+    assert text.delta(Cursor(0, 0)) == (sse_event("delta", {"text": "one two"}, Cursor(0, 7)), Cursor(0, 7))
+
+
+def test_a_higher_epoch_takes_the_text_back_and_a_lower_one_is_ignored() -> None:
+    text = LiveText(1, b"one")
+    assert text.take(0, 3, b"!")
+    assert (text.epoch, bytes(text.data)) == (1, b"one")
+    assert text.take(2, 0, b"two")
+    assert (text.epoch, bytes(text.data)) == (2, b"two")
+    assert not text.take(3, 4, b"!")
+    assert (text.epoch, bytes(text.data)) == (3, b"")
+
+
+@given(st.text(max_size=20))
+def test_a_place_within_a_code_point_is_recognised(text: str) -> None:
+    data = text.encode()
+    ends = {len(text[:number].encode()) for number in range(len(text) + 1)}
+    for offset in range(len(data) + 5):
+        assert is_within_code_point(data, offset) == (offset < len(data) and offset not in ends)
