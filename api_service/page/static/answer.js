@@ -102,6 +102,7 @@ function atEnd() {
 /** Close what is open and show this question; null: none. */
 export function show(id) {
   shown?.leave();
+  shown?.markdown.stop();
   shown = null;
   setNotice("");
   answer.replaceChildren();

@@ -165,6 +165,11 @@ export class GrowingMarkdown {
     this.#timer ??= setTimeout(() => this.#render(), Math.max(30, 4 * this.#cost));
   }
 
+  /** Render no more: the element belongs to another text. */
+  stop() {
+    this.#cancel();
+  }
+
   /** Render what has been appended now, and not in a moment. */
   flush() {
     if (this.#timer !== null) {

@@ -77,6 +77,7 @@ async function run(id, on, stopped) {
       }
       on.connected();
       for await (const event of events(response.body, alive)) {
+        stopped.throwIfAborted(); // several events can have come at once
         attempt = 0;
         cursor = event.id ?? cursor;
         const data = JSON.parse(event.data);

@@ -89,6 +89,19 @@ def test_a_reload_in_mid_answer_and_a_second_tab_at_its_link(read: Opener) -> No
     expect(stranger.entries).to_have_count(0)
 
 
+def test_leaving_an_answer_in_mid_sentence_takes_none_of_it_along(read: Opener) -> None:
+    reader = read()
+    reader.ask("the one that is opened [[tokens=5]]")
+    reader.expect_state("completed")
+    own = reader.answer.inner_text()
+    reader.ask("the one that is left [[tokens=2000 delay=0.002]]")
+    expect(reader.answer).not_to_be_empty()
+    reader.entries.nth(1).get_by_role("link").click()
+    reader.expect_state("completed")
+    expect(reader.entries.first).to_have_text(re.compile("Answered"))
+    assert reader.answer.inner_text() == own
+
+
 def test_the_list_goes_on_while_another_question_is_open(read: Opener) -> None:
     reader = read()
     reader.ask_and_hold("left alone")

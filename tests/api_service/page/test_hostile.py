@@ -123,7 +123,6 @@ ENORMOUS = {
     "blocks of code": "```\n" + (SENTENCE * 4 + "\n") * 20 + "```",
     "a table": ROW + "|" + "---|" * 40 + "\n" + ROW * 17,
     "brackets": "[" * 5_000,
-    "emphasis": "*a_" * 1_660,
     "quotes": ">" * 5_000,
     "nesting": "\n".join("  " * depth + "- x" for depth in range(60)) + "\n",
 }
