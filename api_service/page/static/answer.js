@@ -61,7 +61,7 @@ function queuedWords({ queue_position: position, estimated_wait_seconds: wait })
     parts.push(words.positionAtLeast(Number.parseInt(position))); // "1000+"
   }
   if (Number.isFinite(wait)) {
-    parts.push(words.wait(Math.max(1, wait)));
+    parts.push(words.wait(Math.max(1, Math.round(wait))));
   }
   return parts.join(", ") || words.states.queued;
 }

@@ -40,7 +40,7 @@ def _take(browser: Browser, address: str) -> None:
         _ask(desk, question)
     desk.screenshot(path=DOCS / "desk.png")
     _start(desk, "Tell me a long story about a river.")
-    expect(desk.locator("#answer")).to_have_text(re.compile(".{120}", re.DOTALL))
+    expect(desk.locator("#answer")).to_have_text(re.compile(".{120}", re.DOTALL), timeout=60_000)
     desk.screenshot(path=DOCS / "writing.png")
     phone = browser.new_context(
         base_url=address,
