@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+_PAGE = Path(__file__).with_name("page.html")
 _STATIC = Path(__file__).with_name("static")
 _DIGEST_CHARACTERS = 16
 
@@ -35,7 +36,7 @@ _FOREVER = "public, max-age=31536000, immutable"
 def page_routes() -> list[BaseRoute]:
     """The page at ``/``, and its files under a path that changes with them, so that browsers keep them for good."""
     digest = _digest_of_files()
-    page = (_STATIC / "index.html").read_text().replace("{{files}}", f"page/{digest}").encode()
+    page = _PAGE.read_text().replace("{{files}}", f"page/{digest}").encode()
     etag = f'"{hashlib.sha256(page).hexdigest()[:_DIGEST_CHARACTERS]}"'
     headers = _HEADERS | {"ETag": etag}
 

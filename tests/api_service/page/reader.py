@@ -1,6 +1,8 @@
 """Somebody at the page, and the model server behind it."""
 
 import json
+import time
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -14,7 +16,8 @@ from tests.mesh import Mesh
 MODEL_SLOTS = 6
 """Answers that the mesh writes at a time."""
 
-expect.set_options(timeout=15_000)
+PATIENCE = 15
+expect.set_options(timeout=PATIENCE * 1_000)
 
 _AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text()
 # What a browser says by itself about connections that were lost and answers that are errors.
@@ -114,6 +117,13 @@ class Reader:
     def expect_state(self, state: str) -> None:
         """Wait until the open question is in this state."""
         expect(self.page.locator("#dot")).to_have_attribute("data-state", state)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that the page does not show."""
+        give_up_at = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < give_up_at
+            self.page.wait_for_timeout(50)
 
     def check_accessibility(self) -> None:
         """Let axe look at the page as it is now: it has nothing to complain of."""

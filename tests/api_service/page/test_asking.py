@@ -46,6 +46,7 @@ def test_stop_reaches_the_model_and_what_was_written_stays(read: Opener) -> None
     expect(reader.notice).to_have_text("The question was cancelled.")
     assert reader.answer.inner_text() == written
     expect(reader.entries).to_have_text(re.compile("Stopped"))
+    reader.wait_until(lambda: reader.model.counts("stop me")["aborted"] == 1)
     reader.page.reload()
     reader.expect_state("cancelled")
 
@@ -94,7 +95,7 @@ def test_leaving_an_answer_in_mid_sentence_takes_none_of_it_along(read: Opener) 
     reader.ask("the one that is opened [[tokens=5]]")
     reader.expect_state("completed")
     own = reader.answer.inner_text()
-    reader.ask("the one that is left [[tokens=2000 delay=0.002]]")
+    reader.ask("the one that is left [[tokens=600 delay=0.002]]")
     expect(reader.answer).not_to_be_empty()
     reader.entries.nth(1).get_by_role("link").click()
     reader.expect_state("completed")
