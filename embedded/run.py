@@ -65,7 +65,7 @@ def _introduce(mesh: Mesh, seconds: float) -> None:
     for what, where in mesh.table:
         _say(f"  {what:<16} {where}")
     _say(
-        "\nTry it:\n"
+        f"\nTry it: open http://localhost:{mesh.port} in a browser, or\n"
         f"  curl -s localhost:{mesh.port}/api/ask -H 'Content-Type: application/json'"
         """ -d '{"question_text": "What is the capital of France?"}'\n"""
         f"  curl -s localhost:{mesh.port}/api/answer/1   # the question_id that came back\n"

@@ -12,6 +12,7 @@ is a token; a prompt has a token for each word and four for each message.
 Directives stand in the last user message, as ``[[tokens=20 delay=0.01 fault=cut at=7]]``:
 
 - ``tokens=N``: tokens of the whole answer (12). ``words=mixed``: of several scripts, with emoji and line breaks.
+  ``echo=N``: the answer is the question itself, N times on lines of their own, in as many tokens as it takes.
 - ``delay=S``: seconds before each token but the first (0: everything in one write). ``first=S``: before the first.
 - ``hold=K``: waits after K tokens until the next ``POST /fake/release``, which lets all go on that wait then.
 - ``finish=REASON``: the finish reason instead of ``stop``.

@@ -20,6 +20,7 @@ class Script:
     first: float = 0.0
     hold: int = -1
     words: str = "plain"
+    echo: int = 0
     fault: str = ""
     at: int = -1
     times: int = -1
@@ -55,6 +56,8 @@ def question_of(text: str) -> str:
 
 def answer_tokens(text: str, script: Script) -> list[str]:
     """The tokens of the answer; a longer answer begins with the shorter one."""
+    if script.echo:
+        return re.findall(r"\s*\S+", "\n".join([question_of(text)] * script.echo))
     words = random.Random(question_of(text)).choices(MIXED if script.words == "mixed" else PLAIN, k=script.tokens)
     return [word if index == 0 else f" {word}" for index, word in enumerate(words)]
 

@@ -21,6 +21,10 @@ def test_a_directive_that_does_not_exist_is_an_error() -> None:
         expected_answer("q [[tokns=5]]")
 
 
+def test_an_answer_can_be_the_question_itself() -> None:
+    assert expected_answer("[[echo=2 delay=1]] # A\n\nb") == "# A\n\nb\n# A\n\nb"
+
+
 @pytest.mark.parametrize("length", [0, 1, 6, 17, 30])
 def test_a_continued_answer_is_the_rest_of_it(length: int) -> None:
     tokens = answer_tokens("q", Script(words="mixed"))
