@@ -4,12 +4,13 @@ from celery import Celery
 
 from questions.hints import TASK
 from worker_service.asyncio_pool import await_
+from worker_service.consumer import HintRequest
 from worker_service.slots import Slots
 
 
 def add_tasks(app: Celery, slots: Slots) -> None:
     """Make the app run a hint by letting a slot look for due questions."""
 
-    @app.task(name=TASK)
+    @app.task(name=TASK, Request=HintRequest)
     def answer_due_questions() -> None:
         await_(slots.work())

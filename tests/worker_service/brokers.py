@@ -45,6 +45,10 @@ class Broker(ABC):
         """Hints that wait in the queue, or are delivered and not acknowledged."""
 
     @abstractmethod
+    def consumers(self) -> int:
+        """Workers that wait for the queue's next hint."""
+
+    @abstractmethod
     def close_connections(self) -> None:
         """Drop all clients."""
 
@@ -72,6 +76,9 @@ class Rabbit(Broker):
     def unfinished(self) -> int:
         return self.server.messages(QUEUE)
 
+    def consumers(self) -> int:
+        return self.server.consumers()
+
     def close_connections(self) -> None:
         self.server.close_connections()
 
@@ -98,10 +105,20 @@ class RedisBroker(Broker):
 
     def unfinished(self) -> int:
         with self._client() as client:
-            waiting, unacknowledged = client.llen(QUEUE), client.hlen("unacked")
-        assert isinstance(waiting, int)
+            unacknowledged = client.hlen("unacked")
         assert isinstance(unacknowledged, int)
-        return waiting + unacknowledged
+        return self.waiting() + unacknowledged
+
+    def waiting(self) -> int:
+        """Hints that no worker has taken."""
+        with self._client() as client:
+            waiting = client.llen(QUEUE)
+        assert isinstance(waiting, int)
+        return waiting
+
+    def consumers(self) -> int:
+        with self._client() as client:
+            return sum(entry["cmd"] == "brpop" for entry in client.client_list())
 
     def close_connections(self) -> None:
         with self._client() as client:
