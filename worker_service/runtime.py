@@ -80,7 +80,9 @@ class Runtime:
         )
         gate = EngineGate()
         claimer = Claimer(self._engine, self._lease, gate, self._database)
-        self._texts = Texts(self._redis, self._lease)
+        # One for all that Redis does here, so that its going and coming is one log line each.
+        self._cache = Outage("Redis", "answers are not seen while they are written, cancels wait for a heartbeat")
+        self._texts = Texts(self._redis, self._lease, self._cache)
         answering = Answering(
             self._engine,
             self._client,
@@ -124,7 +126,7 @@ class Runtime:
         self._run(self._lease.keep(self.slots))
         self._run(self._texts.run())
         self._run(self._sweeper.run())
-        self._run(Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run())
+        self._run(Subscriber(self._redis, _EndedAnswers(self.slots, self._cache), ENDED_CHANNEL).run())
         self._run(self._tell_ready())
         if self._retention_days:
             self._run(keep_retention(self._engine, self._retention_days, self._database))
@@ -194,9 +196,9 @@ async def _dispose(engine: AsyncEngine) -> None:
 class _EndedAnswers:
     """Stops with answers that nobody waits for any more, as Redis says so; heartbeats say so, too, but later."""
 
-    def __init__(self, slots: Slots) -> None:
+    def __init__(self, slots: Slots, outage: Outage) -> None:
         self._slots = slots
-        self._outage = Outage("Redis", "cancelled answers are noticed at the next heartbeat")
+        self._outage = outage
 
     def listening(self, _channel: str) -> None:
         self._outage.ends()

@@ -105,10 +105,11 @@ class Text:
 class Texts:
     """All texts of the process, and the one task that brings them to Redis."""
 
-    def __init__(self, redis: Redis, lease: Lease) -> None:
+    def __init__(self, redis: Redis, lease: Lease, outage: Outage) -> None:
+        """``outage``: of Redis."""
         self._redis = redis
         self._lease = lease
-        self._outage = Outage("Redis", "answers cannot be seen while they are written")
+        self._outage = outage
         self._pending: set[Text] = set()
         self._lost: set[Text] = set()
         self._ended: set[int] = set()

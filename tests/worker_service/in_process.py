@@ -60,7 +60,7 @@ async def working(engine: AsyncEngine, llm_target: str, redis: Redis) -> AsyncIt
     gate = EngineGate()
     claimer = Claimer(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
-        texts = Texts(redis, lease)
+        texts = Texts(redis, lease, Outage("Redis", "tests"))
         answering = Answering(
             engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
         )
