@@ -61,6 +61,10 @@ requirements: test-environment ## lock every requirements.in again; UPGRADE=1 ta
 		$(COMPILE) $$folder/requirements.in --constraint embedded/requirements.txt \
 			--output-file $$folder/requirements.txt || exit 1; \
 	done
+	for part in deploy/build embedded/model-server; do \
+		$(COMPILE) $$part-requirements.in --constraint embedded/requirements.txt \
+			--output-file $$part-requirements.txt || exit 1; \
+	done
 	$(COMPILE) protos/requirements.in --output-file protos/requirements.txt
 
 clean: ## remove what make made; the data in .askmesh stay
