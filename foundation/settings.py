@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ASKMESH_"
+SECRETS = Path("/run/secrets")
 G = TypeVar("G", bound="Group")
 
 
@@ -33,9 +34,19 @@ def _url(*schemes: str) -> AfterValidator:
 
 
 class Group(BaseSettings):
-    """Base of all groups: the prefix, strictness, and no surprise from a stray .env file."""
+    """Base of all groups: the prefix, strictness, and no surprise from a stray .env file.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+    What the environment does not give, a file in /run/secrets may, as /run/secrets/askmesh_database_url: where
+    containers get their secrets, and from where they do not leak as easily as from the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
 
 class LogSettings(Group):
@@ -154,6 +165,9 @@ class WorkerSettings(Group):
         15, ge=6, le=3_600, description="A worker that was silent for so long has lost its questions to the others."
     )
     heartbeat_seconds: float = Field(5, ge=0.1, le=1_000, description="How often a worker renews its lease.")
+    worker_health_file: Path | None = Field(
+        None, description="File that a worker touches at each renewal of its lease, for probes that look at its age."
+    )
 
     @model_validator(mode="after")
     def _heartbeat_is_shorter_than_lease(self) -> Self:
