@@ -15,7 +15,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos lint format protos requirements clean environment test-environment
+.PHONY: help run test chaos compose-test lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -33,13 +33,16 @@ run: environment ## start every server and service on this machine, with a real 
 ##@ Working on it
 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
-	@.ci/install-packages rabbitmq-server
+	@.ci/install-packages rabbitmq-server nginx
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not chaos" $(ARGS)
 
 chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
 	@.ci/install-packages rabbitmq-server libfaketime
 	$(BIN)/python -m pytest tests/chaos -v $(if $(SEED),--chaos-seed=$(SEED)) $(ARGS)
+
+compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
+	$(BIN)/python -m tests.compose
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

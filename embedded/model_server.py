@@ -1,6 +1,6 @@
 """The model server's process: ``python -m embedded.model_server --port PORT --name NAME --file WEIGHTS``.
 
-``make run`` starts it, and so does the image of the CPU profile in docker-compose.yml, with ``--host`` and ``--threads``.
+``make run`` starts it, and so does the image of docker-compose.yml's CPU profile, with ``--host`` and ``--threads``.
 """
 
 import os

@@ -1,11 +1,13 @@
 #!/bin/sh
-# Writes the passwords of the servers, and the URLs that hold them, into the volume that is mounted at /secrets: one
-# folder for each container that reads some. A password that the environment does not give is made once and kept.
+# make-secrets.sh FOLDER
+# Writes the passwords of the servers, and the URLs that hold them, into FOLDER: one folder in it for each container
+# that reads some. A password that the environment does not give is made once and kept.
 set -eu
+secrets=$1
 umask 022 # a folder is mounted into one container only, whose user is not known here
 
 password() { # NAME GIVEN
-    file="/secrets/passwords/$1"
+    file="$secrets/passwords/$1"
     if [ -n "$2" ]; then
         case $2 in *[!A-Za-z0-9._~-]*)
             echo "the password of $1 may hold letters, digits and . _ ~ - only: change it in .env" >&2
@@ -21,13 +23,13 @@ password() { # NAME GIVEN
 }
 
 secret() { # FILE TEXT
-    mkdir -p "/secrets/$(dirname "$1")"
-    printf '%s\n' "$2" >"/secrets/$1.new"
-    mv "/secrets/$1.new" "/secrets/$1"
+    mkdir -p "$secrets/$(dirname "$1")"
+    printf '%s\n' "$2" >"$secrets/$1.new"
+    mv "$secrets/$1.new" "$secrets/$1"
 }
 
-mkdir -p /secrets/passwords
-chmod 700 /secrets/passwords
+mkdir -p "$secrets"/passwords
+chmod 700 "$secrets"/passwords
 db=$(password db "${POSTGRES_PASSWORD:-}")
 rabbitmq=$(password rabbitmq "${RABBITMQ_PASSWORD:-}")
 redis=$(password redis "${REDIS_PASSWORD:-}")

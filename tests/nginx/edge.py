@@ -89,11 +89,8 @@ class Edge:
         text = text.replace("/dev/stdout", str(self._folder / "access.log"))
         text = re.sub(r"resolver(_timeout)? .*;", "", text)
         for service, ports in replicas.items():
-            text = re.sub(
-                rf"server {service}:\d+ resolve (.*)",
-                lambda match, ports=ports: "\n".join(f"server 127.0.0.1:{port} {match[1]}" for port in ports),
-                text,
-            )
+            servers = "\n".join(rf"server 127.0.0.1:{port} \g<1>" for port in ports)
+            text = re.sub(rf"server {service}:\d+ resolve (.*)", servers, text)
         assert VERSION is not None
         old = VERSION < (1, 25, 1)
         for port, own in self._ports.items():

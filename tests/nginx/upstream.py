@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Writer: TypeAlias = asyncio.StreamWriter
 Behaviour = Callable[[Writer], Awaitable[None]]
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -31,7 +32,7 @@ class Upstream:
         self.left = asyncio.Event()
         """Set when a connection has ended."""
 
-    async def serve(self, reader: Reader, writer: Writer) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: Writer) -> None:
         self.connections += 1
         try:
             while not writer.is_closing():
