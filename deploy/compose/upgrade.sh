@@ -10,10 +10,11 @@ for service in llm_service worker_service api_service; do
     count=$(printf '%s\n' "$old" | grep -c .)
     docker compose up --detach --no-deps --no-recreate --wait --wait-timeout 180 \
         --scale "$service=$((count * 2))" "$service"
-    # Each finishes what it holds, for at most ASKMESH_DRAIN_SECONDS.
-    # shellcheck disable=SC2086 # one word for each container
-    docker stop --time 40 $old >/dev/null
-    # shellcheck disable=SC2086
-    docker rm $old >/dev/null
+    # One after another, so that whoever calls them always finds more that are there than that have just gone. Each
+    # finishes what it holds, for at most ASKMESH_DRAIN_SECONDS.
+    for container in $old; do
+        docker stop --time 40 "$container" >/dev/null
+        docker rm "$container" >/dev/null
+    done
     echo "$service: $count replicas of ${IMAGE_TAG:-dev}"
 done

@@ -72,7 +72,7 @@ class Stack:
         except (PermissionError, ProcessLookupError):  # an engine in a virtual machine, or of somebody else
             self.run("docker", "kill", container)
             self.run("docker", "start", container)
-        give_up_at = time.monotonic() + 120
+        give_up_at = time.monotonic() + 300
         while (
             self.inspect(container, "{{.State.StartedAt}}") == began
             or self.inspect(container, "{{.State.Health.Status}}") != "healthy"
@@ -108,7 +108,11 @@ class Stack:
         return {name: amount // 1000 for name, amount in received.items()}
 
     def down(self) -> None:
+        """Remove all that belongs to this project, its images too; what they were built of stays as build cache."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "60")
+        images = self.run("docker", "images", "--quiet", "--filter", "reference=askmesh/*:test*").split()
+        if images:
+            self.run("docker", "image", "rm", "--force", *sorted(set(images)))
 
     def left(self) -> list[str]:
         """Containers and volumes of this project."""
