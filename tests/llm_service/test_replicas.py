@@ -2,15 +2,17 @@ from typing import TYPE_CHECKING, cast
 
 import grpc.aio
 import pytest
-from askmesh.llm.v1.generation_service_pb2 import ListModelsRequest
+from askmesh.llm.v1.generation_pb2 import ROLE_USER, GenerationSpec, Message
+from askmesh.llm.v1.generation_service_pb2 import ListModelsRequest, TextDelta
 from askmesh.llm.v1.generation_service_pb2_grpc import GenerationServiceStub
+from askmesh_client import GenerationClient
 from askmesh_client.channel import CHANNEL_OPTIONS
 
 from embedded.ports import free_port
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from tests.askmesh_client.replica import eventually
-from tests.fakes.model_server import FakeModelServer, Options
+from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.name_server import name_server
 
 if TYPE_CHECKING:
@@ -48,3 +50,17 @@ async def test_a_replica_that_is_added_to_a_name_gets_calls_and_none_fails(monke
             return await models() == {"first", "second"}
 
         await eventually(both)
+
+
+async def test_a_stream_outlives_the_age_of_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_service.server._CONNECTION_SECONDS", 1)
+    question = "q [[tokens=12 delay=0.25]]"
+    async with (
+        FakeModelServer() as fake,
+        LlmServer(LlmServiceSettings(llm_port=0, model_url=fake.url), GenerationSettings()) as server,
+        GenerationClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        spec = GenerationSpec(messages=[Message(role=ROLE_USER, content=question)], max_output_tokens=100)
+        texts = [event.text async for event in client.stream(spec) if isinstance(event, TextDelta)]
+    assert "".join(texts) == expected_answer(question)
+    assert fake.of(question).requests == 1
