@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_docker_compose_config_is_clean(model: str) -> None:
     done = subprocess.run(
         ["docker", "compose", "config", "--quiet"],
         cwd=ROOT,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "MODEL_PROFILE": model},
+        env=os.environ | {"MODEL_PROFILE": model},
         capture_output=True,
         text=True,
         check=False,
