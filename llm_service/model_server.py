@@ -186,8 +186,11 @@ def _of_lookup(error: LlmError) -> LlmError:
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
     """An error object in the stream: a refusal if it says so and nothing was written, else a broken-off answer."""
     code = error.get("code")
-    if not wrote and isinstance(code, int) and 400 <= code < 500:
-        return refused(code, error)
+    if not wrote and isinstance(code, int):
+        told = refused(code, error)
+        # vLLM may find its queue full only after it has answered 200.
+        if 400 <= code < 500 or told.reason is Reason.MODEL_SERVER_OVERLOADED:
+            return told
     return _interrupted()
 
 

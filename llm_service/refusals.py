@@ -5,8 +5,8 @@
 | 400, 413, 422 and other 4xx | CONTEXT_TOO_LONG where the message or its type says so, else REQUEST_REFUSED |
 | 401, 403 | MODEL_SERVER_DENIED |
 | 404 | MODEL_NOT_FOUND where the message speaks of a model, else MODEL_SERVER_INVALID: the URL is wrong |
-| 429 | MODEL_SERVER_OVERLOADED, with its Retry-After |
-| 502, 503, 504 | MODEL_SERVER_UNAVAILABLE, with its Retry-After |
+| 429, and 503 by which vLLM says that its queue is full | MODEL_SERVER_OVERLOADED, with its Retry-After |
+| 502, 503, 504, and 500 by which vLLM says that its engine is dead | MODEL_SERVER_UNAVAILABLE, with its Retry-After |
 | 500 and other 5xx | GENERATION_INTERRUPTED with engine_started |
 | 1xx, 2xx but 200, 3xx | MODEL_SERVER_INVALID |
 
@@ -32,6 +32,12 @@ from llm_service.errors import LlmError, Reason, Violation
 _CONTEXT: Final = re.compile(
     r"maximum (context|model) length|max_model_len|context size|context[_ ]length|exceed_context_size", re.IGNORECASE
 )
+# vLLM beyond --max-num-queued-reqs: "The engine is currently busy and cannot accept new requests. …", and beyond
+# --max-num-queued-tokens: "The engine has reached its prefill token backlog limit. …", both with 503.
+_QUEUE_FULL: Final = re.compile(r"engine (is currently busy|has reached its prefill)", re.IGNORECASE)
+# vLLM between the death of its engine and its own end, to whoever asks then: "EngineCore encountered an issue. …". What
+# the engine had taken up before it died has had its HTTP 200 and breaks off in the stream.
+_ENGINE_DEAD: Final = re.compile(r"EngineCore encountered an issue")
 # Validation errors of vLLM's web framework go on with the input, which is the caller's prompt.
 _INPUT: Final = re.compile(r"""[,{(\[]?\s*['"]?(input|input_value|body)['"]?\s*[:=].*""", re.DOTALL)
 
@@ -54,11 +60,11 @@ def refused(status: int, error: Mapping[str, Any], retry_after: str | None = Non
             return LlmError(Reason.MODEL_NOT_FOUND, said or "the model server does not serve this model")
         case 404:
             return invalid("answers 404: check that ASKMESH_MODEL_URL ends where /models and /chat/completions begin")
-        case 429:
+        case _ if status == 429 or (status == 503 and _QUEUE_FULL.search(said)):
             return LlmError(
                 Reason.MODEL_SERVER_OVERLOADED, "the model server is overloaded", retry_after=_seconds(retry_after)
             )
-        case 502 | 503 | 504:
+        case _ if status in (502, 503, 504) or (status == 500 and _ENGINE_DEAD.search(said)):
             return LlmError(
                 Reason.MODEL_SERVER_UNAVAILABLE,
                 f"the model server answers {status}{f': {said}' if said else ''}",

@@ -170,7 +170,8 @@ def _defect(error: Exception) -> LlmError:
 async def _abort(error: LlmError, call: _Call, context: Context) -> NoReturn:
     if error.reason in _LOGGED:
         logger.warning("request %s failed: %s", call.request_id, error.reason.name)
-    status = to_status(error, call.request_id, engine_started=error.engine_started or bool(call.model))
+    started = error.engine_started or (bool(call.model) and error.reason is not Reason.MODEL_SERVER_OVERLOADED)
+    status = to_status(error, call.request_id, engine_started=started)
     await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))
 
 

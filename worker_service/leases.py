@@ -4,7 +4,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,7 +53,6 @@ class Lease:
         self._name = name
         self._seconds = settings.lease_seconds
         self._heartbeat = settings.heartbeat_seconds
-        self._health_file = settings.worker_health_file
         self._database = database
         self._clock = clock
         self._worker_id: int | None = None
@@ -136,9 +134,6 @@ class Lease:
 
     def _extend(self, sent: float) -> None:
         self._fence_at = sent + self._seconds - FENCE_SECONDS
-        if self._health_file:
-            with suppress(OSError):  # a full disk must not end a lease
-                self._health_file.touch()
 
     def _lose(self, holder: Holder) -> None:
         held = len(holder.held)

@@ -30,6 +30,7 @@ from questions.signals import ended_answers
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 from worker_service.engine_gate import EngineGate
+from worker_service.health import HealthServer
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
 from worker_service.retention import keep_retention
@@ -92,6 +93,7 @@ class Runtime:
         self._retention_days = settings.questions.retention_days
         self.slots = Slots(settings.worker.worker_slots, claimer, answering)
         self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database)
+        self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
         self._parts: set[asyncio.Task[None]] = set()
@@ -99,6 +101,7 @@ class Runtime:
 
     def start(self) -> None:
         """Begin to answer, as soon as PostgreSQL is there and migrated."""
+        self._run(self._health.run())
         self._run(self._begin())
 
     def consuming(self) -> None:
@@ -148,11 +151,13 @@ class Runtime:
     async def _tell_ready(self) -> None:
         await self._consuming.wait()
         await self._lease.obtained.wait()
+        await self._health.set_ready(ready=True)
         notify_ready()
         logger.info("ready")
 
     async def _close(self) -> None:
         logger.info("stopping: %d answers have %g s to end", len(self.slots.held), self._grace)
+        await self._health.set_ready(ready=False)
         await self.slots.close(self._grace, self._hurry)
         while self._parts:
             for part in self._parts:

@@ -42,7 +42,7 @@ class RuntimeStep(bootsteps.StartStopStep):
     def start(self, _parent: object) -> None:
         """Called when the pool's loop runs."""
         self._pool: AsyncioPool = self._worker.pool
-        self._runtime = self._pool.run(self._open()).result()
+        self._pool.run(self._open()).result()
         add_tasks(self._worker.app, self._runtime.slots)
         for number in _STOP_SIGNALS:
             signal.signal(number, self._note_signal)
@@ -56,10 +56,10 @@ class RuntimeStep(bootsteps.StartStopStep):
         """As ``stop``."""
         self.stop(parent)
 
-    async def _open(self) -> Runtime:
-        runtime = self._open_runtime(lambda: self._begin_to_stop(hurry=True, exit_status=_EXIT_DEFECT))
-        runtime.start()
-        return runtime
+    async def _open(self) -> None:
+        # Here and not in the thread that waits for it: a part that breaks at once stops the runtime before that wakes.
+        self._runtime = self._open_runtime(lambda: self._begin_to_stop(hurry=True, exit_status=_EXIT_DEFECT))
+        self._runtime.start()
 
     def _note_consuming(self, _consumer: object) -> None:
         self._pool.call(self._runtime.consuming)

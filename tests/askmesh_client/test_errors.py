@@ -117,6 +117,12 @@ def test_a_caller_who_saw_started_knows_more_than_the_status(code: StatusCode) -
     assert not isinstance(error, UnavailableError)
 
 
+def test_llm_service_knows_more_than_a_caller_who_saw_started() -> None:
+    full = info("MODEL_SERVER_OVERLOADED", request_id="r-1")
+    error = errors.error_from(rpc_error(StatusCode.RESOURCE_EXHAUSTED, full), engine_started=True)
+    assert not error.engine_started
+
+
 def test_a_reason_of_a_later_contract_leaves_the_status() -> None:
     error = errors.error_from(rpc_error(StatusCode.NOT_FOUND, info("NEW_REASON", request_id="r-1")))
     assert type(error) is ModelNotFoundError

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from foundation.settings import PREFIX, EmbeddedSettings, described
 from tests.compose.stack import ROOT, SERVICES

@@ -106,7 +106,9 @@ class Stream:
                 await response.write_eof()
             case "error":
                 self.faulted = True
-                told = {"message": "told to fail", "type": "InternalServerError", "code": self._script.code}
+                # As vLLM words it when its queue is full.
+                message = "The engine is currently busy." if self._script.code == 503 else "told to fail"
+                told = {"message": message, "type": "InternalServerError", "code": self._script.code}
                 await response.write(data({"error": told}) + b"data: [DONE]\n\n")
                 await response.write_eof()
             case "garbage":

@@ -94,6 +94,12 @@ async def test_a_refusal_inside_the_stream_is_a_refusal_while_nothing_is_written
     check(answer.failure, "UNAVAILABLE", "GENERATION_INTERRUPTED", started=True)
 
 
+async def test_a_queue_that_is_found_full_after_the_200_is_no_attempt(client: Client) -> None:
+    answer = await client.stream(ask("q [[fault=error code=503 at=0]]", request_id="mine"))
+    assert answer.started is not None
+    check(answer.failure, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED", started=False)
+
+
 @pytest.mark.parametrize("finish", ["abort", "error"])
 async def test_an_engine_that_gives_up_has_interrupted(client: Client, finish: str) -> None:
     answer = await client.stream(ask(f"q [[finish={finish}]]", request_id="mine"))

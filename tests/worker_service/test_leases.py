@@ -1,9 +1,7 @@
 """The lease's arithmetic, on a clock and a PostgreSQL that the tests control."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Collection
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -78,12 +76,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     return Database(monkeypatch)
 
 
-def make_lease(
-    clock: Clock | None = None, *, seconds: float = 15, heartbeat: float = 0.02, health_file: Path | None = None
-) -> Lease:
-    settings = WorkerSettings.model_construct(
-        lease_seconds=seconds, heartbeat_seconds=heartbeat, worker_health_file=health_file
-    )
+def make_lease(clock: Clock | None = None, *, seconds: float = 15, heartbeat: float = 0.02) -> Lease:
+    settings = WorkerSettings.model_construct(lease_seconds=seconds, heartbeat_seconds=heartbeat)
     engine = cast("AsyncEngine", None)
     outage = Outage("PostgreSQL", "tests")
     return Lease(engine, "tests", settings, outage, clock) if clock else Lease(engine, "tests", settings, outage)
@@ -231,19 +225,3 @@ async def test_a_defect_is_not_taken_for_an_outage(database: Database) -> None:
 
     with pytest.raises(LookupError):
         await asyncio.wait_for(lease.keep(Work()), 10)
-
-
-async def test_each_renewal_touches_the_file_that_probes_look_at(database: Database, tmp_path: Path) -> None:
-    file = tmp_path / "lease"
-    keeping = await obtain(make_lease(health_file=file))
-    os.utime(file, (0, 0))
-    await eventually(lambda: file.stat().st_mtime > 0, "the file is touched again")
-    await end(keeping)
-
-
-async def test_a_file_that_cannot_be_touched_ends_no_lease(database: Database, tmp_path: Path) -> None:
-    lease = make_lease(health_file=tmp_path / "nowhere" / "lease")
-    keeping = await obtain(lease)
-    await eventually(lambda: database.renewed > 2, "the lease is renewed")
-    assert current_id(lease) is not None
-    await end(keeping)

@@ -172,13 +172,15 @@ STATUS_ERRORS: Final[dict[StatusCode, type[GenerationError]]] = {
 def error_from(error: grpc.aio.AioRpcError, *, engine_started: bool = False) -> GenerationError:
     """The exception for a failed call, with what its google.rpc.Status says.
 
-    engine_started: the caller knows, from a Started event, that the model server had accepted the generation.
+    engine_started: a Started event has come. llm_service's own word counts for more: a model server can accept a
+    generation and then say that its queue is full.
     """
     status = _status(error)
     info = _detail(status, error_details_pb2.ErrorInfo)
     ours = info.domain == ERROR_DOMAIN
     reason = _REASONS.get(info.reason, _UNSPECIFIED) if ours else _UNSPECIFIED
-    engine_started = engine_started or (ours and info.metadata.get("engine_started") == "true")
+    if ours:
+        engine_started = info.metadata.get("engine_started") == "true"
     retry = _detail(status, error_details_pb2.RetryInfo)
     bad_request = _detail(status, error_details_pb2.BadRequest)
 

@@ -1,21 +1,20 @@
-"""``python -m llm_service.health_check``: exit status 0 if the service on this machine takes calls, for containers."""
+"""``python -m foundation.health_check HOST:PORT SERVICE``: exit status 0 if SERVICE is SERVING there, for containers.
+
+It asks the standard gRPC health service, in 3 s at most.
+"""
 
 import sys
 
 import grpc
-from askmesh_client.channel import SERVICE
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import HealthStub  # type: ignore[import-untyped]
 
-from foundation.settings import LlmServiceSettings, load
 
-
-def main() -> int:
-    """Ask the standard health service."""
-    address = f"127.0.0.1:{load(LlmServiceSettings).llm_port}"
+def main(address: str, service: str) -> int:
+    """Exit status: 0 if SERVING, else 1."""
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            health = HealthStub(channel).Check(HealthCheckRequest(service=SERVICE), timeout=3)
+            health = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=3)
         except grpc.RpcError as error:
             sys.stderr.write(f"{error.code().name}\n")
             return 1
@@ -23,4 +22,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
