@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos vllm-test lint format protos requirements clean environment test-environment
+.PHONY: help run test chaos vllm-test compose-test lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -34,7 +34,7 @@ run: environment ## start every server and service on this machine, with a real 
 ##@ Working on it
 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
-	@.ci/install-packages rabbitmq-server chromium
+	@.ci/install-packages rabbitmq-server nginx chromium
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not chaos and not vllm" $(ARGS)
 
@@ -44,6 +44,9 @@ chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n 
 
 vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the real vLLM: Linux, 3 GB of disk, 4 GB of memory
 	$(BIN)/python -m pytest tests/vllm -m vllm -v $(ARGS)
+
+compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
+	$(BIN)/python -m tests.compose
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check
@@ -64,6 +67,10 @@ requirements: test-environment ## lock every requirements.in again; UPGRADE=1 ta
 	for folder in api_service worker_service llm_service tests; do \
 		$(COMPILE) $$folder/requirements.in --constraint embedded/requirements.txt \
 			--output-file $$folder/requirements.txt || exit 1; \
+	done
+	for part in deploy/build embedded/model-server; do \
+		$(COMPILE) $$part-requirements.in --constraint embedded/requirements.txt \
+			--output-file $$part-requirements.txt || exit 1; \
 	done
 	$(COMPILE) protos/requirements.in --output-file protos/requirements.txt
 	$(subst --universal,--python-platform linux,$(COMPILE)) tests/vllm/requirements.in --override tests/vllm/overrides.txt --no-emit-package torch \

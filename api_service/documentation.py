@@ -60,6 +60,7 @@ EXAMPLES: Mapping[Code, ProblemError] = {
         ProblemError(Code.HTTP_ERROR, "The request was refused."),
         ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
         ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
+        ProblemError(Code.SERVICE_UNAVAILABLE, "No replica of the service answered. Repeat the request later."),
         ProblemError(Code.INTERNAL_ERROR, DEFECT),
     )
 }
@@ -70,6 +71,7 @@ _HEADERS: Mapping[str, Any] = {
 _HEADERS_OF: Mapping[Code, str] = {
     Code.BACKLOG_FULL: "Retry-After",
     Code.DATABASE_UNAVAILABLE: "Retry-After",
+    Code.SERVICE_UNAVAILABLE: "Retry-After",
     Code.METHOD_NOT_ALLOWED: "Allow",
 }
 
@@ -102,7 +104,14 @@ def _example(code: Code) -> dict[str, Any]:
 
 ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
     "default": _response(
-        "Any other problem", [Code.PATH_NOT_FOUND, Code.METHOD_NOT_ALLOWED, Code.HTTP_ERROR, Code.INTERNAL_ERROR]
+        "Any other problem",
+        [
+            Code.PATH_NOT_FOUND,
+            Code.METHOD_NOT_ALLOWED,
+            Code.HTTP_ERROR,
+            Code.SERVICE_UNAVAILABLE,
+            Code.INTERNAL_ERROR,
+        ],
     )
 }
 

@@ -42,6 +42,7 @@ class Code(StrEnum):
     HTTP_ERROR = "http_error"
     BACKLOG_FULL = "backlog_full"
     DATABASE_UNAVAILABLE = "database_unavailable"
+    SERVICE_UNAVAILABLE = "service_unavailable"
     INTERNAL_ERROR = "internal_error"
 
 
@@ -70,6 +71,8 @@ KINDS: Mapping[Code, Kind] = {
     Code.HTTP_ERROR: Kind(HTTPStatus.BAD_REQUEST, "The request was refused"),
     Code.BACKLOG_FULL: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True),
     Code.DATABASE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True),
+    # What the proxy in front says, with 502 or 504, where no replica answers: see nginx/.
+    Code.SERVICE_UNAVAILABLE: Kind(HTTPStatus.BAD_GATEWAY, "The service does not answer", retryable=True),
     Code.INTERNAL_ERROR: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "This service has a defect", retryable=True),
 }
 

@@ -1,4 +1,7 @@
-"""The model server's process: ``python -m embedded.model_server --port PORT --name NAME --file WEIGHTS``."""
+"""The model server's process: ``python -m embedded.model_server --port PORT --name NAME --file WEIGHTS``.
+
+``make run`` starts it, and so does the image of docker-compose.yml's CPU profile, with ``--host`` and ``--threads``.
+"""
 
 import os
 import sys
@@ -23,19 +26,21 @@ MAX_THREADS = 8
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m embedded.model_server")
+    parser.add_argument("--host", default=HOST)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--file", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=max(1, min(MAX_THREADS, _cores() - 1)))
     arguments = parser.parse_args()
 
     parameters = CommonParams()
     parameters.model.path = str(arguments.file)
     parameters.model_alias = {arguments.name}
-    parameters.hostnames = [HOST]
+    parameters.hostnames = [arguments.host]
     parameters.port = arguments.port
     parameters.n_parallel = SLOTS
     parameters.n_ctx = SLOTS * SLOT_TOKENS
-    parameters.cpuparams.n_threads = max(1, min(MAX_THREADS, _cores() - 1))
+    parameters.cpuparams.n_threads = arguments.threads
     parameters.endpoint_metrics = True
     parameters.endpoint_slots = False  # it would show every prompt to whoever is on this machine
     parameters.ui = False
@@ -51,7 +56,7 @@ def main() -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells: a container often has fewer than the machine."""
+    """Those that this process may use, where the system tells. It does not tell of a container's limit of CPU time."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ASKMESH_"
+SECRETS = Path("/run/secrets")
 G = TypeVar("G", bound="Group")
 
 
@@ -33,9 +34,19 @@ def _url(*schemes: str) -> AfterValidator:
 
 
 class Group(BaseSettings):
-    """Base of all groups: the prefix, strictness, and no surprise from a stray .env file."""
+    """Base of all groups: the prefix, strictness, and no surprise from a stray .env file.
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, env_ignore_empty=True)
+    What the environment does not give, a file in /run/secrets may, as /run/secrets/askmesh_database_url: where
+    containers get their secrets, and from where they do not leak as easily as from the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        secrets_dir=SECRETS if SECRETS.is_dir() else None,
+    )
 
 
 class LogSettings(Group):

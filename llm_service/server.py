@@ -44,6 +44,7 @@ _SPARE_STREAMS: Final = 1_000
 _SPARE_FILES: Final = 256
 # For the statuses of calls that were just ended; health watches, which never end, are cut after it.
 _LAST_WORDS_SECONDS: Final = 0.5
+_CONNECTION_SECONDS: Final = 10
 
 
 class LlmServer:
@@ -112,6 +113,9 @@ class LlmServer:
                 ("grpc.server.max_pending_requests", streams),
                 ("grpc.server.max_pending_requests_hard_limit", streams),
                 ("grpc.max_send_message_length", -1),
+                # A client looks up a name again only when a connection ends. So connections end in good order, and
+                # clients find replicas that were added since; calls in flight go on until they end.
+                ("grpc.max_connection_age_ms", _CONNECTION_SECONDS * 1_000),
             ]
         )
         continues = {"auto": None, "yes": True, "no": False}[self._settings.model_continues]

@@ -34,6 +34,15 @@ def test_an_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None
     assert load(QuestionSettings).max_question_characters == 8_000
 
 
+def test_a_file_gives_what_the_environment_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "askmesh_database_url").write_text("postgresql://from-file/askmesh\n")
+    monkeypatch.setitem(DatabaseSettings.model_config, "secrets_dir", tmp_path)
+    monkeypatch.setenv("ASKMESH_DATABASE_URL", "")
+    assert load(DatabaseSettings).database_url.get_secret_value() == "postgresql://from-file/askmesh"
+    monkeypatch.setenv("ASKMESH_DATABASE_URL", "postgresql://from-environment/askmesh")
+    assert load(DatabaseSettings).database_url.get_secret_value() == "postgresql://from-environment/askmesh"
+
+
 @pytest.mark.parametrize("name", ["ASKMESH_PROT", "askmesh_prot", "askmesh_port"])
 def test_an_unknown_name_with_the_prefix_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Replaces the replicas that run by as many of the images that IMAGE_TAG names, while questions are asked: migrates,
+# starts the new beside the old, and stops the old in good order. Run it in the project's root, with the images built
+# or pulled. Old and new run together for a while, which migrations allow from one release to the next.
+set -eu
+
+docker compose run --rm --no-deps migrations
+for service in llm_service worker_service api_service; do
+    old=$(docker compose ps --quiet "$service")
+    count=$(printf '%s\n' "$old" | grep -c .)
+    docker compose up --detach --no-deps --no-recreate --wait --wait-timeout 180 \
+        --scale "$service=$((count * 2))" "$service"
+    # One after another, so that whoever calls them always finds more that are there than that have just gone. Each
+    # finishes what it holds, for at most ASKMESH_DRAIN_SECONDS.
+    for container in $old; do
+        docker stop --time 40 "$container" >/dev/null
+        docker rm "$container" >/dev/null
+    done
+    echo "$service: $count replicas of ${IMAGE_TAG:-dev}"
+done

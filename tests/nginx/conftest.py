@@ -1,0 +1,19 @@
+"""nginx in front of what a test names."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.nginx.edge import Edge
+
+OpenEdge = Callable[..., Edge]
+
+
+@pytest.fixture
+def open_edge(tmp_path: Path) -> Iterator[OpenEdge]:
+    """Starts nginx in front of ``api=[port, …]`` and ``llm=[port, …]``; it is gone after the test."""
+    tmp_path.chmod(0o755)  # nginx gives up root
+    with ExitStack() as stack:
+        yield lambda **replicas: stack.enter_context(Edge(tmp_path / "nginx", **replicas))

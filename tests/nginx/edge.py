@@ -1,0 +1,104 @@
+"""The real nginx with the configuration of nginx/, in front of replicas that a test has started."""
+
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from embedded.ports import free_port
+
+CONFIGURATION = Path(__file__).parents[2] / "nginx"
+MAX_BODY_BYTES = 65_536
+
+
+def version() -> tuple[int, ...] | None:
+    """Of the nginx of this machine; None where there is none."""
+    if shutil.which("nginx") is None:
+        return None
+    said = subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True).stderr
+    found = re.search(r"nginx/([0-9.]+)", said)
+    assert found, said
+    return tuple(int(part) for part in found[1].split("."))
+
+
+VERSION = version()
+needs_nginx = pytest.mark.skipif(VERSION is None, reason="nginx is not installed: `apt-get install nginx` brings it")
+
+
+class Edge:
+    """nginx for the length of a ``with`` block: ``url`` for REST, ``grpc`` for gRPC.
+
+    What differs from a container is what depends on the machine: addresses, folders, and for an nginx older than
+    Docker's, how HTTP/2 is switched on and that replicas have fixed addresses instead of a name.
+    """
+
+    def __init__(self, folder: Path, *, api: Sequence[int] = (), llm: Sequence[int] = ()) -> None:
+        """``api`` and ``llm``: ports of the replicas on 127.0.0.1. ``folder`` must be readable by everybody."""
+        self._folder = folder
+        self._ports = {"8080": free_port(), "50051": free_port()}
+        self._write({"api_service": api or [1], "llm_service": llm or [1]})
+        self.url = f"http://127.0.0.1:{self._ports['8080']}"
+        self.port = self._ports["8080"]
+        self.grpc = f"127.0.0.1:{self._ports['50051']}"
+
+    def __enter__(self) -> Self:
+        self.check()
+        self._process = subprocess.Popen([*self._command, "-g", "daemon off;"], stderr=subprocess.PIPE, text=True)
+        give_up_at = time.monotonic() + 30
+        while not all(_listens(port) for port in self._ports.values()):
+            assert self._process.poll() is None, self._process.communicate()[1]
+            assert time.monotonic() < give_up_at, "nginx does not listen"
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=30)
+
+    def check(self) -> None:
+        """``nginx -t``."""
+        checked = subprocess.run([*self._command, "-t"], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0, checked.stderr
+        assert "[warn]" not in checked.stderr, checked.stderr
+
+    def log(self) -> str:
+        """The access log."""
+        return (self._folder / "access.log").read_text()
+
+    @property
+    def _command(self) -> list[str]:
+        return ["nginx", "-p", str(self._folder), "-c", str(self._folder / "nginx.conf"), "-e", "stderr"]
+
+    def _write(self, replicas: dict[str, Sequence[int]]) -> None:
+        shutil.copytree(CONFIGURATION, self._folder, dirs_exist_ok=True)
+        (self._folder / "conf.d").mkdir()
+        template = (CONFIGURATION / "templates" / "limits.conf.template").read_text()
+        limits = template.replace("${ASKMESH_MAX_BODY_BYTES}", str(MAX_BODY_BYTES))
+        (self._folder / "conf.d" / "limits.conf").write_text(limits)
+        for file in self._folder.rglob("*.conf"):
+            file.write_text(self._adapted(file.read_text(), replicas))
+
+    def _adapted(self, text: str, replicas: dict[str, Sequence[int]]) -> str:
+        text = text.replace(" /tmp/", f" {self._folder}/")
+        text = text.replace("/dev/stdout", str(self._folder / "access.log"))
+        text = re.sub(r"resolver(_timeout)? .*;", "", text)
+        for service, ports in replicas.items():
+            servers = "\n".join(rf"server 127.0.0.1:{port} \g<1>" for port in ports)
+            text = re.sub(rf"server {service}:\d+ resolve (.*)", servers, text)
+        assert VERSION is not None
+        old = VERSION < (1, 25, 1)
+        for port, own in self._ports.items():
+            grpc_alone = " http2" if old and port == "50051" else ""
+            text = text.replace(f"listen {port};", f"listen 127.0.0.1:{own}{grpc_alone};")
+        return text.replace("http2 on;", "") if old else text
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
