@@ -7,6 +7,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from foundation.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
 
 
@@ -23,6 +24,7 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
     """
     engine = create_async_engine(
         async_url(settings.database_url.get_secret_value()),
+        poolclass=FairPool,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,
