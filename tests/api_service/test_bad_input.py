@@ -126,9 +126,7 @@ async def test_an_unknown_or_absurd_id(api: ClientSession, question_id: str, can
     assert (await problem_of(response)).code == "question_not_found"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/answer", "/api/answer/", "/api/ask/", "/docs", "/redoc", "/API/ask"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/answer", "/api/answer/", "/api/ask/", "/docs", "/redoc", "/API/ask"])
 async def test_an_unknown_path(api: ClientSession, path: str) -> None:
     response = await api.get(path, allow_redirects=False)
     assert (await problem_of(response)).code == "path_not_found"
