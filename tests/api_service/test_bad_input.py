@@ -126,9 +126,7 @@ async def test_an_unknown_or_absurd_id(api: ClientSession, question_id: str, can
     assert (await problem_of(response)).code == "question_not_found"
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/answer", "/api/answer/", "/api/ask/", "/docs", "/redoc", "/API/ask"]
-)
+@pytest.mark.parametrize("path", ["/api", "/api/answer", "/api/answer/", "/api/ask/", "/docs", "/redoc", "/API/ask"])
 async def test_an_unknown_path(api: ClientSession, path: str) -> None:
     response = await api.get(path, allow_redirects=False)
     assert (await problem_of(response)).code == "path_not_found"
@@ -140,10 +138,12 @@ async def test_an_unknown_path(api: ClientSession, path: str) -> None:
         ("GET", "/api/ask", "POST"),
         ("PUT", "/api/ask", "POST"),
         ("OPTIONS", "/api/ask", "POST"),
-        ("DELETE", "/api/answer/1", "GET"),
-        ("POST", "/api/answer/1", "GET"),
+        ("DELETE", "/api/answer/1", "GET, HEAD"),
+        ("POST", "/api/answer/1", "GET, HEAD"),
         ("GET", "/api/answer/1/cancel", "POST"),
-        ("POST", "/readyz", "GET"),
+        ("POST", "/readyz", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
+        ("POST", "/page/any/page.css", "GET, HEAD"),
     ],
 )
 async def test_a_wrong_method(api: ClientSession, method: str, path: str, allowed: str) -> None:
