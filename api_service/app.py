@@ -16,7 +16,7 @@ from api_service import health
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
-from api_service.middleware import BodyLimit, RequestIds
+from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
 from api_service.problems import install_problem_handlers
 from api_service.questions import endpoints as questions
@@ -99,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
     install_problem_handlers(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
     app.add_middleware(RequestIds)  # added last, it is the outermost
     return app

@@ -65,6 +65,28 @@ def _without_messages(error: BaseException | None) -> str:
     return "".join(parts)
 
 
+class HeadRequests:
+    """Answers HEAD wherever GET works: with the status and headers of GET, and without its body.
+
+    A stream ends there, as for a reader who has left.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
+
+
 class _BodyTooLargeError(Exception):
     pass
 

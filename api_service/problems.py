@@ -164,13 +164,17 @@ async def _problem(request: Request, error: ProblemError) -> Response:
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     method, path = request.method, request.url.path[:200]
+    headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.NOT_FOUND:
         code, detail = Code.PATH_NOT_FOUND, f"There is nothing at {path}: /openapi.json lists the paths."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         code, detail = Code.METHOD_NOT_ALLOWED, f"{path} does not take {method}: the Allow header says what it takes."
+        # FastAPI does not name HEAD, Starlette's files name nothing, and HeadRequests takes it for GET everywhere.
+        allowed = set(headers.get("Allow", "GET").split(", "))
+        headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     else:
         code, detail = Code.HTTP_ERROR, error.detail
-    return problem_response(request.scope, code, detail, headers=error.headers, status=error.status_code)
+    return problem_response(request.scope, code, detail, headers=headers, status=error.status_code)
 
 
 async def _key_reused(request: Request, _error: IdempotencyKeyReusedError) -> Response:

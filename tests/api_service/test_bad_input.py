@@ -138,10 +138,12 @@ async def test_an_unknown_path(api: ClientSession, path: str) -> None:
         ("GET", "/api/ask", "POST"),
         ("PUT", "/api/ask", "POST"),
         ("OPTIONS", "/api/ask", "POST"),
-        ("DELETE", "/api/answer/1", "GET"),
-        ("POST", "/api/answer/1", "GET"),
+        ("DELETE", "/api/answer/1", "GET, HEAD"),
+        ("POST", "/api/answer/1", "GET, HEAD"),
         ("GET", "/api/answer/1/cancel", "POST"),
-        ("POST", "/readyz", "GET"),
+        ("POST", "/readyz", "GET, HEAD"),
+        ("POST", "/", "GET, HEAD"),
+        ("POST", "/page/any/page.css", "GET, HEAD"),
     ],
 )
 async def test_a_wrong_method(api: ClientSession, method: str, path: str, allowed: str) -> None:

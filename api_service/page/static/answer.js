@@ -69,6 +69,7 @@ function queuedWords({ queue_position: position, estimated_wait_seconds: wait })
 function finish(question) {
   const { status } = question;
   const id = shown.id;
+  const following = shown.following && atEnd();
   store.note(id, status);
   shown.status = status;
   answer.removeAttribute("aria-busy");
@@ -91,12 +92,19 @@ function finish(question) {
   const taken = (Date.parse(question.finished_at) - Date.parse(question.created_at)) / 1000;
   const completed = cached ? words.cached : words.completed(Number.isFinite(taken) ? taken : null);
   setStatus(status, status === "completed" ? completed : words.states[status]);
+  if (following) {
+    toEnd(); // the notice would be beneath the question box
+  }
 }
 
 /** Whether the reader is at the end of the page, so that it should stay in sight as the page grows. */
 function atEnd() {
   const { scrollTop, clientHeight, scrollHeight } = document.scrollingElement;
   return scrollHeight - scrollTop - clientHeight < 80;
+}
+
+function toEnd() {
+  document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
 }
 
 /** Close what is open and show this question; null: none. */
@@ -124,14 +132,12 @@ export function show(id) {
   pulse.hidden = false;
   answer.setAttribute("aria-busy", "true");
 
-  // Only what is being written is followed: a finished answer is read from its beginning.
-  let following = false;
   const growing = new GrowingMarkdown(answer, () => {
-    if (following) {
-      document.scrollingElement.scrollTop = document.scrollingElement.scrollHeight;
+    if (mine.following) {
+      toEnd();
     }
   });
-  const mine = (shown = { id, markdown: growing, status: null, stopping: false, leave: () => {} });
+  const mine = (shown = { id, markdown: growing, status: null, following: false, stopping: false, leave: () => {} });
   let last = null;
   const say = (status, message) => {
     last = [status, message];
@@ -153,7 +159,8 @@ export function show(id) {
       }
     },
     delta(text) {
-      following = mine.status === "in_progress" && atEnd();
+      // Only what is being written is followed: a finished answer is read from its beginning.
+      mine.following = mine.status === "in_progress" && atEnd();
       growing.append(text);
     },
     restarted() {

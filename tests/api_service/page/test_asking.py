@@ -148,6 +148,18 @@ def test_a_question_that_is_refused_stays_in_the_box(read: Opener) -> None:
     expect(reader.box).to_have_value(text)
 
 
+def test_what_is_said_below_an_answer_that_was_followed_is_in_sight(read: Opener) -> None:
+    reader = read(viewport={"width": 390, "height": 500})
+    reader.ask_and_hold("follow me", words=150, directives="tokens=160 finish=length")
+    reader.model.release()
+    reader.expect_state("incomplete")
+    below = "document.querySelector('#notice').getBoundingClientRect().bottom"
+    assert reader.page.evaluate(f"{below} <= document.querySelector('footer').getBoundingClientRect().top")
+    reader.page.reload()
+    reader.expect_state("incomplete")
+    assert reader.page.evaluate("document.scrollingElement.scrollTop") == 0
+
+
 def test_a_failed_question_and_one_cut_off_say_what_to_do(read: Opener) -> None:
     reader = read()
     reader.ask("too long for it [[fault=context]]")
