@@ -89,8 +89,15 @@ def endless() -> None:
 @pytest.fixture(scope="module")
 def _worker() -> Iterator[None]:
     pool: Any = AsyncioPool  # which the stub would have named
+    # Celery sets up the log of the whole process, and nothing would be heard of warnings in later tests.
+    signals.setup_logging.connect(_leave_logging_alone)
     with start_worker(app, concurrency=300, pool=pool, perform_ping_check=False, shutdown_timeout=SECONDS):
         yield
+    signals.setup_logging.disconnect(_leave_logging_alone)
+
+
+def _leave_logging_alone(**_: object) -> None:
+    """Celery sets it up only if nobody listens to this signal."""
 
 
 @pytest.fixture
