@@ -13,6 +13,7 @@ import pytest
 from askmesh.llm.v1 import generation_pb2
 from askmesh_client import GenerationClient
 
+from tests.e2e.locked import FOLDER
 from tests.mesh import Mesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.e2e]
@@ -40,7 +41,8 @@ CAPITALS = {
 
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    with Mesh(tmp_path_factory.mktemp("mesh")) as mesh:
+    """Each service finds only what its own lock installs, as in its container."""
+    with Mesh(tmp_path_factory.mktemp("mesh"), {"PYTHONPATH": str(FOLDER)}) as mesh:
         yield mesh
 
 

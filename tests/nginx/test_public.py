@@ -157,6 +157,27 @@ async def test_only_what_may_be_repeated_goes_to_another_replica(
                 assert problem_in(reply, body).code is Code.SERVICE_UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [("GET", {}, 200), ("POST", {"Idempotency-Key": "k"}, 200), ("POST", {}, 502)],
+)
+async def test_what_failed_at_all_replicas_begins_anew_once(
+    open_edge: OpenEdge, method: str, headers: dict[str, str], status: int
+) -> None:
+    async def break_off_once(writer: Writer) -> None:
+        replica.behave = answer
+        writer.close()
+
+    async with upstream(break_off_once) as replica:
+        edge = open_edge(api=[replica.port])
+        reply, body = await request(edge.url, method, headers=headers, data=b"body")
+        assert reply.status == status
+        assert len(replica.requests) == (2 if status == 200 else 1)
+        assert all(request.endswith(b"\r\n\r\nbody") for request in replica.requests)
+        if status == 502:
+            assert problem_in(reply, body).code is Code.SERVICE_UNAVAILABLE
+
+
 async def test_a_replica_that_is_gone_costs_no_request(open_edge: OpenEdge) -> None:
     async with upstream() as sound:
         edge = open_edge(api=[free_port(), sound.port])
@@ -229,12 +250,15 @@ async def test_long_json_is_compressed(open_edge: OpenEdge) -> None:
 
 async def test_security_headers_come_with_every_reply_unless_a_replica_has_its_own(open_edge: OpenEdge) -> None:
     async def page(writer: Writer) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Security-Policy: default-src 'self'\r\nContent-Length: 0\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Security-Policy: default-src 'self'\r\nContent-Length: 0\r\n")
+        writer.write(b"Referrer-Policy: same-origin\r\nX-Content-Type-Options: nosniff\r\n\r\n")
 
     async with upstream(page) as replica:
         edge = open_edge(api=[replica.port])
         reply, _ = await request(edge.url)
         assert reply.headers.getall("Content-Security-Policy") == ["default-src 'self'"]
+        assert reply.headers.getall("Referrer-Policy") == ["same-origin"]
+        assert reply.headers.getall("X-Content-Type-Options") == ["nosniff"]
         replica.behave = answer
         reply, _ = await request(edge.url)
         assert reply.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
