@@ -113,7 +113,7 @@ class Stage:
 
     def pids(self, service: str = "") -> dict[str, int]:
         """Name and process id of the replicas that run now, of one service or of all."""
-        running = {process.pid for process in self._children() if process.status() != psutil.STATUS_ZOMBIE}
+        running = {process.pid for process in self._children() if _runs(process)}
         recorded = self.mesh.processes().items()
         return {name: pid for name, pid in recorded if name.startswith(service) and pid in running}
 
@@ -185,6 +185,13 @@ class Stage:
         found = re.findall(rf"^  {what} +(\S+)$", "".join(self.mesh.output), re.MULTILINE)
         assert found, self.mesh.output
         return str(found[-1])
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:  # it ended since it was listed
+        return False
 
 
 def _bears(process: psutil.Process, marks: set[str]) -> bool:
