@@ -6,6 +6,8 @@ from google.protobuf.duration_pb2 import Duration
 from foundation.settings import GenerationSettings
 from questions.answer_key import normalise
 
+_CONTROL_TOKENS = 16
+
 
 def generation_spec(
     answer_id: int,
@@ -35,3 +37,14 @@ def generation_spec(
         time_limit=time_limit,
         answer_prefix=written,
     )
+
+
+def control_spec(answer_id: int, attempt: int, settings: GenerationSettings) -> pb.GenerationSpec:
+    """A short request that any working model answers, to be made before an attempt whose failure is to count.
+
+    It is long enough to show a server that breaks its answers off.
+    """
+    short = settings.model_copy(update={"max_output_tokens": min(_CONTROL_TOKENS, settings.max_output_tokens)})
+    spec = generation_spec(answer_id, attempt, "Say hello.", short)
+    spec.request_id += "-control"
+    return spec

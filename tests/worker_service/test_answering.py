@@ -13,7 +13,7 @@ from foundation.settings import GenerationSettings
 from questions import claims
 from questions.claims import Claim, Result
 from tests.worker_service.asking import answers, ask
-from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
+from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with
 from tests.worker_service.waiting import eventually
 from worker_service.engine_gate import CLOSES_AFTER
@@ -322,6 +322,43 @@ async def test_one_suspect_at_a_time(worker: Worker, llm: FakeLlmService) -> Non
 
     assert {row.state for row in (await answers(worker.engine)).values()} == {"completed"}
     assert llm.asked.total() == 3
+
+
+async def _mark_interrupted(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE answers SET interruptions = :times"), {"times": claims.SUSPECT_FROM})
+
+
+async def test_a_suspect_is_not_blamed_while_the_engine_breaks_off_everything(
+    worker: Worker, llm: FakeLlmService
+) -> None:
+    await ask(worker.engine, "suspect")
+    await _mark_interrupted(worker.engine)
+    llm.after = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
+    worker.slots.start_suspect()
+    await eventually(lambda: llm.asked.total() == 1 and not worker.claimer.held, "a control question breaks off")
+
+    row = (await answers(worker.engine))["suspect"]
+    assert llm.asked["suspect"] == 0
+    assert (row.state, row.waits, row.interruptions) == ("queued", 1, claims.SUSPECT_FROM)
+
+
+async def test_a_suspect_is_blamed_where_the_engine_answers_others(worker: Worker, llm: FakeLlmService) -> None:
+    break_any = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
+
+    async def break_off(question: str, context: Context) -> None:
+        if question == "suspect":
+            await break_any(question, context)
+
+    await ask(worker.engine, "suspect")
+    await _mark_interrupted(worker.engine)
+    llm.after = break_off
+    worker.slots.start_suspect()
+    await eventually(lambda: llm.asked["suspect"] == 1 and not worker.claimer.held, "the suspect breaks off")
+
+    row = (await answers(worker.engine))["suspect"]
+    assert llm.asked.total() == 2
+    assert (row.state, row.waits, row.interruptions) == ("queued", 0, claims.SUSPECT_FROM + 1)
 
 
 async def test_while_the_gate_is_closed_a_suspect_is_tried_only_where_nothing_else_is_due(
