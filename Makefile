@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chaos vllm-test compose-test lint format protos requirements clean environment test-environment
+.PHONY: help run test bench chaos vllm-test compose-test lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -47,6 +47,9 @@ vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the
 
 compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
 	$(BIN)/python -m tests.compose
+
+bench: test-environment ## measure what askmesh adds to the model server; ARGS="same_texts polling" takes some rows
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

@@ -1,0 +1,54 @@
+"""The least of an HTTP/1.1 server that a cheap model server needs: requests in, bytes out, on uvloop."""
+
+import asyncio
+from collections.abc import Callable
+
+import httptools
+
+
+class Connection(asyncio.Protocol):
+    """One connection. ``handle`` is called with each whole request, and answers by ``send``."""
+
+    def __init__(self, handle: Callable[["Connection"], None], closed: Callable[["Connection"], None]) -> None:
+        self._handle = handle
+        self._closed = closed
+        self._parser = httptools.HttpRequestParser(self)
+        self._body = bytearray()
+        self.path = ""
+        self.body = b""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvloop's is no subclass
+        self.send = transport.write
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost does not matter
+        self._closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    # What follows is called by httptools.
+
+    def on_url(self, url: bytes) -> None:
+        self.path = url.decode()
+        self._body.clear()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self.body = bytes(self._body)
+        self._handle(self)
+
+
+def response(body: bytes, content_type: bytes = b"application/json") -> bytes:
+    """A whole response with status 200."""
+    return b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n%s" % (content_type, len(body), body)
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM_END = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
