@@ -15,7 +15,7 @@ from tests.chaos.stage import Stage
 from tests.worker_service.processes import WorkerProcess
 
 _DAY = 86_400
-_SHORTEST_JUMP_SECONDS = 120
+_SHORTEST_JUMP_SECONDS = 60
 # The library looks at its file again after so long.
 _LOOKS_EACH_SECONDS = 1
 
