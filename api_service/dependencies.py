@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from api_service.authentication.principal import LOCAL, Principal
 from api_service.problems import Code, FieldError, ProblemError
 from api_service.questions.cursor import Start
 from api_service.questions.languages import Language, preferred
@@ -41,9 +42,9 @@ async def _readiness_report(request: Request) -> Report:
     return await cast(AppState, request.state)["readiness"].report()
 
 
-async def _owner() -> str:
-    """Who asks. Questions of one owner are invisible to all others, and never share an answer with theirs."""
-    return "local"
+async def authenticate(_request: Request) -> Principal:
+    """Who calls. Raises ProblemError."""
+    return LOCAL
 
 
 async def _preferred_language(request: Request) -> Language | None:
@@ -129,7 +130,7 @@ async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
 
 Questions = Annotated[QuestionService, Depends(_questions)]
 ReadinessReport = Annotated[Report, Depends(_readiness_report)]
-Owner = Annotated[str, Depends(_owner)]
+Caller = Annotated[Principal, Depends(authenticate)]
 PreferredLanguage = Annotated[Language | None, Depends(_preferred_language)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 WantsFresh = Annotated[bool, Depends(_wants_fresh)]

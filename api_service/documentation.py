@@ -51,6 +51,8 @@ EXAMPLES: Mapping[Code, ProblemError] = {
             "was used before with another body",
             "send the same body as before, or a new key",
         ),
+        ProblemError(Code.UNAUTHENTICATED, "This key is not known, has expired or was revoked."),
+        ProblemError(Code.FORBIDDEN, "This takes the role operator, and yours is user."),
         ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/questions: /openapi.json lists the paths."),
         ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND),
         ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not take GET: the Allow header says what it takes."),
@@ -66,6 +68,7 @@ EXAMPLES: Mapping[Code, ProblemError] = {
 }
 _HEADERS: Mapping[str, Any] = {
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "How to say it: `Bearer`.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
 }
 _HEADERS_OF: Mapping[Code, str] = {
@@ -73,6 +76,7 @@ _HEADERS_OF: Mapping[Code, str] = {
     Code.DATABASE_UNAVAILABLE: "Retry-After",
     Code.SERVICE_UNAVAILABLE: "Retry-After",
     Code.METHOD_NOT_ALLOWED: "Allow",
+    Code.UNAUTHENTICATED: "WWW-Authenticate",
 }
 
 

@@ -33,6 +33,8 @@ class Code(StrEnum):
     INVALID_PARAMETER = "invalid_parameter"
     INVALID_FIELD = "invalid_field"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     PATH_NOT_FOUND = "path_not_found"
     QUESTION_NOT_FOUND = "question_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -62,6 +64,8 @@ KINDS: Mapping[Code, Kind] = {
     Code.IDEMPOTENCY_KEY_REUSED: Kind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before with another body"
     ),
+    Code.UNAUTHENTICATED: Kind(HTTPStatus.UNAUTHORIZED, "You have to say who you are"),
+    Code.FORBIDDEN: Kind(HTTPStatus.FORBIDDEN, "You may not do this"),
     Code.PATH_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
     Code.QUESTION_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is no such question"),
     Code.METHOD_NOT_ALLOWED: Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
