@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.principal import LOCAL, Principal
 from api_service.problems import Code, FieldError, ProblemError
 from api_service.questions.cursor import Start
@@ -23,8 +24,9 @@ _NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
 
 
 class AppState(TypedDict):
-    """What the application holds while it runs."""
+    """What the application holds while it runs. No authenticator: nobody has to say who they are."""
 
+    authenticator: Authenticator | None
     questions: QuestionService
     watcher: Watcher
     readiness: Readiness
@@ -42,9 +44,10 @@ async def _readiness_report(request: Request) -> Report:
     return await cast(AppState, request.state)["readiness"].report()
 
 
-async def authenticate(_request: Request) -> Principal:
+async def authenticate(request: Request) -> Principal:
     """Who calls. Raises ProblemError."""
-    return LOCAL
+    authenticator = cast(AppState, request.state)["authenticator"]
+    return LOCAL if authenticator is None else await authenticator.principal(request.headers)
 
 
 async def _preferred_language(request: Request) -> Language | None:

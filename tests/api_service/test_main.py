@@ -76,7 +76,7 @@ async def test_a_request_that_is_being_sent_is_answered_before_it_stops(
 ) -> None:
     body = b'{"question_text": "why not?"}'
     head = (
-        b"POST /api/ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body)
     )
     with socket.create_server(("127.0.0.1", 0)) as listening, started(environment, tmp_path, listening) as process:
@@ -84,7 +84,7 @@ async def test_a_request_that_is_being_sent_is_answered_before_it_stops(
         writer.write(head)
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         idle_reader, idle_writer = await asyncio.open_connection(*listening.getsockname())
-        idle_writer.write(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+        idle_writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await idle_reader.readuntil(b"}")
         process.send_signal(signal.SIGTERM)
         assert await idle_reader.read() == b""  # it has begun to stop
