@@ -128,7 +128,7 @@ def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
 
 def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert names == ["ask", "answer", "events", "cancel", "list_questions", "erase", "livez", "readyz"]
+    assert names == ["ask", "answer", "erase", "events", "cancel", "list_questions", "livez", "readyz"]
 
 
 def test_the_request_is_described(document: dict[str, Any]) -> None:
