@@ -17,9 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api_service import health
 from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.authenticator import Authenticator
-from api_service.authentication.issuer_keys import IssuerKeys
 from api_service.authentication.local_guard import LocalGuard
-from api_service.authentication.tokens import Tokens
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
@@ -194,6 +192,10 @@ async def _authenticator(access: AccessSettings, engine: AsyncEngine, stack: Asy
     stack.push_async_callback(keys.close)
     tokens = None
     if access.takes_tokens:
+        # 18 MB of libraries, which who takes no tokens does without.
+        from api_service.authentication.issuer_keys import IssuerKeys  # noqa: PLC0415
+        from api_service.authentication.tokens import Tokens  # noqa: PLC0415
+
         issuer_keys = IssuerKeys(access.jwt_jwks_url)
         stack.push_async_callback(_stop, asyncio.create_task(issuer_keys.refresh()))
         tokens = Tokens(access, issuer_keys)

@@ -1,20 +1,28 @@
 """Who calls, by what a request brings."""
 
+from typing import Protocol
+
 from starlette.datastructures import Headers
 
-from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.principal import Principal
-from api_service.authentication.tokens import Tokens
 from api_service.problems import Code, ProblemError
 from questions.api_keys import PREFIX
 
 _REMEDY = "Send an API key as `Authorization: Bearer askmesh_…` or `X-API-Key: askmesh_…`"
 
 
+class Credentials(Protocol):
+    """Knows callers by what they bring: API keys, or tokens."""
+
+    async def principal(self, credential: str, /) -> Principal | None:
+        """Who calls with this; None if it is not good. Raises ProblemError."""
+        ...
+
+
 class Authenticator:
     """Takes an API key, or a token where there is an issuer."""
 
-    def __init__(self, keys: ApiKeys, tokens: Tokens | None) -> None:
+    def __init__(self, keys: Credentials, tokens: Credentials | None) -> None:
         self._keys = keys
         self._tokens = tokens
         self._remedy = f"{_REMEDY}{', or a token of your issuer as the former' if tokens else ''}."
