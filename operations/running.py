@@ -12,7 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
-from foundation.settings import DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, load
+from foundation.settings import SECRETS, DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, load
 
 T = TypeVar("T")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -43,8 +43,8 @@ def settings(group: type[G]) -> G:
 
 
 def _database() -> DatabaseSettings:
-    """As the environment says, else as a running `make run` has left it in its data folder."""
-    if not os.environ.get("ASKMESH_DATABASE_URL"):
+    """As the environment or a secret says, else as a running `make run` has left it in its data folder."""
+    if not os.environ.get("ASKMESH_DATABASE_URL") and not (SECRETS / "askmesh_database_url").exists():
         address = settings(EmbeddedSettings).data_dir / "database_url"
         try:
             os.environ["ASKMESH_DATABASE_URL"] = address.read_text()
