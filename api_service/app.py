@@ -116,7 +116,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.push_async_callback(asyncio.to_thread, hints.close)
     backlog = Backlog(engine, settings.questions.backlog_limit)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
-    watcher = Watcher(engine.execution_options(isolation_level="AUTOCOMMIT"), redis)
+    watcher = Watcher(engine, redis)
     watching = asyncio.create_task(watcher.run())
     watching.add_done_callback(_note_defect)
     stack.push_async_callback(_stop, watching)
