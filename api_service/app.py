@@ -10,11 +10,13 @@ from typing import Self
 
 from askmesh_client import GenerationClient
 from askmesh_client.channel import target_uri
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 
 from api_service import health
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
+from api_service.direct_routes import DirectRoutes
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
 from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
@@ -98,11 +100,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(questions.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
+    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, _api_routes(questions.router))
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
     app.add_middleware(RequestIds)  # added last, it is the outermost
     return app
+
+
+def _api_routes(router: APIRouter) -> list[APIRoute]:
+    return [route for route in router.routes if isinstance(route, APIRoute)]
 
 
 async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
