@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -70,6 +71,21 @@ async def test_a_connection_whose_statement_was_given_up_serves_nobody_else(engi
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await fetch(engine, text("SELECT pg_sleep(60)"), {})
+    assert await pid(engine) != before
+
+
+async def test_a_connection_that_the_server_is_just_ending_is_told_and_replaced(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await pid(engine)
+
+    async def fetch_on_half_a_farewell(*_: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    with monkeypatch.context() as patched, pytest.raises(DBAPIError) as failed:
+        patched.setattr(asyncpg.Connection, "fetch", fetch_on_half_a_farewell)
+        await fetch(engine, PID, {})
+    assert failed.value.connection_invalidated
     assert await pid(engine) != before
 
 
