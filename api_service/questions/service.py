@@ -28,6 +28,7 @@ from questions.states import State
 logger = logging.getLogger(__name__)
 
 _MOST_LIVE = 10_000
+_JUST_NOW_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,9 @@ class QuestionService:
         self._backlog = backlog
         self._watcher = watcher
         self._generation = generation
-        # Questions that had not ended when they were last looked at here, in this order. Redis is no help with them: it
-        # knows of one only if another process has read its end since.
-        self._live: dict[int, None] = {}
+        # Questions that had not ended when they were last looked at here, with the time of that, in its order. Redis is
+        # no help with them: it knows of one only if another process has read its end since.
+        self._live: dict[int, tuple[float, Question]] = {}
         self._background: set[asyncio.Task[None]] = set()
 
     async def ask(self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
@@ -94,13 +95,15 @@ class QuestionService:
 
     async def wait(self, owner: str, question_id: int, seconds: float) -> Question:
         """The question as soon as it has ended, or as it is after so many seconds."""
-        question = await self.read(owner, question_id)
+        known = self._just_looked_at(owner, question_id) if seconds else None
+        question = known or await self.read(owner, question_id)
         if question.state.is_final or not seconds:
             return question
         waited = await self._watcher.wait(question, seconds)
         if waited is None:
             raise _not_found()
-        return waited
+        # It may have begun since, and somebody may have been told so elsewhere.
+        return waited if known is None or waited.state.is_final else await self.read(owner, question_id)
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
@@ -131,10 +134,16 @@ class QuestionService:
             self._run_in_background(self._cache.put(question))
         return question
 
+    def _just_looked_at(self, owner: str, question_id: int) -> Question | None:
+        """Who waits right after asking need not read what the question was when it was stored."""
+        looked_at, question = self._live.get(question_id, (0.0, None))
+        is_new = looked_at + _JUST_NOW_SECONDS > asyncio.get_running_loop().time()
+        return question if is_new and question is not None and question.owner == owner else None
+
     def _note(self, question: Question) -> None:
         self._live.pop(question.id, None)
         if not question.state.is_final:
-            self._live[question.id] = None
+            self._live[question.id] = asyncio.get_running_loop().time(), question
             if len(self._live) > _MOST_LIVE:
                 del self._live[next(iter(self._live))]
 
