@@ -82,9 +82,10 @@ async def test_a_connection_that_the_server_is_just_ending_is_told_and_replaced(
     async def fetch_on_half_a_farewell(*_: object) -> None:
         raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
 
-    with monkeypatch.context() as patched, pytest.raises(DBAPIError) as failed:
+    with monkeypatch.context() as patched:
         patched.setattr(asyncpg.Connection, "fetch", fetch_on_half_a_farewell)
-        await fetch(engine, PID, {})
+        with pytest.raises(DBAPIError) as failed:
+            await fetch(engine, PID, {})
     assert failed.value.connection_invalidated
     assert await pid(engine) != before
 
