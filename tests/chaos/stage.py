@@ -162,6 +162,11 @@ class Stage:
         rows = await self.fetch("SELECT id, name FROM workers WHERE lease_until > clock_timestamp() ORDER BY id")
         return {int(row["name"].split()[-1]): row["id"] for row in rows}
 
+    async def leases_of_running(self) -> dict[int, int]:
+        """The same, of those that run now: a dead worker's lease lasts until it runs out."""
+        running = self.pids("worker_service").values()
+        return {pid: lease for pid, lease in (await self.leases()).items() if pid in running}
+
     def _is_ready(self) -> bool:
         try:
             with urlopen(f"{self.api}/readyz", timeout=5) as reply:
@@ -171,12 +176,11 @@ class Stage:
 
     async def _is_idle(self) -> bool:
         try:
-            leased = await self.leases()
+            leased = await self.leases_of_running()
             live = await self.fetch("SELECT FROM answers WHERE state IN ('queued', 'in_progress') LIMIT 1")
         except (OSError, asyncpg.PostgresError):
             return False
-        workers = self.pids("worker_service").values()
-        return len(workers) == self.setup.workers and set(workers) <= leased.keys() and not live
+        return len(leased) == len(self.pids("worker_service")) == self.setup.workers and not live
 
     def _children(self) -> list[psutil.Process]:
         return psutil.Process(self.mesh.supervisor.pid).children()

@@ -44,9 +44,11 @@ class KillSweeper(Fault):
     """kill -9 of a worker in the middle of the statement by which it takes back what another dead one held."""
 
     async def inject(self, stage: Stage, rng: random.Random) -> None:
-        await stage.until(lambda: len(stage.pids("worker_service")) > 1, "there are two workers")
-        leases = await stage.leases()
-        pid = rng.choice(sorted(stage.pids("worker_service").values() & leases.keys()))
+        async with asyncio.timeout(60):
+            # The fault before may have hit one that has been started again, and has no lease yet.
+            while len(leases := await stage.leases_of_running()) < 2:
+                await asyncio.sleep(0.1)
+        pid = rng.choice(sorted(leases))
         stage.send(SIGKILL, pid)
         while leases[pid] in (await stage.leases()).values():
             await asyncio.sleep(0.1)
