@@ -60,7 +60,7 @@ class QuestionService:
     ) -> None:
         self.limits = AskLimits(settings.max_question_characters, settings.max_wait_seconds)
         self._engine = engine
-        # What reads by SQLAlchemy is one statement too: without BEGIN and ROLLBACK around it, one round trip and not three.
+        # For reads by SQLAlchemy: without BEGIN and ROLLBACK around it, a statement takes one round trip and not three.
         self._reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._redis = redis
         self._cache = AnswerCache(redis)
