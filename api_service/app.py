@@ -10,7 +10,8 @@ from typing import Self
 
 from askmesh_client import GenerationClient
 from askmesh_client.channel import target_uri
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
@@ -20,6 +21,7 @@ from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.local_guard import LocalGuard
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
+from api_service.direct_routes import DirectRoutes
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
 from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
@@ -119,6 +121,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(collection.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
+    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, _api_routes(questions.router))
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
@@ -137,6 +140,10 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _api_routes(router: APIRouter) -> list[APIRoute]:
+    return [route for route in router.routes if isinstance(route, APIRoute)]
+
+
 async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
     engine = create_engine(settings.database, "api_service")
@@ -148,7 +155,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.push_async_callback(asyncio.to_thread, hints.close)
     backlog = Backlog(engine, settings.questions.backlog_limit)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
-    watcher = Watcher(engine.execution_options(isolation_level="AUTOCOMMIT"), redis)
+    watcher = Watcher(engine, redis)
     watching = asyncio.create_task(watcher.run())
     watching.add_done_callback(_note_defect)
     stack.push_async_callback(_stop, watching)

@@ -9,6 +9,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from foundation import garbage
 from foundation.readiness import notify_ready
 from foundation.settings import ApiSettings
 
@@ -33,6 +34,7 @@ class ApiServer(uvicorn.Server):
         for server in self.servers:
             for listening in server.sockets:
                 logger.info("listening on %s", listening.getsockname())
+        garbage.settle()
         notify_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -82,6 +82,10 @@ async def fetch(engine: AsyncEngine, statement: TextClause, parameters: Mapping[
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         lost = connection.is_closed()
         raise DBAPIError(source, {}, error, hide_parameters=True, connection_invalidated=lost) from error
+    except asyncpg.InternalClientError as error:
+        # The server has ended the connection just before, and asyncpg has read half of its farewell.
+        pooled.invalidate()
+        raise DBAPIError(source, {}, error, hide_parameters=True, connection_invalidated=True) from error
     except BaseException:
         pooled.invalidate()  # it may still be at work on this statement
         raise

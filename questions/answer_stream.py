@@ -174,14 +174,16 @@ class Chunk:
         return None if length < self.offset else self.text[length - self.offset :]
 
 
+FINAL_CHANNEL: Final = "askmesh:final"
+"""Carries the ids of answers that have become final in PostgreSQL, with commas between.
+
+One channel for all: to subscribe for each answer, and to end it, cost a reader's process more than to hear of others.
+"""
+
+
 def text_channel(answer_id: int) -> str:
     """Carries a Chunk for each piece of text, at once when it is there."""
     return f"askmesh:text:{answer_id}"
-
-
-def final_channel(answer_id: int) -> str:
-    """Carries one empty message when the answer is final in PostgreSQL."""
-    return f"askmesh:final:{answer_id}"
 
 
 class _Script:
@@ -262,22 +264,22 @@ return replies
 """)
 # No token is as high as this: whoever still writes to an answer that has ended is fenced.
 _CLOSE: Final = _Script(f"""
-for i = 1, #KEYS / 3 do
-  if redis.call('EXISTS', KEYS[3 * i - 2]) == 1 then
-    redis.call('HSET', KEYS[3 * i - 2], 'token', '{2**53}', 'finish', 'closed')
-    redis.call('EXPIRE', KEYS[3 * i - 2], {ENDED_SECONDS})
-    redis.call('EXPIRE', KEYS[3 * i - 1], {ENDED_SECONDS})
+for i = 1, #KEYS / 2 do
+  if redis.call('EXISTS', KEYS[2 * i - 1]) == 1 then
+    redis.call('HSET', KEYS[2 * i - 1], 'token', '{2**53}', 'finish', 'closed')
+    redis.call('EXPIRE', KEYS[2 * i - 1], {ENDED_SECONDS})
+    redis.call('EXPIRE', KEYS[2 * i], {ENDED_SECONDS})
   end
-  redis.call('PUBLISH', KEYS[3 * i], '')
 end
+redis.call('PUBLISH', '{FINAL_CHANNEL}', ARGV[1])
 """)
 _BURY: Final = _Script(f"""
-for i = 1, #KEYS / 3 do
-  redis.call('DEL', KEYS[3 * i - 2], KEYS[3 * i - 1])
-  redis.call('HSET', KEYS[3 * i - 2], 'token', '{2**53}', 'epoch', 0, 'length', 0, 'usage', '{{}}', 'finish', 'buried')
-  redis.call('EXPIRE', KEYS[3 * i - 2], {_BURIED_SECONDS})
-  redis.call('PUBLISH', KEYS[3 * i], '')
+for i = 1, #KEYS / 2 do
+  redis.call('DEL', KEYS[2 * i - 1], KEYS[2 * i])
+  redis.call('HSET', KEYS[2 * i - 1], 'token', '{2**53}', 'epoch', 0, 'length', 0, 'usage', '{{}}', 'finish', 'buried')
+  redis.call('EXPIRE', KEYS[2 * i - 1], {_BURIED_SECONDS})
 end
+redis.call('PUBLISH', '{FINAL_CHANNEL}', ARGV[1])
 """)
 _READ: Final = _Script(f"""{_HELPERS}
 local replies = {{}}
@@ -344,8 +346,8 @@ async def append(redis: Redis, appends: Sequence[Append]) -> list[int | Refusal]
 async def close_texts(redis: Redis, answer_ids: Collection[int]) -> None:
     """These answers are final in PostgreSQL: refuse further text, begin the age limit, tell who waits."""
     if answer_ids:
-        keys = [key for answer_id in answer_ids for key in (*_keys(answer_id), final_channel(answer_id))]
-        await _CLOSE.run(redis, keys, ())
+        keys = [key for answer_id in answer_ids for key in _keys(answer_id)]
+        await _CLOSE.run(redis, keys, [",".join(map(str, answer_ids))])
 
 
 async def drop_texts(redis: Redis, answer_ids: Collection[int]) -> None:
@@ -355,8 +357,8 @@ async def drop_texts(redis: Redis, answer_ids: Collection[int]) -> None:
 
 async def bury_texts(redis: Redis, answer_ids: Collection[int]) -> None:
     """As ``close_texts`` for answers that are no more: nothing is kept of their text, and none is taken."""
-    keys = [key for answer_id in answer_ids for key in (*_keys(answer_id), final_channel(answer_id))]
-    await _BURY.run(redis, keys, ())
+    keys = [key for answer_id in answer_ids for key in _keys(answer_id)]
+    await _BURY.run(redis, keys, [",".join(map(str, answer_ids))])
 
 
 async def read_texts(redis: Redis, cursors: Sequence[Cursor]) -> list[Reading | None]:

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from questions.states import LIVE, State
+from foundation.database import fetch
+from questions.reading import Question
+from questions.states import LIVE, FinishReason, State
 
 MAX_ID = 2**53 - 1
 """Largest id: the largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
@@ -38,11 +41,15 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A committed question. ``replayed``: it was accepted before under the same Idempotency-Key, and is not new now."""
+    """A committed question. ``replayed``: it was accepted before under the same Idempotency-Key, and is not new now.
+
+    ``question``: its state when it was committed; None where it was replayed.
+    """
 
     question_id: int
     source: Source | None
     replayed: bool = False
+    question: Question | None = None
 
 
 class IdempotencyKeyReusedError(Exception):
@@ -54,42 +61,44 @@ _CLEAR_STALE = text(f"{_CLEAR.text} AND reuse_until <= clock_timestamp()")
 _FIND_REPLAY = text("""
     SELECT id, request_hash FROM questions WHERE owner = :owner AND idempotency_key_hash = :idempotency_key_hash
 """)
-_QUESTION_COLUMNS = "owner, text, language, idempotency_key_hash, request_hash, answer_id, deadline"
-# Each parameter is cast because asyncpg cannot tell the type of one that is only selected.
-_QUESTION_VALUES = """
-    CAST(:owner AS text), CAST(:text AS text), CAST(:language AS text),
-    CAST(:idempotency_key_hash AS bytea), CAST(:request_hash AS bytea)
-"""
-_UNLESS_REPLAYED = """
-    ON CONFLICT (owner, idempotency_key_hash) WHERE idempotency_key_hash IS NOT NULL DO NOTHING RETURNING id
-"""
-# One statement and one round trip for a question that nobody asked before.
-_INSERT_BOTH = text(f"""
-    WITH answer AS (
+# Joins the answer with this key, else makes one, in one round trip. No row: another transaction took or gave up the key
+# at this moment, an answer past its time still has it, or the Idempotency-Key is used. In the last case an answer may
+# have been made in vain, and must be taken back, or it would be generated for nobody.
+#
+# FOR KEY SHARE waits for a cancel or an expiry (FOR UPDATE) and then checks the row again, but neither waits for a
+# claim or a final write nor holds one up. Parameters that are only selected are cast: asyncpg cannot tell their type.
+_ASK = text("""
+    WITH known AS (
+        SELECT id, state, epoch, text, finish_reason, prompt_tokens, completion_tokens, cached_prompt_tokens,
+            finished_at, next_deadline
+        FROM answers
+        WHERE answer_key = :answer_key AND reusable AND (reuse_until IS NULL OR reuse_until > clock_timestamp())
+          AND NOT CAST(:fresh AS boolean)
+        FOR KEY SHARE
+    ), new AS (
         INSERT INTO answers (answer_key, reusable, model, next_deadline)
-        VALUES (:answer_key, true, :model, clock_timestamp() + make_interval(secs => :max_wait_seconds))
+        SELECT :answer_key, true, CAST(:model AS text), clock_timestamp() + make_interval(secs => :max_wait_seconds)
+        WHERE NOT EXISTS (SELECT FROM known)
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
+    ), question AS (
+        INSERT INTO questions (owner, text, language, idempotency_key_hash, request_hash, answer_id, deadline)
+        SELECT CAST(:owner AS text), CAST(:text AS text), CAST(:language AS text),
+            CAST(:idempotency_key_hash AS bytea), CAST(:request_hash AS bytea), answer.id,
+            coalesce(next_deadline, clock_timestamp() + make_interval(secs => :max_wait_seconds))
+        FROM (SELECT id, NULL AS next_deadline FROM known UNION ALL SELECT id, next_deadline FROM new) answer
+        ON CONFLICT (owner, idempotency_key_hash) WHERE idempotency_key_hash IS NOT NULL DO NOTHING
+        RETURNING id, answer_id, created_at, deadline
+    ), brought_forward AS (
+        UPDATE answers SET next_deadline = least(next_deadline, (SELECT deadline FROM question))
+        WHERE state IN ('queued', 'in_progress') AND id = (
+            SELECT known.id FROM known JOIN question ON question.answer_id = known.id
+            WHERE known.next_deadline > question.deadline
+        )
     )
-    INSERT INTO questions ({_QUESTION_COLUMNS})
-    SELECT {_QUESTION_VALUES}, answer.id, answer.next_deadline FROM answer
-    {_UNLESS_REPLAYED}
-""")
-# FOR KEY SHARE waits for a cancel or an expiry (FOR UPDATE) and then checks the row again, but neither waits
-# for a claim or a final write nor holds one up.
-_LOCK_ANSWER = text("""
-    SELECT id, state FROM answers
-    WHERE answer_key = :answer_key AND reusable AND (reuse_until IS NULL OR reuse_until > clock_timestamp())
-    FOR KEY SHARE
-""")
-_INSERT_QUESTION = text(f"""
-    INSERT INTO questions ({_QUESTION_COLUMNS})
-    SELECT {_QUESTION_VALUES}, CAST(:answer_id AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
-    {_UNLESS_REPLAYED}, deadline
-""")
-_BRING_DEADLINE_FORWARD = text("""
-    UPDATE answers SET next_deadline = :deadline
-    WHERE id = :answer_id AND next_deadline > :deadline AND state IN ('queued', 'in_progress')
+    SELECT question.id, question.answer_id, question.created_at, known.state, known.epoch, known.text,
+        known.finish_reason, known.prompt_tokens, known.completion_tokens, known.cached_prompt_tokens, known.finished_at
+    FROM question LEFT JOIN known ON known.id = question.answer_id
 """)
 
 
@@ -105,31 +114,35 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "answer_key": ask.answer_key,
         "model": ask.model,
         "max_wait_seconds": ask.max_wait_seconds,
+        "fresh": ask.fresh,
         "idempotency_key_hash": ask.idempotency_key_hash,
         "request_hash": ask.request_hash,
     }
-    # A round is repeated only when another transaction took or gave up the same key in between.
+    in_one_statement = not ask.fresh and ask.idempotency_key_hash is None
     while True:
-        async with engine.connect() as connection:
-            accepted = await _try(connection, ask, parameters)
-            if accepted is not None:
-                return accepted
+        if in_one_statement:
+            rows = await fetch(engine, _ASK, parameters)
+            accepted = _accepted(ask, dict(rows[0])) if rows else None
+        else:
+            async with engine.connect() as connection:
+                accepted = await _ask_in_transaction(connection, ask, parameters)
+        if accepted is not None:
+            return accepted
+        # Another transaction took or gave up the key meanwhile, or an answer whose time is over still has it.
+        await fetch(engine, _CLEAR_STALE, parameters)
 
 
-async def _try(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
+async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
     if ask.fresh:
         await connection.execute(_CLEAR, parameters)
-
-    question = (await connection.execute(_INSERT_BOTH, parameters)).one_or_none()
+    question = (await connection.execute(_ASK, parameters)).one_or_none()
     if question is not None:
         await connection.commit()
-        return Accepted(question.id, Source.NEW)
+        return _accepted(ask, question._asdict())
     # Leaving without a commit takes back the answer that the statement may have made.
-    if (replay := await _find_replay(connection, ask)) is not None:
-        return replay
-    return None if ask.fresh else await _join(connection, parameters)
+    return await _find_replay(connection, ask)
 
 
 async def _find_replay(connection: AsyncConnection, ask: Ask) -> Accepted | None:
@@ -144,17 +157,25 @@ async def _find_replay(connection: AsyncConnection, ask: Ask) -> Accepted | None
     return Accepted(replay.id, None, replayed=True)
 
 
-async def _join(connection: AsyncConnection, parameters: dict[str, object]) -> Accepted | None:
-    answer = (await connection.execute(_LOCK_ANSWER, parameters)).one_or_none()
-    if answer is None:
-        await connection.execute(_CLEAR_STALE, parameters)
-        await connection.commit()
-        return None
-    question = (await connection.execute(_INSERT_QUESTION, parameters | {"answer_id": answer.id})).one_or_none()
-    if question is None:
-        return None
-    live = State(answer.state) in LIVE
-    if live:
-        await connection.execute(_BRING_DEADLINE_FORWARD, {"answer_id": answer.id, "deadline": question.deadline})
-    await connection.commit()
-    return Accepted(question.id, Source.COALESCED if live else Source.CACHED)
+def _accepted(ask: Ask, row: dict[str, Any]) -> Accepted:
+    joined = row["state"] is not None
+    state = State(row["state"]) if joined else State.QUEUED
+    question = Question(
+        id=row["id"],
+        answer_id=row["answer_id"],
+        owner=ask.owner,
+        language=ask.language,
+        state=state,
+        epoch=row["epoch"] or 0,
+        text=row["text"],
+        finish_reason=row["finish_reason"] and FinishReason(row["finish_reason"]),
+        error_reason=None,  # what has failed is joined by nobody
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        cached_prompt_tokens=row["cached_prompt_tokens"],
+        created_at=row["created_at"],
+        finished_at=row["finished_at"],
+        replayed_as=None,
+    )
+    source = Source.NEW if not joined else Source.COALESCED if state in LIVE else Source.CACHED
+    return Accepted(question.id, source, question=question)

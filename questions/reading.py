@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.database import fetch
 from questions.states import ErrorReason, FinishReason, State
 
 
@@ -74,9 +75,8 @@ _CANCEL_ANSWER = text("""
 
 async def read(engine: AsyncEngine, owner: str, question_id: int) -> Question | None:
     """The owner's question, or None: to anybody else it does not exist."""
-    async with engine.connect() as connection:
-        row = (await connection.execute(_READ, {"question_id": question_id, "owner": owner})).one_or_none()
-    return None if row is None else _question(row._asdict())
+    rows = await fetch(engine, _READ, {"question_id": question_id, "owner": owner})
+    return _question(dict(rows[0])) if rows else None
 
 
 async def read_changed(engine: AsyncEngine, known: Mapping[int, State], limit: int) -> dict[int, Question | None]:
@@ -85,15 +85,13 @@ async def read_changed(engine: AsyncEngine, known: Mapping[int, State], limit: i
     One statement, whoever owns them; at most ``limit`` of them, so that their texts take bounded memory.
     """
     parameters = {"ids": list(known), "states": list(known.values()), "limit": limit}
-    async with engine.connect() as connection:
-        rows = [row._asdict() for row in await connection.execute(_READ_CHANGED, parameters)]
+    rows = [dict(row) for row in await fetch(engine, _READ_CHANGED, parameters)]
     return {row.pop("known_id"): None if row["id"] is None else _question(row) for row in rows}
 
 
 async def read_queue(engine: AsyncEngine, limit: int) -> list[int]:
     """The ids of the answers that workers will claim next, in this order."""
-    async with engine.connect() as connection:
-        return list((await connection.execute(_QUEUED, {"limit": limit})).scalars())
+    return [row["id"] for row in await fetch(engine, _QUEUED, {"limit": limit})]
 
 
 def _question(fields: dict[str, Any]) -> Question:

@@ -61,10 +61,10 @@ async def ask(
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
-    asked = await questions.ask(caller.tenant, body, idempotency_key, fresh=fresh, and_read=events)
+    asked = await questions.ask(caller.tenant, body, idempotency_key, fresh=fresh)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
-    if events and question is not None:
+    if events:
         leave = partial(questions.leave, caller.tenant, accepted.question_id)
         headers = {"Location": f"/api/answer/{accepted.question_id}"}
         if accepted.replayed:
@@ -77,16 +77,15 @@ async def ask(
             headers=headers,
             on_leave=leave if body.cancel_on_disconnect else None,
         )
-    state = question.state if question else State.QUEUED
-    if state.is_final:
+    if question.state.is_final:
         response.status_code = HTTPStatus.OK
-    _set_headers(response, state)
+    _set_headers(response, question.state)
     response.headers["Location"] = f"/api/answer/{accepted.question_id}"
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return AskResponse(
         question_id=accepted.question_id,
-        status=state,
+        status=question.state,
         answer_text=answer_text(question, language or asked.language, ACCEPTED),
         cached=cached,
         coalesced=coalesced,

@@ -48,10 +48,8 @@ FAILED: Mapping[ErrorReason, Mapping[Language, str]] = {
 }
 
 
-def answer_text(question: Question | None, language: Language, live: Mapping[Language, str]) -> str:
-    """The answer where there is one, else a sentence; ``live`` is the one before the end. None: a new question."""
-    if question is None:
-        return live[language]
+def answer_text(question: Question, language: Language, live: Mapping[Language, str]) -> str:
+    """The answer where there is one, else a sentence; ``live`` is the one before the end."""
     if question.text is not None:
         return question.text
     if question.error_reason is not None:

@@ -30,16 +30,18 @@ from questions.states import State
 
 logger = logging.getLogger(__name__)
 
+_MOST_LIVE = 10_000
+_JUST_NOW_SECONDS = 1.0
 _EVERYBODY = ""  # no tenant is called so
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An accepted question and the language of its text. ``question`` is its state now; None: new, and so queued."""
+    """An accepted question as it is now, and the language of its text."""
 
     accepted: Accepted
     language: Language
-    question: Question | None
+    question: Question
 
 
 class QuestionService:
@@ -58,7 +60,7 @@ class QuestionService:
     ) -> None:
         self.limits = AskLimits(settings.max_question_characters, settings.max_wait_seconds)
         self._engine = engine
-        # A read is one statement. Without BEGIN and ROLLBACK around it, it takes one round trip instead of three.
+        # For reads by SQLAlchemy: without BEGIN and ROLLBACK around it, a statement takes one round trip and not three.
         self._reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._redis = redis
         self._cache = AnswerCache(redis)
@@ -66,15 +68,14 @@ class QuestionService:
         self._backlog = backlog
         self._watcher = watcher
         self._generation = generation
+        # Questions that had not ended when they were last looked at here, with the time of that, in its order. Redis is
+        # no help with them: it knows of one only if another process has read its end since.
+        self._live: dict[int, tuple[float, Question]] = {}
         self._shares_answers = settings.share_answers
         self._background: set[asyncio.Task[None]] = set()
 
-    async def ask(
-        self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool, and_read: bool = False
-    ) -> Asked:
+    async def ask(self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
         """Commit the question, then wake a worker. ``fresh``: generate anew, whatever was asked before.
-
-        ``and_read``: return a new question's state too.
 
         Raises IdempotencyKeyReusedError too.
         """
@@ -84,24 +85,32 @@ class QuestionService:
         accepted = await reach(lambda: accept(self._engine, ask))
         if accepted.source is Source.NEW:
             self._hints.wake()
-            if not and_read:
-                return Asked(accepted, language, None)
-        read = self.read if accepted.replayed else self._read_from_database  # Redis cannot have a question so new
-        return Asked(accepted, language, await read(owner, accepted.question_id))
+        question = accepted.question or await self.read(owner, accepted.question_id)
+        self._note(question)
+        return Asked(accepted, language, question)
 
     async def read(self, owner: str, question_id: int) -> Question:
         """The question as it is now: from Redis if it was completed, else from PostgreSQL."""
-        return await self._cache.get(owner, question_id) or await self._read_from_database(owner, question_id)
+        if question_id not in self._live:
+            return await self._cache.get(owner, question_id) or await self._read_from_database(owner, question_id)
+        try:
+            return await self._read_from_database(owner, question_id)
+        except ProblemError:
+            if (question := await self._cache.get(owner, question_id)) is None:
+                raise
+            return question
 
     async def wait(self, owner: str, question_id: int, seconds: float) -> Question:
         """The question as soon as it has ended, or as it is after so many seconds."""
-        question = await self.read(owner, question_id)
+        known = self._just_looked_at(owner, question_id) if seconds else None
+        question = known or await self.read(owner, question_id)
         if question.state.is_final or not seconds:
             return question
         waited = await self._watcher.wait(question, seconds)
         if waited is None:
             raise _not_found()
-        return waited
+        # It may have begun since, and somebody may have been told so elsewhere.
+        return waited if known is None or waited.state.is_final else await self.read(owner, question_id)
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
@@ -124,6 +133,7 @@ class QuestionService:
         if erased is None:
             raise _not_found()
         became, ended = erased
+        self._live.pop(question_id, None)
         self._watcher.look_at(question_id)
         if ended is not None:
             publish = publish_erased if became is Erased.ERASED else publish_ended
@@ -142,13 +152,27 @@ class QuestionService:
         await asyncio.gather(*self._background)
 
     async def _read_from_database(self, owner: str, question_id: int) -> Question:
-        question = await reach(lambda: reading.read(self._reading_engine, owner, question_id), again=True)
+        question = await reach(lambda: reading.read(self._engine, owner, question_id), again=True)
         if question is None:
             raise _not_found()
+        self._note(question)
         # An operator can replay all others, which their readers should learn at once.
         if question.state is State.COMPLETED:
             self._run_in_background(self._cache.put(question))
         return question
+
+    def _just_looked_at(self, owner: str, question_id: int) -> Question | None:
+        """Who waits right after asking need not read what the question was when it was stored."""
+        looked_at, question = self._live.get(question_id, (0.0, None))
+        is_new = looked_at + _JUST_NOW_SECONDS > asyncio.get_running_loop().time()
+        return question if is_new and question is not None and question.owner == owner else None
+
+    def _note(self, question: Question) -> None:
+        self._live.pop(question.id, None)
+        if not question.state.is_final:
+            self._live[question.id] = asyncio.get_running_loop().time(), question
+            if len(self._live) > _MOST_LIVE:
+                del self._live[next(iter(self._live))]
 
     def _run_in_background(self, work: Coroutine[None, None, None]) -> None:
         # The event loop holds tasks weakly.

@@ -19,7 +19,7 @@ from api_service.questions.live_text import LiveText
 from api_service.questions.queue_estimate import SAMPLE_SIZE
 from api_service.questions.watch import Surroundings, Watch, WatchedAnswer, WatchedQuestion
 from questions import answer_stream
-from questions.answer_stream import Chunk
+from questions.answer_stream import FINAL_CHANNEL, Chunk, text_channel
 from questions.reading import Question, read_changed, read_queue
 from questions.signals import Subscriber
 from questions.states import State
@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
 _LOOK_WITHOUT_REDIS_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
-# Between two statements, and between two reads of texts: what comes up meanwhile shares the next.
-_PAUSE_SECONDS = 0.01
+# Between reading a question and waiting for it, its end may be told. Far more answers do not end in that time.
+_MOST_ENDED = 10_000
+_MOST_GATHERING_SECONDS = 0.02
 # At most so many answers come with their text at a time.
 _CHANGED_AT_ONCE = 100
 _TEXTS_AT_ONCE = 100
@@ -42,11 +43,12 @@ class Watcher:
     def __init__(self, engine: AsyncEngine, redis: Redis) -> None:
         self._engine = engine
         self._redis = redis
-        self._subscriber = Subscriber(redis, self)
+        self._subscriber = Subscriber(redis, self, FINAL_CHANNEL)
         self._listens = False
         self._questions: dict[int, WatchedQuestion] = {}
         self._answers: dict[int, WatchedAnswer] = {}
         self._changed: set[int] = set()
+        self._ended: dict[int, None] = {}
         self._look = asyncio.Event()
         self._unread: set[WatchedAnswer] = set()
         self._read = asyncio.Event()
@@ -94,19 +96,18 @@ class Watcher:
     def listening(self, channel: str) -> None:
         """Look at what was said on this channel before anybody here listened."""
         self._listens = True
-        if (answer := self._answers.get(_answer_id(channel))) is not None:
-            if channel == answer_stream.text_channel(answer.id):
-                self._read_again(answer)
-            else:
-                self._look_at_all(answer)
+        if channel == FINAL_CHANNEL:
+            self._changed.update(self._questions)
+            self._look.set()
+        elif (answer := self._answers.get(_answer_id(channel))) is not None:
+            self._read_again(answer)
 
     def heard(self, channel: str, data: bytes) -> None:
         """Take in what Redis says."""
-        if (answer := self._answers.get(_answer_id(channel))) is None:
-            return
-        if channel == answer_stream.final_channel(answer.id):
-            self._look_at_all(answer)
-        else:
+        if channel == FINAL_CHANNEL:
+            for answer_id in map(int, data.split(b",")):
+                self._note_end(answer_id)
+        elif (answer := self._answers.get(_answer_id(channel))) is not None:
             chunk = Chunk.parse(data)
             self._take(answer, chunk.epoch, chunk.offset, chunk.text)
 
@@ -127,8 +128,9 @@ class Watcher:
         answer = self._answers.get(question.answer_id)
         if answer is None:
             answer = self._answers[question.answer_id] = WatchedAnswer(question.answer_id)
-            self._subscriber.add(answer_stream.final_channel(answer.id))
         followed = self._questions[question.id] = answer.questions[question.id] = WatchedQuestion(question, answer)
+        if answer.id in self._ended:
+            self.look_at(question.id)
         if question.state is State.QUEUED:
             self._queued.set()
         return followed
@@ -140,13 +142,13 @@ class Watcher:
             del answer.questions[question_id]
             if not answer.questions:
                 del self._answers[answer.id]
-                self._subscriber.remove(answer_stream.final_channel(answer.id), answer_stream.text_channel(answer.id))
+                self._subscriber.remove(text_channel(answer.id))
 
     def _read_along(self, answer: WatchedAnswer, epoch: int) -> None:
         answer.text_readers += 1
         if answer.text is None:
             answer.text, answer.text_was_read = LiveText(epoch), False
-            self._subscriber.add(answer_stream.text_channel(answer.id))
+            self._subscriber.add(text_channel(answer.id))
             self._read_again(answer)
 
     def _stop_reading(self, answer: WatchedAnswer) -> None:
@@ -154,15 +156,19 @@ class Watcher:
         if not answer.text_readers:
             answer.text = None
             if self._answers.get(answer.id) is answer:
-                self._subscriber.remove(answer_stream.text_channel(answer.id))
+                self._subscriber.remove(text_channel(answer.id))
 
     def _read_again(self, answer: WatchedAnswer) -> None:
         self._unread.add(answer)
         self._read.set()
 
-    def _look_at_all(self, answer: WatchedAnswer) -> None:
-        for question_id in answer.questions:
-            self.look_at(question_id)
+    def _note_end(self, answer_id: int) -> None:
+        self._ended[answer_id] = None
+        if len(self._ended) > _MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+        if (answer := self._answers.get(answer_id)) is not None:
+            for question_id in answer.questions:
+                self.look_at(question_id)
 
     def _take(self, answer: WatchedAnswer, epoch: int, offset: int, text: bytes) -> None:
         if answer.text is None:
@@ -176,7 +182,6 @@ class Watcher:
         for question in answer.questions.values():
             if text and question.now.state is State.QUEUED:
                 question.now = replace(question.now, state=State.IN_PROGRESS)
-                self.look_at(question.now.id)
             for watch in question.watches:
                 if watch.reads_text:
                     watch.wake()
@@ -189,7 +194,8 @@ class Watcher:
                 async with asyncio.timeout_at(look_at_all_at):
                     await self._look.wait()
             self._look.clear()
-            if loop.time() >= look_at_all_at:
+            began = loop.time()
+            if began >= look_at_all_at:
                 self._changed.update(self._questions)
                 for answer in self._answers.values():
                     if answer.text is not None:
@@ -197,7 +203,7 @@ class Watcher:
                 look_at_all_at = loop.time() + (_LOOK_SECONDS if self._listens else _LOOK_WITHOUT_REDIS_SECONDS)
             changed, self._changed = self._changed, set()
             await self._update(changed)
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await _gather(loop.time() - began)
 
     async def _update(self, question_ids: Iterable[int]) -> None:
         known = {number: self._questions[number].now.state for number in question_ids if number in self._questions}
@@ -226,13 +232,15 @@ class Watcher:
             followed.wake()
 
     async def _follow_texts(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._read.wait()
+            began = loop.time()
             batch = [self._unread.pop() for _ in range(min(len(self._unread), _TEXTS_AT_ONCE))]
             if not self._unread:
                 self._read.clear()
             await self._read_texts([answer for answer in batch if answer.text is not None])
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await _gather(loop.time() - began)
 
     async def _read_texts(self, batch: list[WatchedAnswer]) -> None:
         cursors = [
@@ -273,6 +281,11 @@ class Watcher:
             else:
                 self._queued.clear()
             await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def _gather(took: float) -> None:
+    """Wait as long as the last statement or read took, so that what comes up meanwhile shares the next."""
+    await asyncio.sleep(min(took, _MOST_GATHERING_SECONDS))
 
 
 def _answer_id(channel: str) -> int:

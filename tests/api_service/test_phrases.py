@@ -56,7 +56,7 @@ def test_each_state_is_put_into_words(language: Language) -> None:
     for reason in ErrorReason:
         failed = replace(QUESTION, state=State.FAILED, error_reason=reason)
         assert answer_text(failed, language, NOT_READY) == FAILED[reason][language]
-    assert answer_text(None, language, ACCEPTED) == ACCEPTED[language]
+    assert answer_text(QUESTION, language, ACCEPTED) == ACCEPTED[language]
 
 
 @pytest.mark.parametrize("text", ["Paris.", ""])

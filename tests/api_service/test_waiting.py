@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
@@ -12,9 +12,12 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api_service.app import create_app
+from api_service.questions.watcher import Watcher
+from api_service.server import ApiServer
 from embedded.valkey import Valkey
 from tests.api_service import answers
-from tests.api_service.serving import serving, settings_for
+from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
 from tests.api_service.writing import Writer
 
@@ -25,12 +28,26 @@ POOL = 2
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[ClientSession]:
-    """A client without limits, of an API with two connections to PostgreSQL."""
+async def running_api(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[tuple[str, ApiServer]]:
+    """An API with two connections to PostgreSQL."""
     settings = settings_for(database_url, valkey)
     settings = replace(settings, database=settings.database.model_copy(update={"database_pool_size": POOL}))
-    async with serving(settings) as url, ClientSession(url, connector=TCPConnector(limit=0)) as client:
+    async with running(create_app(settings)) as api:
+        yield api
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streams(running_api: tuple[str, ApiServer]) -> AsyncIterator[ClientSession]:
+    """A client of it without limits."""
+    async with ClientSession(running_api[0], connector=TCPConnector(limit=0)) as client:
         yield client
+
+
+@pytest.fixture
+def watched(running_api: tuple[str, ApiServer]) -> Callable[[], int]:
+    """How many wait for an answer now."""
+    watcher: Watcher = running_api[1].lifespan.state["watcher"]
+    return lambda: sum(len(question.watches) for question in watcher._questions.values())
 
 
 async def wait(api: ClientSession, question_id: int, seconds: str = "60") -> str:
@@ -86,7 +103,7 @@ async def test_a_cancel_elsewhere_and_an_end_that_nobody_told_of_are_noticed(
 
 
 async def test_many_wait_at_once_on_few_connections(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, watched: Callable[[], int], words: str
 ) -> None:
     ids = [await ask(streams, f"{words} {number}") for number in range(10)]
     waiting = [asyncio.create_task(wait(streams, ids[number % 10])) for number in range(WAITERS)]
@@ -98,7 +115,7 @@ async def test_many_wait_at_once_on_few_connections(
             return found
 
     async with asyncio.timeout(30):
-        while len(await redis.pubsub_channels("askmesh:final:*")) < 10:
+        while watched() < WAITERS:
             await asyncio.sleep(0.01)
     assert await wait(streams, ids[0], "0") == "queued"  # while they wait, others are served
     assert await connections() <= POOL
@@ -108,5 +125,23 @@ async def test_many_wait_at_once_on_few_connections(
         assert set(await asyncio.gather(*waiting)) == {"completed"}
     assert await connections() <= POOL
     async with asyncio.timeout(30):
-        while await redis.pubsub_channels("askmesh:*:*"):
+        while watched():
             await asyncio.sleep(0.01)
+
+
+async def test_an_end_that_was_told_before_anybody_waited_is_not_missed(
+    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: Redis, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this process knows of a question that was just asked is a moment old."""
+    monkeypatch.setattr("api_service.questions.watcher._LOOK_SECONDS", 3_600)
+    async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
+        watcher: Watcher = server.lifespan.state["watcher"]
+        async with asyncio.timeout(20):
+            while not watcher._listens:
+                await asyncio.sleep(0.01)
+            question_id = await ask(api, words)
+            writer = await Writer.begin(engine, redis, words)
+            await writer.complete()
+            while writer.answer_id not in watcher._ended:
+                await asyncio.sleep(0.001)
+            assert await wait(api, question_id) == "completed"

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from embedded.valkey import Valkey
 from foundation.redis_client import create_redis
 from foundation.settings import RedisSettings
-from questions.answer_stream import final_channel
+from questions.answer_stream import FINAL_CHANNEL
 from questions.signals import ENDED_CHANNEL, Subscriber, publish_ended
 
 pytestmark = pytest.mark.integration
@@ -97,7 +97,7 @@ async def test_a_lost_server_is_told_and_listened_to_again(tmp_path: Path) -> No
 
 
 async def test_an_ended_answer_is_told_to_its_worker_and_to_who_waits(valkey: Valkey) -> None:
-    async with listening(valkey, ENDED_CHANNEL, final_channel(7)) as (redis, _, notes):
+    async with listening(valkey, ENDED_CHANNEL, FINAL_CHANNEL) as (redis, _, notes):
         assert {(await notes.next())[0], (await notes.next())[0]} == {"listening"}
         await publish_ended(redis, [7])
-        assert {await notes.next(), await notes.next()} == {(ENDED_CHANNEL, b"7"), (final_channel(7), b"")}
+        assert {await notes.next(), await notes.next()} == {(ENDED_CHANNEL, b"7"), (FINAL_CHANNEL, b"7")}

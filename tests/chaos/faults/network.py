@@ -8,7 +8,7 @@ from tests.chaos.stage import Stage
 
 
 class CutCommits(Fault):
-    """Connections of services break just when they have sent COMMIT: nobody learns what came of it."""
+    """Connections of services break just when they have told PostgreSQL to commit: nobody learns what came of it."""
 
     def __init__(self, count: int = 15) -> None:
         """``count``: how many."""
