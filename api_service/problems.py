@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from questions.asking import IdempotencyKeyReusedError
@@ -19,6 +20,8 @@ from questions.asking import IdempotencyKeyReusedError
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 QUESTION_NOT_FOUND = "You have no question with this id. Ids are the integers that POST /api/ask returns."
 UNAVAILABLE = "The database does not answer at the moment. Nothing is wrong with your request: repeat it later."
@@ -181,12 +184,20 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
         code, detail = Code.PATH_NOT_FOUND, f"There is nothing at {path}: /openapi.json lists the paths."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         code, detail = Code.METHOD_NOT_ALLOWED, f"{path} does not take {method}: the Allow header says what it takes."
-        # FastAPI does not name HEAD, Starlette's files name nothing, and HeadRequests takes it for GET everywhere.
-        allowed = set(headers.get("Allow", "GET").split(", "))
+        # The framework names the methods of one route, and a path can have several. What is mounted is of files alone.
+        # Nobody names HEAD, which HeadRequests takes for GET everywhere.
+        allowed = _methods(request) or {"GET"}
         headers["Allow"] = ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))
     else:
         code, detail = Code.HTTP_ERROR, error.detail
     return problem_response(request.scope, code, detail, headers=headers, status=error.status_code)
+
+
+def _methods(request: Request) -> set[str]:
+    """What the path takes, whichever route does."""
+    routes: list[BaseRoute] = request.app.router.routes
+    scopes = ({**request.scope, "method": method} for method in _METHODS)
+    return {scope["method"] for scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)}
 
 
 async def _key_reused(request: Request, _error: IdempotencyKeyReusedError) -> Response:
