@@ -86,7 +86,7 @@ async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
         texts.add(await opened(texts, claim_of(1)), "first", Usage())
         monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 0.01)
         await opened(texts, claim_of(2))
-        messages = []
+        messages: list[bytes] = []
         while len(messages) < 2:
             if message := await pubsub.get_message(timeout=5):
                 messages.append(message["data"])
