@@ -67,7 +67,9 @@ class ModelServer:
         self._queued: deque[Connection] = deque()
         self._due: dict[int, list[_Answer]] = {}
         """By the millisecond of their next token."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_of = 0
+        """The millisecond that the timer is for. uvloop's handle of a time that has come cannot tell."""
         self.events: list[bytes] = []
         self.set_up(Profile())
 
@@ -99,22 +101,25 @@ class ModelServer:
             others.append(answer)
             return
         self._due[millisecond] = [answer]
-        when = (millisecond + 1) / 1_000
-        if self._timer is None or when < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_at(when, self._write_due)
+        if self._timer is None or millisecond < self._timer_of:
+            self._set_timer(millisecond)
+
+    def _set_timer(self, millisecond: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at((millisecond + 1) / 1_000, self._write_due)
+        self._timer_of = millisecond
 
     def _write_due(self) -> None:
-        self._timer = None
         now = int(self.loop.time() * 1_000)
         for millisecond in sorted(one for one in self._due if one < now):
             for answer in self._due.pop(millisecond):
                 if self._running.get(answer.connection) is answer:
                     self._write(answer)
-        if self._due and self._timer is None:
-            self._timer = self.loop.call_at((min(self._due) + 1) / 1_000, self._write_due)
         self._admit()
+        self._timer = None
+        if self._due:
+            self._set_timer(min(self._due))
 
     def _write(self, answer: _Answer) -> None:
         """The next token, and all that follow without a delay."""

@@ -66,7 +66,8 @@ def ten_million(debian: bool, finished: int = _FINISHED) -> Iterator[Figure]:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as a user of its own
         seconds = fill(lambda settings: _server(folder, settings, debian=debian), finished)
-        database = stack.enter_context(_server(folder, {}, debian=debian))
+        database = _server(folder, {}, debian=debian)
+        stack.enter_context(database)
         large = filled(database.url)
         stages = [
             stack.enter_context(Stage({"ASKMESH_DATABASE_URL": url}, debian=debian, beside=[database.pid]))

@@ -42,7 +42,7 @@ class Stage:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="askmesh-bench-")))
-            self._model_pid, self.model = stack.enter_context(_model_server())
+            self._model_pid, self.model = stack.enter_context(model_server())
             others = _children()
             if self._debian:
                 folder.chmod(0o755)  # PostgreSQL runs as a user of its own
@@ -132,7 +132,8 @@ def _children() -> set[int]:
 
 
 @contextmanager
-def _model_server() -> Iterator[tuple[int, str]]:
+def model_server() -> Iterator[tuple[int, str]]:
+    """Its process id, and its URL up to and including /v1."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.model_server"], stdout=subprocess.PIPE, text=True
     ) as process:

@@ -2,23 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 
 import orjson
 import pytest
 
 from benchmarks.http_client import Client
-from benchmarks.model_server import ModelServer, Profile, answer_text
+from benchmarks.model_server import Profile, answer_text
+from benchmarks.stage import model_server
 
+pytestmark = pytest.mark.integration
 ASK = orjson.dumps({"messages": [{"role": "user", "content": "?"}]})
 
 
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with model_server() as (_, url):
+        yield url.removesuffix("/v1")
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    server = ModelServer()
-    listening = await asyncio.get_running_loop().create_server(server.connection, "127.0.0.1", 0)
-    async with listening, Client(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}") as client:
+async def client(url: str) -> AsyncIterator[Client]:
+    async with Client(url) as client:
         yield client
 
 
@@ -69,3 +75,10 @@ async def test_a_new_profile_ends_what_is_being_written(client: Client) -> None:
             await asyncio.sleep(0.01)
         await _set_up(client, Profile())
         assert _text((await answer).body) == answer_text(4)
+
+
+async def test_many_at_once_end_whatever_the_moment(client: Client) -> None:
+    await _set_up(client, Profile(first=0.001, tokens=20, delay=0.0007, batch=50))
+    async with asyncio.timeout(30):
+        replies = await asyncio.gather(*(client.post("/v1/chat/completions", ASK) for _ in range(300)))
+    assert {_text(reply.body) for reply in replies} == {answer_text(20)}
