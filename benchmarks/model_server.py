@@ -123,17 +123,17 @@ class ModelServer:
 
     def _write(self, answer: _Answer) -> None:
         """The next token, and all that follow without a delay."""
-        first, delay = answer.written, self.profile.delay
-        last = first + 1 if delay else self.profile.tokens
+        first, profile = answer.written, self.profile
+        last = first + 1 if profile.delay else profile.tokens
         self.stats.tokens += last - first
-        if last == self.profile.tokens:
+        if last == profile.tokens:
             answer.connection.write(b"".join(self.events[first:]))
             del self._running[answer.connection]
             self.stats.completed += 1
         else:
             answer.connection.write(self.events[first])
             answer.written = last
-            answer.due += delay
+            answer.due += profile.delay
             self._plan(answer)
 
     def _handle(self, connection: Connection) -> None:

@@ -61,12 +61,13 @@ def long_queue(stage: Stage) -> Iterator[Figure]:
     detail = f"a claim takes {median(long_claims) * 1e3:.2f} and {median(short_claims) * 1e3:.2f} ms"
     ratio = median(short_claims) / median(long_claims)
     yield Figure(row, "claim rate, of that with 50", ratio, "", 0.85, at_most=False, detail=detail)
-    for name in ("api_service", "worker_service", "PostgreSQL"):
+    for name in ("api_service", "worker_service", "Redis"):
         detail = f"{memory_after[name]:.0f} of {memory_before[name]:.0f} MB"
         grown = memory_after[name] / memory_before[name]
         yield Figure(row, f"{name}'s memory, of that with 50", grown, "", 1.15, detail=detail)
     yield Figure(row, "tables read as a whole by the sweeper, heartbeats and api_service", _scans(stage), bar=0)
     long_rate = drain(stage, 2_000)
+    hold(stage)
     _leave_queued(stage, 50)
     queue(stage, 3_000)
     short_rate = drain(stage, 2_000)
