@@ -141,8 +141,9 @@ def _exercise(stage: Stage) -> None:
     stage.put("stream", 20, at_once=4, tokens=8)
     stage.put("wait", 200, at_once=16, tokens=8, texts=10)
     stage.put("submit", 20, texts=10, headers="Idempotency-Key: {number}\r\n")
-    last = stage.run("SELECT max(id) FROM questions")
-    stage.put("poll", 200, at_once=8, question_ids=[last * part // 201 for part in range(1, 201)])
+    first, last = (stage.run(f"SELECT {which}(id) FROM questions") for which in ("min", "max"))
+    some = [first + (last - first) * part // 200 for part in range(1, 200)]
+    stage.put("poll", len(some), at_once=8, question_ids=some)
     hold(stage)
     queued = stage.run("SELECT max(id) FROM questions")
     stage.put("poll", 20, question_ids=[queued])

@@ -65,7 +65,8 @@ def ten_million(debian: bool, finished: int = _FINISHED) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory(prefix="askmesh-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as a user of its own
-        seconds = fill(lambda settings: _server(folder, settings, debian=debian), finished)
+        asked = _MILLION_TURNS * _POLLED
+        seconds = fill(lambda settings: _server(folder, settings, debian=debian), finished, asked)
         database = _server(folder, {}, debian=debian)
         stack.enter_context(database)
         large = filled(database.url)
@@ -78,16 +79,16 @@ def ten_million(debian: bool, finished: int = _FINISHED) -> Iterator[Figure]:
         yield from _compare(row, *stages)
 
 
-def fill(server: Callable[[dict[str, str]], Database], finished: int) -> float:
+def fill(server: Callable[[dict[str, str]], Database], finished: int, asked: int = 1) -> float:
     """Make a database ``filled`` beside ``askmesh``, with so many finished answers; the seconds that it took.
 
-    ``askmesh`` gets some thousand of the mesh's own.
+    ``askmesh`` gets ``asked`` of the mesh's own.
     """
     database = server(FILLING)
     with database:
         with Stage({"ASKMESH_DATABASE_URL": database.url}) as stage:
             stage.profile(Profile(first=0, tokens=8, delay=0.001))
-            stage.put("wait", _MILLION_TURNS * _POLLED, at_once=64, tokens=8)
+            stage.put("wait", asked, at_once=64, tokens=8)
             like = stage.run("SELECT max(id) FROM questions")
         began = time.monotonic()
         run(database.url, "CREATE DATABASE filled TEMPLATE askmesh")
