@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
     parser.add_argument("--chart", type=Path, help="also draw them into this SVG file")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so leave nothing behind
     if unknown := set(asked.rows) - {*usual, *named}:
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
     under = conditions(debian=asked.stores == "debian")

@@ -29,7 +29,9 @@ def chart(rows: Sequence[Row], conditions: Mapping[str, str]) -> str:
     y = _title(body, 30, "How far beyond its bar", f"{conditions['date']}, {conditions['machine']}")
     y = _reached(body, y + 20, figures)
     if asked:
-        y = _title(body, y + 40, "CPU of the mesh by process, ms", "a question, poll, reader or answer")
+        y = _title(
+            body, y + 40, "CPU of the mesh by process, ms", "a request: a question answered or submitted, or a poll"
+        )
         y = _shares(body, y + 20, asked)
     height = y + 20
     size = f'width="{_WIDTH}" height="{height}"'
@@ -76,7 +78,7 @@ def _shares(body: list[str], y: int, figures: Sequence[Figure]) -> int:
             x += 105
     for at, one in enumerate(figures):
         top = y + 8 + at * _LINE
-        body.append(_text(_LEFT - 8, top + 12, f"{one.row}: {_short(one)}", anchor="end", size=11))
+        body.append(_text(_LEFT - 8, top + 12, one.row, anchor="end", size=11))
         x = float(_LEFT)
         for name, colour in _COLOURS.items():
             length = one.cpu.get(name, 0) * scale

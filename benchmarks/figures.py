@@ -78,7 +78,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 def cpu_table(rows: Sequence[Row]) -> Iterator[str]:
     """Where the CPU time went, in milliseconds a request."""
     names = [name for name in _COLUMNS if any(name in one.cpu for row in rows for one in row.figures)]
-    yield f"| row | figure | mesh | {' | '.join(names)} | other work, cores |"
+    yield f"| row | CPU ms a request, for | mesh | {' | '.join(names)} | other work, cores |"
     yield f"| --- | --- | ---: |{' ---: |' * len(names)} ---: |"
     for row in rows:
         for one in row.figures:

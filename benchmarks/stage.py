@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ class Stage:
         self._settings = dict(settings or {})
         self._debian = debian
         self._beside = set(beside)
+        # Two stages may follow one another on one database, which must not know the second's questions.
+        self._name = secrets.token_hex(3)
         self._loads = 0
 
     def __enter__(self) -> Self:
@@ -71,7 +74,7 @@ class Stage:
         """Put load on the mesh, or on the model server where the kind is ``direct``."""
         self._loads += 1
         url = self.model if kind == "direct" else self.mesh.api
-        load = Load(kind=kind, url=url, count=count, name=f"load {self._loads} question", **how)
+        load = Load(kind=kind, url=url, count=count, name=f"load {self._name} {self._loads} question", **how)
         before = self._cpu()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.load"],

@@ -90,7 +90,7 @@ def test_tables() -> None:
         "| 256 in flight | rate, of the direct rate | 0.4 | at least 0.45 | **missed** | 130 of 325 |",
     ]
     header, _, line = cpu_table(ROWS)
-    assert header == "| row | figure | mesh | api_service | PostgreSQL | load | other work, cores |"
+    assert header == "| row | CPU ms a request, for | mesh | api_service | PostgreSQL | load | other work, cores |"
     assert line == "| 256 in flight | CPU a question | 6.50 | 4.00 | 2.50 | 1.00 | 0.25 |"
 
 
