@@ -5,6 +5,8 @@ PYTHON ?= python3
 ARGS ?=
 # Of the faults' moments and places, as in `make chaos SEED=7`; a random one is chosen and printed.
 SEED ?=
+# What `make bench` stores in: embedded, or debian for PostgreSQL, RabbitMQ and Redis of Debian's packages.
+STORES ?= embedded
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,8 +50,9 @@ vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the
 compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
 	$(BIN)/python -m tests.compose
 
-bench: test-environment ## measure what askmesh adds to the model server; ARGS="same_texts polling" takes some rows
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: test-environment ## measure what askmesh adds and costs, 10 minutes; STORES=debian, ARGS="same_texts polling": some rows
+	@$(if $(filter debian,$(STORES)),.ci/install-packages postgresql redis-server rabbitmq-server)
+	$(BIN)/python -m benchmarks --stores $(STORES) $(ARGS)
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

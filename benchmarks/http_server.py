@@ -1,13 +1,14 @@
 """The least of an HTTP/1.1 server that a cheap model server needs: requests in, bytes out, on uvloop."""
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import httptools
 
 
 class Connection(asyncio.Protocol):
-    """One connection. ``handle`` is called with each whole request, and answers by ``send``."""
+    """One connection. ``handle`` is called with each whole request, and answers by ``write``."""
 
     def __init__(self, handle: Callable[["Connection"], None], closed: Callable[["Connection"], None]) -> None:
         self._handle = handle
@@ -18,7 +19,22 @@ class Connection(asyncio.Protocol):
         self.body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvloop's is no subclass
-        self.send = transport.write
+        self._transport = transport
+        self._socket = transport.get_extra_info("socket").fileno()
+
+    def write(self, data: bytes) -> None:
+        """Send at once what the socket takes, and the rest later.
+
+        The transport's own ``write`` costs 2 µs more, because it first gathers what a turn of the loop writes.
+        """
+        written = 0
+        if not self._transport.get_write_buffer_size():
+            try:  # noqa: SIM105 - contextlib.suppress costs a tenth of what a token may
+                written = os.write(self._socket, data)
+            except (BlockingIOError, ConnectionError):
+                pass  # the transport finds the same, and knows what to do
+        if written < len(data):
+            self._transport.write(data[written:])
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost does not matter
         self._closed(self)

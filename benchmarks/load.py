@@ -1,6 +1,6 @@
-"""The load generator: a closed loop of users, bounded in count. ``python -m benchmarks.load '{"kind": …}'``.
+"""The load generator: a closed loop of users, bounded in count: ``python -m benchmarks.load``.
 
-It runs as a process of its own, so that its CPU time is told apart, and prints what it saw as JSON.
+It runs as a process of its own, so that its CPU time is told apart, reads a ``Load`` as JSON, and prints what it saw.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Load:
     """``count`` requests of a kind, ``at_once`` in flight; or ``rate`` a second, whatever is in flight.
 
     ``direct``: the model server's stream. ``wait``: ask, then wait with ``?wait=60``. ``stream``: ask and read the
-    events. ``submit``: ask only. ``poll``: look at ``question_id``. ``hold``: wait for it, and be sent away.
+    events. ``submit``: ask only. ``poll``, ``cancel``: one of ``question_ids`` in turn. ``hold``: wait for the first.
     """
 
     kind: str
@@ -36,7 +36,9 @@ class Load:
     """So many different questions, in turn; 0: each another one."""
     tokens: int = 32
     """Of the answer that is expected."""
-    question_id: int = 0
+    question_ids: list[int] = field(default_factory=list)
+    headers: str = ""
+    """Of ``submit``, each ended by CRLF; ``{number}`` stands for the question's."""
     name: str = "load"
     """Begins each question, so that no two loads ask the same."""
 
@@ -84,10 +86,11 @@ class _Users:
                 left = self.seen.began + number / self._load.rate - time.perf_counter()
                 if left > 0:
                     await asyncio.sleep(left)
-                users.create_task(self._timed(act, number))
+                users.create_task(self._timed(act, number, began=self.seen.began + number / self._load.rate))
 
-    async def _timed(self, act: Callable[[int], Awaitable[None]], number: int) -> None:
-        began = time.perf_counter()
+    async def _timed(self, act: Callable[[int], Awaitable[None]], number: int, began: float = 0) -> None:
+        """``began``: when it should have, so that a late load generator hides no slow reply."""
+        began = began or time.perf_counter()
         await act(number)
         self.seen.latencies.append(time.perf_counter() - began)
 
@@ -115,8 +118,9 @@ class _Users:
         self._check(response.status == 200 and parts[-1].endswith(b"[DONE]\n\n"), f"direct: {response.status}")
 
     async def _submit(self, number: int) -> None:
-        response = await self._client.post("/api/ask", self._question(number))
-        self._check(response.status == 202, f"asked: {response.status}")
+        headers = self._load.headers.format(number=number)
+        response = await self._client.post("/api/ask", self._question(number), headers)
+        self._check(response.status in (200, 202), f"asked: {response.status}")
 
     async def _wait(self, number: int) -> None:
         response = await self._client.post("/api/ask", self._question(number))
@@ -144,12 +148,18 @@ class _Users:
         right = "".join(text) == self._expected and events.last == b"completed"
         self._check(right, f"streamed: {response.status} {events.last!r}")
 
-    async def _poll(self, _: int) -> None:
-        response = await self._client.get(f"/api/answer/{self._load.question_id}")
+    async def _poll(self, number: int) -> None:
+        asked = self._load.question_ids
+        response = await self._client.get(f"/api/answer/{asked[number % len(asked)]}")
         self._check(response.status == 200, f"polled: {response.status}")
 
+    async def _cancel(self, number: int) -> None:
+        asked = self._load.question_ids
+        response = await self._client.post(f"/api/answer/{asked[number % len(asked)]}/cancel", b"")
+        self._check(response.status == 200, f"cancelled: {response.status}")
+
     async def _hold(self, _: int) -> None:
-        response = await self._client.get(f"/api/answer/{self._load.question_id}?wait=60")
+        response = await self._client.get(f"/api/answer/{self._load.question_ids[0]}?wait=60")
         answer = orjson.loads(response.body)
         self._check(answer.get("answer_text") == self._expected, f"held: {response.status} {answer.get('status')}")
 
@@ -180,4 +190,4 @@ async def _main(load: Load) -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main(Load(**json.loads(sys.argv[1]))))
+        runner.run(_main(Load(**json.load(sys.stdin))))

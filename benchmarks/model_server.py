@@ -2,10 +2,11 @@
 
 Each answer is the same: ``tokens`` words, the first after ``first`` seconds, each further one ``delay`` seconds later,
 at most ``batch`` answers at a time; further requests wait, as in vLLM's queue. All events are made beforehand, with
-usage in each, as vLLM sends them for ``continuous_usage_stats``. What a token costs is the row ``model_server``.
+usage in each, as vLLM sends them for ``continuous_usage_stats``. One timer serves all streams: what is due in the same
+millisecond is written in one go, straight to the sockets. What a token costs is the row ``model_server``.
 
-``POST /profile {"first": s, "tokens": n, "delay": s, "batch": n}`` sets it up and clears the counts; ``GET /stats``
-counts requests, ended answers and tokens written.
+``POST /profile {"first": s, "tokens": n, "delay": s, "batch": n}`` sets it up and clears the counts; what was being
+written is written out at once. ``GET /stats`` counts requests, ended answers and tokens written.
 """
 
 import argparse
@@ -49,29 +50,12 @@ def answer_text(tokens: int) -> str:
 class _Answer:
     """One answer that is being written."""
 
-    def __init__(self, server: "ModelServer", connection: Connection) -> None:
-        self.server = server
+    __slots__ = ("connection", "due", "written")
+
+    def __init__(self, connection: Connection, due: float) -> None:
         self.connection = connection
+        self.due = due
         self.written = 0
-        self.next_at = 0.0
-        self.timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        self.connection.send(STREAM_HEAD)
-        self.next_at = self.server.loop.time() + self.server.profile.first
-        self.timer = self.server.loop.call_at(self.next_at, self._write)
-
-    def _write(self) -> None:
-        events = self.server.events
-        self.connection.send(events[self.written])
-        self.written += 1
-        self.server.stats.tokens += 1
-        if self.written == len(events) - 1:
-            self.connection.send(events[-1])
-            self.server.ended(self, completed=True)
-        else:
-            self.next_at += self.server.profile.delay
-            self.timer = self.server.loop.call_at(self.next_at, self._write)
 
 
 class ModelServer:
@@ -79,61 +63,104 @@ class ModelServer:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self._running: dict[Connection, _Answer] = {}
+        self._queued: deque[Connection] = deque()
+        self._due: dict[int, list[_Answer]] = {}
+        """By the millisecond of their next token."""
+        self._timer: asyncio.Handle | None = None
+        self._timer_of = 0
+        """The millisecond that the timer is for. uvloop's handle of a time that has come cannot tell."""
+        self.events: list[bytes] = []
         self.set_up(Profile())
 
     def set_up(self, profile: Profile) -> None:
         """Take another profile, and clear the counts."""
+        for answer in self._running.values():
+            answer.connection.write(b"".join(self.events[answer.written :]))
+        self._running.clear()
+        self._due.clear()
         self.profile = profile
         self.stats = Stats()
         self.events = _events(profile.tokens)
-        self._running: dict[Connection, _Answer] = {}
-        self._queued: deque[Connection] = deque()
+        self._admit()
 
     def connection(self) -> Connection:
         """The protocol of a new connection."""
         return Connection(self._handle, self._closed)
 
-    def ended(self, answer: _Answer, *, completed: bool) -> None:
-        """The answer's place is free."""
-        if self._running.pop(answer.connection, None) is not answer:
-            return
-        self.stats.completed += completed
+    def _admit(self) -> None:
         while self._queued and len(self._running) < self.profile.batch:
-            self._begin(self._queued.popleft())
+            connection = self._queued.popleft()
+            connection.write(STREAM_HEAD)
+            answer = self._running[connection] = _Answer(connection, self.loop.time() + self.profile.first)
+            self._plan(answer)
+
+    def _plan(self, answer: _Answer) -> None:
+        millisecond = int(answer.due * 1_000)
+        if (others := self._due.get(millisecond)) is not None:
+            others.append(answer)
+            return
+        self._due[millisecond] = [answer]
+        if self._timer is None or millisecond < self._timer_of:
+            self._set_timer(millisecond)
+
+    def _set_timer(self, millisecond: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at((millisecond + 1) / 1_000, self._write_due)
+        self._timer_of = millisecond
+
+    def _write_due(self) -> None:
+        now = int(self.loop.time() * 1_000)
+        for millisecond in sorted(one for one in self._due if one < now):
+            for answer in self._due.pop(millisecond):
+                if self._running.get(answer.connection) is answer:
+                    self._write(answer)
+        self._admit()
+        self._timer = None
+        if self._due:
+            self._set_timer(min(self._due))
+
+    def _write(self, answer: _Answer) -> None:
+        """The next token, and all that follow without a delay."""
+        first, profile = answer.written, self.profile
+        last = first + 1 if profile.delay else profile.tokens
+        self.stats.tokens += last - first
+        if last == profile.tokens:
+            answer.connection.write(b"".join(self.events[first:]))
+            del self._running[answer.connection]
+            self.stats.completed += 1
+        else:
+            answer.connection.write(self.events[first])
+            answer.written = last
+            answer.due += profile.delay
+            self._plan(answer)
 
     def _handle(self, connection: Connection) -> None:
         match connection.path:
             case "/v1/chat/completions":
                 self.stats.requests += 1
-                if len(self._running) < self.profile.batch:
-                    self._begin(connection)
-                else:
-                    self._queued.append(connection)
+                self._queued.append(connection)
+                self._admit()
             case "/v1/models":
                 model = {"id": MODEL, "object": "model", "owned_by": "vllm", "max_model_len": 32_768}
-                connection.send(response(orjson.dumps({"object": "list", "data": [model]})))
+                connection.write(response(orjson.dumps({"object": "list", "data": [model]})))
             case "/tokenize":
                 words = " ".join(str(one["content"]) for one in orjson.loads(connection.body)["messages"]).split()
-                connection.send(response(orjson.dumps({"tokens": words, "count": len(words)})))
+                connection.write(response(orjson.dumps({"tokens": words, "count": len(words)})))
             case "/profile":
                 self.set_up(Profile(**orjson.loads(connection.body)))
-                connection.send(response(b"{}"))
+                connection.write(response(b"{}"))
             case "/stats":
-                connection.send(response(orjson.dumps(asdict(self.stats))))
+                connection.write(response(orjson.dumps(asdict(self.stats))))
             case _:
-                connection.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
-
-    def _begin(self, connection: Connection) -> None:
-        answer = self._running[connection] = _Answer(self, connection)
-        answer.begin()
+                connection.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
 
     def _closed(self, connection: Connection) -> None:
         if connection in self._queued:
             self._queued.remove(connection)
-        if answer := self._running.get(connection):
-            if answer.timer:
-                answer.timer.cancel()
-            self.ended(answer, completed=False)
+        if self._running.pop(connection, None):
+            self._admit()
 
 
 def _events(tokens: int) -> list[bytes]:

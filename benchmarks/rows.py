@@ -1,63 +1,48 @@
-"""What is measured, row by row, with the bar of each figure.
+"""What is measured on the mesh as it is set up by default, row by row, with the bar of each figure.
 
 The direct call and the mesh take turns (A B A B), because a shared machine's speed drifts; figures are medians of them.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import mean, median
+from collections.abc import Iterator
+from statistics import median
 
+from benchmarks import cpu
+from benchmarks.figures import Figure
+from benchmarks.measured import Measured, added, middle, percentile
 from benchmarks.model_server import Profile
-from benchmarks.stage import Measured, Stage
+from benchmarks.stage import Stage
 
 TURNS = 2
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured figure and what it must reach. ``at_most``: otherwise at least."""
-
-    row: str
-    what: str
-    value: float
-    unit: str = ""
-    bar: float | None = None
-    at_most: bool = True
-    detail: str = ""
-
-    @property
-    def is_met(self) -> bool:
-        """Whether the bar is reached; a figure without a bar only tells."""
-        return self.bar is None or (self.value <= self.bar if self.at_most else self.value >= self.bar)
-
-
-Row = Callable[[Stage], Iterator[Figure]]
-
-
 def model_server(stage: Stage) -> Iterator[Figure]:
-    """What a token costs the fake model server: its ceiling must be ten times what the bars need, 85,000 tokens/s."""
-    stage.profile(Profile(first=0.1, tokens=256, delay=0.03, batch=256))
-    seen = stage.put("direct", 512, at_once=256, tokens=256)
-    yield Figure("fake model server", "CPU a token", seen.cpu["fake model"] / 512 / 256 * 1e6, "µs", 11.7)
+    """The fake model server's own ceiling: ten times what the bars need is 85,000 tokens/s."""
+    row, tokens = "fake model server", 256
+    for pace, delay in (("at the pace of the long answers", 0.03), ("at full speed", 0.002)):
+        stage.profile(Profile(first=0.1, tokens=tokens, delay=delay, batch=256))
+        seen = stage.put("direct", 512, at_once=256, tokens=tokens)
+        each = seen.cpu["fake model"] / seen.count / tokens
+        yield Figure(row, f"CPU a token {pace}", each * 1e6, "µs")
+    yield Figure(row, "its ceiling on one core", 1 / each, "tokens/s", 85_000, at_most=False)
 
 
 def one_in_flight(stage: Stage) -> Iterator[Figure]:
     """1 in flight, 50 ms + 32 x 5 ms."""
-    yield from _latency(stage, "1 in flight", at_once=1, count=30, added=12, first=8)
+    yield from _latency(stage, "1 in flight", at_once=1, count=30, at_median=12, first=8)
 
 
 def sixteen_in_flight(stage: Stage) -> Iterator[Figure]:
     """16 in flight, 50 ms + 32 x 5 ms."""
-    yield from _latency(stage, "16 in flight", at_once=16, count=320, added=20, p99=60, first=25)
+    yield from _latency(stage, "16 in flight", at_once=16, count=320, at_median=20, at_p99=60, first=25)
 
 
 def many_in_flight(stage: Stage) -> Iterator[Figure]:
     """256 in flight, 2,000 distinct questions, 100 ms + 32 x 20 ms."""
     row = "256 in flight"
     stage.profile(Profile(first=0.1, tokens=32, delay=0.02, batch=256))
-    direct, mesh = _turns(stage, "wait", 2_000, 256, 32)
+    direct, mesh = _turns(stage, "wait", 2_000, 32)
     yield _of_direct(row, direct, mesh, 0.45)
-    yield _cpu_each(row, mesh, 8)
+    yield Figure(row, "CPU a question", mesh.mesh_cpu_each, "ms", 8, cpu=mesh.cpu_each)
 
 
 def long_answers_waited(stage: Stage) -> Iterator[Figure]:
@@ -73,10 +58,14 @@ def long_answers_streamed(stage: Stage) -> Iterator[Figure]:
 def same_texts(stage: Stage) -> Iterator[Figure]:
     """2,000 asks over 50 texts."""
     row = "2,000 asks over 50 texts"
-    stage.profile(Profile())
-    seen = stage.put("wait", 2_000, at_once=256, texts=50)
-    yield Figure(row, "generations", stage.stats()["requests"], bar=50)
-    yield Figure(row, "rate", seen.rate, "answers/s", 500, at_most=False, detail=_shares(seen))
+    turns, generations = [], []
+    for _ in range(TURNS):
+        stage.profile(Profile())
+        turns.append(stage.put("wait", 2_000, at_once=256, texts=50))
+        generations.append(stage.stats()["requests"])
+    yield Figure(row, "generations", max(generations), bar=50)
+    seen = middle(turns)
+    yield Figure(row, "rate", seen.rate, "answers/s", 500, at_most=False, cpu=seen.cpu_each)
 
 
 def polling(stage: Stage) -> Iterator[Figure]:
@@ -84,17 +73,16 @@ def polling(stage: Stage) -> Iterator[Figure]:
     stage.profile(Profile())
     stage.put("wait", 1)
     finished = stage.run("SELECT max(id) FROM questions")
-    yield _poll(stage, "polling, finished", finished)
+    yield _poll(stage, "poll of a finished answer", finished)
     # Two thousand wait for the first token of an answer that takes 20 s.
-    stage.profile(Profile(first=20, tokens=32, delay=0))
+    stage.profile(Profile(first=20, delay=0))
     stage.put("submit", 1)
     running = stage.run("SELECT max(id) FROM questions")
-    yield _poll(stage, "polling, running", running)
-    held = stage.put("hold", 2_000, at_once=2_000, question_id=running)
-    yield Figure("2,000 readers waiting", "served", held.count, bar=2_000, at_most=False)
-    yield Figure(
-        "2,000 readers waiting", "CPU each", held.cpu["api_service"] / held.count * 1e3, "ms", detail=_shares(held)
-    )
+    yield _poll(stage, "poll of a running answer", running)
+    held = stage.put("hold", 2_000, at_once=2_000, question_ids=[running])
+    row = "2,000 readers waiting at once"
+    yield Figure(row, "served by one process", held.count, bar=2_000, at_most=False)
+    yield Figure(row, "CPU a reader", held.mesh_cpu_each, "ms", cpu=held.cpu_each)
 
 
 def memory(stage: Stage) -> Iterator[Figure]:
@@ -106,116 +94,54 @@ def memory(stage: Stage) -> Iterator[Figure]:
         yield Figure("memory after 512 in flight", name, used[name], "MB", bar)
 
 
-def submit_alone(stage: Stage) -> Iterator[Figure]:
-    """POST alone, durable and hinted, on one api_service process. The stage's worker holds one answer."""
-    row = "submit alone"
-    stage.profile(Profile(first=3_600))
-    rates = [stage.put("submit", 3_000, at_once=64) for _ in range(TURNS)]
-    yield Figure(
-        row, "rate", median(one.rate for one in rates), "questions/s", 900, at_most=False, detail=_shares(rates[-1])
-    )
-    paced = stage.put("submit", 1_500, rate=300)
-    yield Figure(row, "p99 at 300/s", paced.percentile_99() * 1e3, "ms", 50)
-
-
-def long_queue(stage: Stage) -> Iterator[Figure]:
-    """Submitting onto 50,000 queued questions, against 50."""
-    row = "50,000 queued"
-    stage.profile(Profile(first=3_600))
-    stage.run("TRUNCATE questions, answers")
-    short = stage.put("submit", 2_000, at_once=64)
-    memory_before = stage.megabytes()["api_service"]
-    stage.put("submit", 48_000, at_once=64)
-    long = stage.put("submit", 2_000, at_once=64)
-    queued = stage.run("SELECT count(*) FROM answers WHERE state = 'queued'")
-    yield Figure(row, "queued", queued, bar=50_000, at_most=False)
-    yield Figure(row, "submit rate, of that with 50", long.rate / short.rate, "", 0.85, at_most=False)
-    grown = stage.megabytes()["api_service"] / memory_before
-    yield Figure(row, "api_service's memory, of that with 50", grown, "", 1.15)
-
-
-ROWS: dict[str, Row] = {
-    row.__name__: row
-    for row in (
-        model_server,
-        one_in_flight,
-        sixteen_in_flight,
-        many_in_flight,
-        long_answers_waited,
-        long_answers_streamed,
-        same_texts,
-        polling,
-        memory,
-    )
-}
-"""Measured on the mesh as it is set up by default."""
-
-QUEUEING_ROWS: dict[str, Row] = {row.__name__: row for row in (submit_alone, long_queue)}
-"""Measured on a mesh whose one worker holds one answer, so that questions stay queued."""
-
-
 def _latency(
-    stage: Stage, row: str, *, at_once: int, count: int, added: float, first: float, p99: float | None = None
+    stage: Stage, row: str, *, at_once: int, count: int, at_median: float, first: float, at_p99: float | None = None
 ) -> Iterator[Figure]:
     stage.profile(Profile(first=0.05, tokens=32, delay=0.005))
     stage.put("wait", at_once, at_once=at_once)  # connections, plans and caches are warm after this
-    direct, waited, streamed = [], [], []
-    for _ in range(TURNS):
-        direct.append(stage.put("direct", count, at_once=at_once))
-        waited.append(stage.put("wait", count, at_once=at_once))
-        streamed.append(stage.put("stream", count, at_once=at_once))
-    base = median(one.median() for one in direct)
-    detail = f"direct {base * 1e3:.1f} ms"
+    turns = [[stage.put(kind, count, at_once=at_once) for kind in ("direct", "wait", "stream")] for _ in range(TURNS)]
+    direct, waited, streamed = (middle(loads) for loads in zip(*turns, strict=True))
+    detail = f"direct {median(direct.latencies) * 1e3:.1f} ms"
     yield Figure(
-        row, "added at the median", (median(one.median() for one in waited) - base) * 1e3, "ms", added, detail=detail
+        row,
+        "added at the median",
+        added(waited.latencies, direct.latencies),
+        "ms",
+        at_median,
+        detail=detail,
+        cpu=waited.cpu_each,
     )
-    if p99:
-        slowest = median(one.percentile_99() for one in waited) - median(one.percentile_99() for one in direct)
-        yield Figure(row, "added at p99", slowest * 1e3, "ms", p99)
-    base = median(median(one.first_tokens) for one in direct)
-    detail = f"direct {base * 1e3:.1f} ms"
-    to_first = median(median(one.first_tokens) for one in streamed) - base
-    yield Figure(row, "added to the first token", to_first * 1e3, "ms", first, detail=detail)
+    if at_p99:
+        slowest = percentile(waited.latencies, 99) - percentile(direct.latencies, 99)
+        yield Figure(row, "added at p99", slowest * 1e3, "ms", at_p99)
+    detail = f"direct {median(direct.first_tokens) * 1e3:.1f} ms"
+    to_first = added(streamed.first_tokens, direct.first_tokens)
+    yield Figure(row, "added to the first token", to_first, "ms", first, detail=detail, cpu=streamed.cpu_each)
 
 
 def _long_answers(stage: Stage, row: str, kind: str, *, of_direct: float, a_token: float) -> Iterator[Figure]:
     tokens = 256
     stage.profile(Profile(first=0.1, tokens=tokens, delay=0.03, batch=256))
-    direct, mesh = _turns(stage, kind, 512, 256, tokens)
+    direct, mesh = _turns(stage, kind, 512, tokens)
     yield _of_direct(row, direct, mesh, of_direct)
-    used = mean(one.mesh_cpu / one.count / tokens for one in mesh)
-    yield Figure(row, "CPU a token", used * 1e3, "ms", a_token, detail=_shares(mesh[-1]))
+    yield Figure(row, "CPU a token", mesh.mesh_cpu_each / tokens, "ms", a_token, cpu=mesh.cpu_each)
+    cores = cpu.of_mesh(mesh.cpu) / mesh.seconds
+    yield Figure(row, "cores used by the mesh", cores)
 
 
-def _turns(stage: Stage, kind: str, count: int, at_once: int, tokens: int) -> tuple[list[Measured], list[Measured]]:
+def _turns(stage: Stage, kind: str, count: int, tokens: int) -> tuple[Measured, Measured]:
     direct, mesh = [], []
     for _ in range(TURNS):
-        direct.append(stage.put("direct", count, at_once=at_once, tokens=tokens))
-        mesh.append(stage.put(kind, count, at_once=at_once, tokens=tokens))
-    return direct, mesh
+        direct.append(stage.put("direct", count, at_once=256, tokens=tokens))
+        mesh.append(stage.put(kind, count, at_once=256, tokens=tokens))
+    return middle(direct), middle(mesh)
 
 
-def _of_direct(row: str, direct: list[Measured], mesh: list[Measured], bar: float) -> Figure:
-    ratio = median(one.rate for one in mesh) / median(one.rate for one in direct)
-    detail = f"{mesh[-1].rate:.0f} of {direct[-1].rate:.0f} answers/s"
-    return Figure(row, "rate, of the direct rate", ratio, "", bar, at_most=False, detail=detail)
-
-
-def _cpu_each(row: str, mesh: list[Measured], bar: float) -> Figure:
-    used = mean(one.mesh_cpu / one.count for one in mesh)
-    return Figure(row, "CPU a question", used * 1e3, "ms", bar, detail=_shares(mesh[-1]))
+def _of_direct(row: str, direct: Measured, mesh: Measured, bar: float) -> Figure:
+    detail = f"{mesh.rate:.0f} of {direct.rate:.0f} answers/s"
+    return Figure(row, "rate, of the direct rate", mesh.rate / direct.rate, "", bar, at_most=False, detail=detail)
 
 
 def _poll(stage: Stage, row: str, question_id: int) -> Figure:
-    seen = stage.put("poll", 3_000, at_once=16, question_id=question_id)
-    return Figure(row, "CPU a poll", seen.mesh_cpu / seen.count * 1e3, "ms", 0.7, detail=_shares(seen))
-
-
-def _shares(seen: Measured) -> str:
-    """CPU milliseconds a request, by process."""
-    each = {name: used / seen.count * 1e3 for name, used in seen.cpu.items()} | {
-        "load": seen.load_cpu / seen.count * 1e3
-    }
-    return ", ".join(
-        f"{name} {used:.2f}" for name, used in sorted(each.items(), key=lambda one: -one[1]) if used >= 0.01
-    )
+    seen = stage.put("poll", 3_000, at_once=16, question_ids=[question_id])
+    return Figure(row, "CPU a poll", seen.mesh_cpu_each, "ms", 0.7, cpu=seen.cpu_each)

@@ -2,71 +2,57 @@
 
 import asyncio
 import json
+import os
+import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median, quantiles
 from types import TracebackType
 from typing import Any, Self
 from urllib.request import Request, urlopen
 
 import asyncpg
+import psutil
 
 from benchmarks import cpu
 from benchmarks.load import Load
+from benchmarks.measured import Measured
 from benchmarks.model_server import Profile
+from benchmarks.stores import debian_stores
 from tests.mesh import Mesh
 
 _LOAD_SECONDS = 900
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one load saw, and what it cost. Times in seconds; ``cpu`` by process name, the load generator's apart."""
-
-    count: int
-    seconds: float
-    latencies: list[float]
-    first_tokens: list[float]
-    cpu: dict[str, float]
-    load_cpu: float
-
-    @property
-    def rate(self) -> float:
-        """Requests a second."""
-        return self.count / self.seconds
-
-    @property
-    def mesh_cpu(self) -> float:
-        """CPU seconds of all services and stores, without the model server."""
-        return sum(used for name, used in self.cpu.items() if name != "fake model")
-
-    def median(self) -> float:
-        """Of the latencies."""
-        return median(self.latencies)
-
-    def percentile_99(self) -> float:
-        """Of the latencies."""
-        return quantiles(self.latencies, n=100)[98]
-
-
 class Stage:
     """The mesh and the model server for the length of a ``with`` block."""
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Mapping[str, str] | None = None, *, debian: bool = False, beside: Iterable[int] = ()
+    ) -> None:
+        """``debian``: on stores from Debian's packages. ``beside``: processes that are the mesh's too."""
+        self._settings = dict(settings or {})
+        self._debian = debian
+        self._beside = set(beside)
+        # Two stages may follow one another on one database, which must not know the second's questions.
+        self._name = secrets.token_hex(3)
         self._loads = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="askmesh-bench-")))
-            self.model_pid, self.model = stack.enter_context(_model_server())
-            settings = {"ASKMESH_MODEL_URL": self.model, "ASKMESH_LOG_LEVEL": "WARNING", **self._settings}
-            self.mesh = stack.enter_context(Mesh(folder, settings))
+            self._model_pid, self.model = stack.enter_context(model_server())
+            others = _children()
+            if self._debian:
+                folder.chmod(0o755)  # PostgreSQL runs as a user of its own
+                self._settings |= stack.enter_context(debian_stores(folder))
+            settings = {"ASKMESH_MODEL_URL": self.model, "ASKMESH_LOG_LEVEL": "WARNING"} | self._settings
+            self.mesh = stack.enter_context(Mesh(folder / "mesh", settings))
+            self._roots = (_children() - others) | self._beside
             self._stack = stack.pop_all()
         return self
 
@@ -88,10 +74,11 @@ class Stage:
         """Put load on the mesh, or on the model server where the kind is ``direct``."""
         self._loads += 1
         url = self.model if kind == "direct" else self.mesh.api
-        load = Load(kind=kind, url=url, count=count, name=f"load {self._loads} question", **how)
+        load = Load(kind=kind, url=url, count=count, name=f"load {self._name} {self._loads} question", **how)
         before = self._cpu()
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(load))],
+            [sys.executable, "-m", "benchmarks.load"],
+            input=json.dumps(asdict(load)),
             capture_output=True,
             text=True,
             timeout=_LOAD_SECONDS,
@@ -106,41 +93,50 @@ class Stage:
             seconds=seen["ended"] - seen["began"],
             latencies=seen["latencies"],
             first_tokens=seen["first_tokens"],
-            cpu=used,
-            load_cpu=seen["cpu_seconds"],
+            cpu=used | {"load": seen["cpu_seconds"]},
         )
 
     def megabytes(self) -> dict[str, float]:
         """The largest process of each name."""
-        return cpu.megabytes([self.mesh.supervisor.pid])
+        return cpu.megabytes(self._roots)
 
     def database_url(self) -> str:
-        """PostgreSQL, as make run leaves it for the operator's command."""
-        return (self.mesh.data_dir / "database_url").read_text().strip()
+        """PostgreSQL: as it was given, or as make run leaves it for the operator's command."""
+        given = self._settings.get("ASKMESH_DATABASE_URL")
+        return given or (self.mesh.data_dir / "database_url").read_text().strip()
 
     def run(self, statement: str, *parameters: object) -> Any:
         """The first value of what an SQL statement returns."""
-        return asyncio.run(_fetch_value(self.database_url(), statement, parameters))
+        return run(self.database_url(), statement, *parameters)
 
     def _cpu(self) -> dict[str, float]:
-        used = cpu.seconds([self.mesh.supervisor.pid])
-        return used | {"fake model": sum(cpu.seconds([self.model_pid]).values())}
+        return cpu.seconds({*self._roots, self._model_pid})
 
     def _model_call(self, path: str, body: bytes | None = None) -> Any:
         with urlopen(Request(self.model.removesuffix("/v1") + path, data=body), timeout=10) as reply:
             return json.loads(reply.read())
 
 
-async def _fetch_value(url: str, statement: str, parameters: tuple[object, ...]) -> Any:
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetchval(statement, *parameters, timeout=_LOAD_SECONDS)
-    finally:
-        await connection.close()
+def run(url: str, statement: str, *parameters: object) -> Any:
+    """The first value of what an SQL statement returns, outside of any transaction."""
+
+    async def fetch() -> Any:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval(statement, *parameters, timeout=_LOAD_SECONDS)
+        finally:
+            await connection.close()
+
+    return asyncio.run(fetch())
+
+
+def _children() -> set[int]:
+    return {process.pid for process in psutil.Process(os.getpid()).children()}
 
 
 @contextmanager
-def _model_server() -> Iterator[tuple[int, str]]:
+def model_server() -> Iterator[tuple[int, str]]:
+    """Its process id, and its URL up to and including /v1."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.model_server"], stdout=subprocess.PIPE, text=True
     ) as process:
