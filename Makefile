@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Arguments for pytest, as in `make test ARGS="-k coalescing"`.
 ARGS ?=
+# Processes that share the tests of `make test`. Many tests wait, so that three keep two cores busy.
+JOBS ?= 3
 # Of the faults' moments and places, as in `make chaos SEED=7`; a random one is chosen and printed.
 SEED ?=
 # What `make bench` stores in: embedded, or debian for PostgreSQL, RabbitMQ and Redis of Debian's packages.
@@ -16,6 +18,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 # pip draws its progress bar on a terminal; elsewhere one line a step is enough.
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
+# pytest's exit status 5: what ARGS asks for is not in this half of the tests.
+NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
 
 .DEFAULT_GOAL := help
 .PHONY: help run test bench chaos vllm-test compose-test lint format protos requirements clean environment test-environment
@@ -38,7 +42,10 @@ run: environment ## start every server and service on this machine, with a real 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
 	@.ci/install-packages rabbitmq-server nginx chromium
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not chaos and not vllm" $(ARGS)
+	@status=0; \
+	$(BIN)/python -m pytest -n $(JOBS) -m "not alone and not vllm" $(ARGS) $(NONE_IS_FINE) || status=$$?; \
+	$(BIN)/python -m pytest -m "alone and not chaos" $(ARGS) $(NONE_IS_FINE) || status=$$?; \
+	exit $$status
 
 chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
 	@.ci/install-packages rabbitmq-server libfaketime

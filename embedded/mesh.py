@@ -90,6 +90,11 @@ class Mesh:
         """All that run here, in the order of their starts."""
         return [*self.stores, *self.model]
 
+    def check_grpc_ports(self) -> None:
+        """Raise EmbeddedError if one of llm_service's ports is taken. Only for when llm_service has ended."""
+        for port in self._grpc_ports:
+            listen(port, "ASKMESH_GRPC_PORT").close()
+
     def migrations(self) -> Program:
         """What must succeed before services start."""
         return self._service("migrations", module="questions.migrations", withheld=_MODEL_SERVER)

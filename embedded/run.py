@@ -3,7 +3,9 @@
 import os
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from embedded.errors import EmbeddedError
 from embedded.lock import exclusive
@@ -43,21 +45,33 @@ def _run() -> None:
             held.callback(server.release)
         stores, model = ([server.prepare() for server in servers] for servers in (mesh.stores, mesh.model))
         try:
-            supervisor.launch(stores)
-            supervisor.wait()
-            # All at once: a service waits for the schema and for what it calls. In turn they would take twice as long.
-            supervisor.launch(model, *mesh.services())
-            supervisor.run(mesh.migrations())
-            supervisor.wait()
-            _introduce(mesh, time.monotonic() - began)
-            supervisor.watch()
+            with _stopped_at_last(supervisor, data_dir):
+                supervisor.launch(stores)
+                supervisor.wait()
+                # All at once: a service waits for the schema and for what it calls. In turn they would take twice as
+                # long.
+                supervisor.launch(model, *mesh.services())
+                supervisor.run(mesh.migrations())
+                supervisor.wait()
+                _introduce(mesh, time.monotonic() - began)
+                supervisor.watch()
         except StopRequested:
             pass
-        finally:
-            _say("stopping")
-            stopping = time.monotonic()
-            supervisor.stop()
-            _say(f"stopped after {time.monotonic() - stopping:.1f} s; the data are in {data_dir}")
+        except EmbeddedError:
+            # llm_service knows its port under another setting's name than who runs the mesh.
+            mesh.check_grpc_ports()
+            raise
+
+
+@contextmanager
+def _stopped_at_last(supervisor: Supervisor, data_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _say("stopping")
+        stopping = time.monotonic()
+        supervisor.stop()
+        _say(f"stopped after {time.monotonic() - stopping:.1f} s; the data are in {data_dir}")
 
 
 def _introduce(mesh: Mesh, seconds: float) -> None:

@@ -35,6 +35,12 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _never_or_a_day(days: float) -> float:
+    if 0 < days < 1:
+        raise ValueError("must be 0 (never) or at least 1: an idempotency key is kept for 24 h with its question")
+    return days
+
+
 class Group(BaseSettings):
     """Base of all groups: the prefix, strictness, and no surprise from a stray .env file.
 
@@ -120,7 +126,7 @@ class QuestionSettings(Group):
     backlog_limit: int = Field(
         100_000, ge=1, le=100_000_000, description="Queued answers beyond which new questions are refused with 503."
     )
-    retention_days: float = Field(
+    retention_days: Annotated[float, AfterValidator(_never_or_a_day)] = Field(
         0, ge=0, le=36_500, description="Days after which workers remove final questions; 0: never."
     )
     share_answers: bool = Field(

@@ -26,7 +26,7 @@ _SILENCE_SECONDS: Final = 5.0
 
 
 async def publish_ended(redis: Redis, answer_ids: Collection[int]) -> None:
-    """Say that these answers were cancelled or have expired: to their workers, and to those who wait for the end."""
+    """Say that these answers ended without their workers: to those, and to all who wait for the end."""
     try:
         async with redis.pipeline(transaction=False) as pipeline:
             for answer_id in answer_ids:

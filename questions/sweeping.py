@@ -29,13 +29,16 @@ _REQUEUE_LOST = text(f"""
         WHERE state = 'in_progress'
           AND NOT EXISTS (SELECT FROM workers w WHERE w.id = a.holder AND w.lease_until > clock_timestamp())
         LIMIT {BATCH} FOR UPDATE OF a SKIP LOCKED
+    ), taken AS (
+        UPDATE answers SET holder = NULL, losses = losses + 1,
+            state = CASE WHEN losses + 1 < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
+            error_reason = CASE WHEN losses + 1 >= {POISON_FROM} THEN 'poison' END,
+            finished_at = CASE WHEN losses + 1 >= {POISON_FROM} THEN clock_timestamp() END,
+            reusable = reusable AND losses + 1 < {POISON_FROM}
+        FROM lost WHERE answers.id = lost.id
+        RETURNING answers.id, answers.state
     )
-    UPDATE answers SET holder = NULL, losses = losses + 1,
-        state = CASE WHEN losses + 1 < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
-        error_reason = CASE WHEN losses + 1 >= {POISON_FROM} THEN 'poison' END,
-        finished_at = CASE WHEN losses + 1 >= {POISON_FROM} THEN clock_timestamp() END,
-        reusable = reusable AND losses + 1 < {POISON_FROM}
-    FROM lost WHERE answers.id = lost.id
+    SELECT count(*) AS lost, coalesce(array_agg(id) FILTER (WHERE state = 'failed'), '{{}}') AS poisoned FROM taken
 """)
 # In a subquery the volatile clock is read once and can bound an index scan. Compared directly it is a filter: with 10
 # million reusable answers each round read all of them, and was ended by statement_timeout before it was through.
@@ -89,7 +92,7 @@ _COUNT_DUE = text("""
 async def sweep(engine: AsyncEngine, count_due_up_to: int) -> Swept:
     """One round: take lost answers back, wake those whose wait is over, expire, stop reuse, count what is due."""
     async with engine.begin() as connection:
-        lost = (await connection.execute(_REQUEUE_LOST)).rowcount
+        taken = (await connection.execute(_REQUEUE_LOST)).one()
     async with engine.begin() as connection:
         await connection.execute(_MAKE_DUE)
     async with engine.begin() as connection:
@@ -98,7 +101,7 @@ async def sweep(engine: AsyncEngine, count_due_up_to: int) -> Swept:
         await connection.execute(_STOP_REUSE)
     async with engine.begin() as connection:
         await connection.execute(_FORGET_WORKERS)
-    return Swept(lost, ended, await count_due(engine, count_due_up_to))
+    return Swept(taken.lost, [*taken.poisoned, *ended], await count_due(engine, count_due_up_to))
 
 
 async def count_due(engine: AsyncEngine, up_to: int) -> int:

@@ -17,7 +17,20 @@ from embedded.valkey import Valkey
 from foundation.database import create_engine
 from foundation.redis_client import create_redis
 from foundation.settings import DatabaseSettings, RedisSettings
+from tests.scheduling import ByServers, longest_first
 from tests.servers import FAST, Databases
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers:
+    """Where several processes share the run."""
+    config.option.loadscopereorder = False  # it is in order already
+    return ByServers(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In each of several processes."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

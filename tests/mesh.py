@@ -43,6 +43,7 @@ class Mesh:
 
     def start(self) -> None:
         """Return when the mesh says that it is ready."""
+        said_before = len(self.output)
         self.supervisor = subprocess.Popen(
             [sys.executable, "-m", "embedded"],
             env=self._environment,
@@ -58,7 +59,7 @@ class Mesh:
         else:
             self._end()
             raise AssertionError("the mesh did not start:\n" + "".join(self.output) + self.logs())
-        said = "".join(self.output)
+        said = "".join(self.output[said_before:])
         self.api = self._find(r"api_service +(http://\S+)", said)
         self.grpc = self._find(r"llm_service +(localhost:\d+)", said)
 
@@ -70,6 +71,15 @@ class Mesh:
     def kill_supervisor(self) -> None:
         """What a power cut of the supervisor alone would leave."""
         self.supervisor.kill()
+        self._end()
+
+    def kill_everything(self) -> None:
+        """What a power cut leaves: the data, and no process."""
+        family = self._family()
+        self.supervisor.kill()
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._end()
 
     def stop(self) -> list[str]:

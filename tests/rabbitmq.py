@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import amqp
 import pytest
@@ -64,7 +64,16 @@ class RabbitMQ:
     @property
     def url(self) -> str:
         """For Celery."""
-        return f"amqp://guest:guest@127.0.0.1:{self._port}//"
+        return self.url_at(self._port)
+
+    @staticmethod
+    def url_at(port: int) -> str:
+        """For Celery, at the port of something that leads here."""
+        return f"amqp://guest:guest@127.0.0.1:{port}//"
+
+    @property
+    def port(self) -> int:
+        return self._port
 
     def __enter__(self) -> Self:
         try:
@@ -125,9 +134,27 @@ class RabbitMQ:
         lines = self._list("list_queues", "name", "type").splitlines()
         return dict(line.split("\t") for line in lines)
 
-    def consumers(self) -> int:
-        """How many consumers all queues have."""
-        return len(self._list("list_consumers", "queue_name").splitlines())
+    def waiting(self, queue: str) -> int:
+        """How many messages of a queue nobody has been given. Asked in milliseconds; rabbitmqctl takes a second."""
+        messages, _ = self._counts(queue)
+        return messages
+
+    def consumers(self, queue: str) -> int:
+        """How many consumers a queue has. As quick as ``waiting``."""
+        _, consumers = self._counts(queue)
+        return consumers
+
+    def prefetches(self) -> list[str]:
+        """How many messages each consumer may hold that it has not acknowledged."""
+        return self._list("list_consumers", "prefetch_count").splitlines()
+
+    def _counts(self, queue: str) -> tuple[int, int]:
+        with self._client() as connection:
+            declared: Any = connection.channel().queue_declare(queue, passive=True)  # which the stubs say is None
+            return declared.message_count, declared.consumer_count
+
+    def _client(self) -> amqp.Connection:
+        return amqp.Connection(host=f"127.0.0.1:{self._port}", connect_timeout=5, read_timeout=5)
 
     def _list(self, *words: str) -> str:
         return self._control("--no-table-headers", *words)
@@ -158,7 +185,7 @@ class RabbitMQ:
         if self._server.poll() is not None:
             raise AssertionError(f"RabbitMQ ended:\n{(self._folder / 'output.log').read_text(errors='replace')}")
         try:
-            with amqp.Connection(host=f"127.0.0.1:{self._port}", connect_timeout=5, read_timeout=5):
+            with self._client():
                 return True
         except (OSError, amqp.AMQPError):
             return False

@@ -82,7 +82,7 @@ def client_of(url: str) -> ClientSession:
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    """Return once the condition holds; fail after 30 s."""
-    async with asyncio.timeout(30):
+    """Return once the condition holds; fail after 60 s."""
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.01)

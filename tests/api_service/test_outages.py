@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
 from foundation.database import create_engine
-from foundation.settings import DatabaseSettings
+from foundation.settings import BrokerSettings, DatabaseSettings
 from questions.migrations.__main__ import migrate
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for, until
@@ -178,6 +180,22 @@ async def test_it_waits_for_the_schema(
         await until(lambda: is_ready(api, True))
         assert (await ask(api, "why?"))[0] == 202
     assert not [record for record in caplog.records if record.name.startswith("api_service")]
+
+
+async def test_a_broker_that_hangs_holds_nobody_up(database_url: str, valkey: Valkey, words: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hung:  # takes connections, and never says a word
+        broker = BrokerSettings(broker_url=SecretStr(f"amqp://127.0.0.1:{hung.getsockname()[1]}"))
+        settings = replace(settings_for(database_url, valkey), broker=broker)
+        async with serving(settings) as url, client_of(url) as api:
+
+            async def is_missed() -> bool:
+                async with api.get("/readyz") as response:
+                    assert response.status == 200
+                    return "broker" in (await response.json())["degraded"]
+
+            await fill_the_pool(api, words)
+            await until(is_missed)
+            await fill_the_pool(api, words + "?")
 
 
 async def test_without_redis_and_broker_everything_goes_on(database_url: str, tmp_path: Path, words: str) -> None:

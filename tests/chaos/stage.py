@@ -167,6 +167,13 @@ class Stage:
         running = self.pids("worker_service").values()
         return {pid: lease for pid, lease in (await self.leases()).items() if pid in running}
 
+    async def holders(self) -> set[int]:
+        """Process ids of the workers that run now and hold answers."""
+        rows = await self.fetch(
+            "SELECT name FROM workers WHERE id IN (SELECT holder FROM answers WHERE state = 'in_progress')"
+        )
+        return {int(row["name"].split()[-1]) for row in rows}.intersection(self.pids("worker_service").values())
+
     def _is_ready(self) -> bool:
         try:
             with urlopen(f"{self.api}/readyz", timeout=5) as reply:

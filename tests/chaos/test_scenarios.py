@@ -17,6 +17,7 @@ from tests.chaos.faults.processes import (
     Freeze,
     KillAll,
     KillEverything,
+    KillHolder,
     KillHolderOfPoison,
     KillOne,
     KillSweeper,
@@ -36,7 +37,8 @@ from tests.chaos.faults.servers import (
 from tests.chaos.scenarios import Outcome, Scenario, play
 from tests.chaos.stage import Setup, Stage
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+# Time decides in them: whose lease runs out, what comes first.
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 
 STANDARD = Setup("standard")
 PROXIED = Setup("proxied", behind_proxy=True)
@@ -57,7 +59,7 @@ def _scenario(setup: Setup, name: str, fault: Callable[[], Fault], *, quick: boo
 # The supervisor waits longer each time that the same process has died within a minute. So scenarios that kill the same
 # one are apart: an outage longer than the lease would make generations be repeated, which shows less.
 SCENARIOS = [
-    _scenario(STANDARD, "kill -9 of one worker", lambda: KillOne("worker_service"), quick=True),
+    _scenario(STANDARD, "kill -9 of one worker", KillHolder, quick=True),
     _scenario(STANDARD, "kill -9 of all workers", lambda: KillAll("worker_service")),
     _scenario(STANDARD, "kill -9 of one llm_service", lambda: KillOne("llm_service")),
     _scenario(STANDARD, "kill -9 of one api_service", lambda: KillOne("api_service"), quick=True, **HARMLESS),
@@ -85,9 +87,9 @@ SCENARIOS = [
     _scenario(PROXIED, "worker cut off past its lease", CutOffWorker),
     _scenario(VALKEY, "Redis as broker: flushed", FlushValkey, **HARMLESS),
     _scenario(VALKEY, "Redis as broker: killed", KillValkey, **HARMLESS),
-    _scenario(VALKEY, "Redis as broker: kill -9 of one worker", lambda: KillOne("worker_service")),
+    _scenario(VALKEY, "Redis as broker: kill -9 of one worker", KillHolder),
     _scenario(ONE_WORKER, "clock of one worker jumps", JumpingClock, **HARMLESS),
-    _scenario(ONE_WORKER, "burst of 5,000 at one worker", lambda: KillOne("worker_service"), **BURST),
+    _scenario(ONE_WORKER, "burst of 5,000 at one worker", KillHolder, **BURST),
 ]
 
 
@@ -103,7 +105,7 @@ async def test_every_question_gets_its_one_answer(
 async def test_a_dead_workers_questions_are_being_answered_again_within_20_s(
     stage: Stage, seed: int, outcomes: list[Outcome]
 ) -> None:
-    scenario = Scenario("kill -9 of one worker, usual lease", lambda: KillOne("worker_service"))
+    scenario = Scenario("kill -9 of one worker, usual lease", KillHolder)
     outcome = await _play(stage, scenario, seed, outcomes)
     slowest = outcome.verdict.slowest_resumption
     assert slowest is not None, "no worker held a question when it was killed"

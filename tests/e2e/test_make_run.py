@@ -46,11 +46,15 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield mesh
 
 
-async def answered(session: aiohttp.ClientSession, mesh: Mesh, words: str) -> dict[str, Any]:
-    """Ask as a user would, and poll until the answer is there."""
+async def asked(session: aiohttp.ClientSession, mesh: Mesh, words: str) -> str:
+    """Ask as a user would; the path of the answer."""
     async with session.post(f"{mesh.api}/api/ask", json={"question_text": words}) as reply:
         assert reply.status == 202, await reply.text()
-        location = reply.headers["Location"]
+        return reply.headers["Location"]
+
+
+async def answer_at(session: aiohttp.ClientSession, mesh: Mesh, location: str) -> dict[str, Any]:
+    """Poll until the answer is there."""
     async with asyncio.timeout(60):
         while True:
             async with session.get(f"{mesh.api}{location}") as reply:
@@ -58,6 +62,10 @@ async def answered(session: aiohttp.ClientSession, mesh: Mesh, words: str) -> di
             if answer["status"] not in ("queued", "in_progress"):
                 return answer
             await asyncio.sleep(0.1)
+
+
+async def answered(session: aiohttp.ClientSession, mesh: Mesh, words: str) -> dict[str, Any]:
+    return await answer_at(session, mesh, await asked(session, mesh, words))
 
 
 async def test_a_real_model_names_most_capitals(mesh: Mesh) -> None:
@@ -115,3 +123,14 @@ def test_the_clients_readme_example_works(mesh: Mesh) -> None:
     example = readme.partition("```python\n")[2].partition("```")[0].replace("127.0.0.1:50051", mesh.grpc)
     ran = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=False)
     assert (ran.returncode, "Paris" in ran.stdout) == (0, True), ran.stderr
+
+
+async def test_a_question_asked_before_everything_was_killed_is_answered_after_the_next_start(mesh: Mesh) -> None:
+    """Comes last: the mesh has other addresses afterwards."""
+    async with aiohttp.ClientSession() as session:
+        location = await asked(session, mesh, "What is the capital of Hungary, and which river does it lie on?")
+        mesh.kill_everything()
+        mesh.start()
+        answer = await answer_at(session, mesh, location)
+    assert answer["status"] == "completed", answer
+    assert answer["usage"]["completion_tokens"] > 0

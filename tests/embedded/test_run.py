@@ -15,7 +15,7 @@ import asyncpg
 import psutil
 import pytest
 
-from embedded.ports import listen, port_of
+from embedded.ports import free_port, listen, port_of
 
 pytestmark = pytest.mark.integration
 
@@ -202,6 +202,19 @@ def test_a_taken_port_is_refused(start: Starter, setting: str) -> None:
             1,
             f"askmesh: port {port} is in use: stop what uses it, or set {setting} to another port\n",
         )
+
+
+def test_a_port_that_is_taken_while_it_starts_is_named_with_the_setting_to_change(start: Starter) -> None:
+    port = free_port()
+    run = start(**ELSEWHERE, ASKMESH_GRPC_PORT=str(port))
+    while not (run.data_dir / "processes.json").exists():  # from then on it has seen that the port was free
+        assert run.process.poll() is None, run.output
+        time.sleep(0.01)
+    with listen(port, ""):
+        status, output = refusal(run)
+    assert "postgresql         ready" in output
+    last = f"askmesh: port {port} is in use: stop what uses it, or set ASKMESH_GRPC_PORT to another port"
+    assert (status, output.splitlines()[-1]) == (1, last)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def test_an_unknown_name_with_the_prefix_is_refused(monkeypatch: pytest.MonkeyPa
         ("ASKMESH_MAX_QUESTION_CHARACTERS", "many"),
         ("ASKMESH_MAX_QUESTION_CHARACTERS", "0"),
         ("ASKMESH_MAX_WAIT_SECONDS", "-1"),
+        ("ASKMESH_RETENTION_DAYS", "0.5"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -1,7 +1,9 @@
 """The real nginx with the configuration of nginx/, in front of replicas that a test has started."""
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -49,17 +51,36 @@ class Edge:
 
     def __enter__(self) -> Self:
         self.check()
-        self._process = subprocess.Popen([*self._command, "-g", "daemon off;"], stderr=subprocess.PIPE, text=True)
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Return when it listens. It can be started again at the same ports after ``stop`` or ``kill``."""
+        command = [*self._command, "-g", "daemon off;"]
+        self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         give_up_at = time.monotonic() + 30
         while not all(_listens(port) for port in self._ports.values()):
             assert self._process.poll() is None, self._process.communicate()[1]
             assert time.monotonic() < give_up_at, "nginx does not listen"
             time.sleep(0.02)
-        return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it as an operator does who does not wait: connections are cut."""
         self._process.terminate()
-        self._process.communicate(timeout=30)
+        self._wait()
+
+    def kill(self) -> None:
+        """End it, master and workers, without warning."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._wait()
+
+    def _wait(self) -> None:
+        self._process.wait(30)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
 
     def check(self) -> None:
         """``nginx -t``."""

@@ -128,9 +128,11 @@ async def test_what_kills_workers_becomes_a_suspect_and_then_fails(engine: Async
         mine = await worker(engine)
         await claim_one(engine, mine, suspects=times >= SUSPECT_FROM)
         await retire_worker(engine, mine)
-        assert (await sweep(engine, 10)).lost == 1
+        swept = await sweep(engine, 10)
+        assert swept.lost == 1
     read = await seen(engine, asked.question_id)
     assert (read.state, read.error_reason) == (State.FAILED, ErrorReason.POISON)
+    assert swept.ended_answers == [read.answer_id]
 
 
 async def test_a_failed_answer_is_not_reused(engine: AsyncEngine) -> None:

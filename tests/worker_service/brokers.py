@@ -42,7 +42,7 @@ class Broker(ABC):
 
     @abstractmethod
     def unfinished(self) -> int:
-        """Hints that wait in the queue, or are delivered and not acknowledged."""
+        """Hints that wait in the queue; if none does, those that are delivered and not acknowledged."""
 
     @abstractmethod
     def consumers(self) -> int:
@@ -74,10 +74,10 @@ class Rabbit(Broker):
         self.server.send(signal.SIGCONT)
 
     def unfinished(self) -> int:
-        return self.server.messages(QUEUE)
+        return self.server.waiting(QUEUE) or self.server.messages(QUEUE)
 
     def consumers(self) -> int:
-        return self.server.consumers()
+        return self.server.consumers(QUEUE)
 
     def close_connections(self) -> None:
         self.server.close_connections()
@@ -107,7 +107,7 @@ class RedisBroker(Broker):
         with self._client() as client:
             unacknowledged = client.hlen("unacked")
         assert isinstance(unacknowledged, int)
-        return self.waiting() + unacknowledged
+        return self.waiting() or unacknowledged
 
     def waiting(self) -> int:
         """Hints that no worker has taken."""

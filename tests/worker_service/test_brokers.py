@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import BrokerSettings
 from questions.hints import Hints, celery_app
+from tests.worker_service.amqp_proxy import CONSUME, amqp_proxy
 from tests.worker_service.asking import ask, states
 from tests.worker_service.brokers import QUEUE, Broker, Rabbit, RedisBroker, run_broker
 from tests.worker_service.conftest import StartWorker
@@ -59,6 +60,16 @@ async def all_consumed(hints: Hints, broker: Broker, count: int) -> None:
     await eventually(lambda: broker.unfinished() == 0, "the hints are consumed", seconds=60)
 
 
+async def held_up(engine: AsyncEngine, llm: FakeLlmService, hints: Hints, worker: WorkerProcess) -> None:
+    """Let the worker begin eight answers, which stop in the middle until ``llm.flowing`` is set."""
+    await worker.ready()
+    llm.flowing.clear()
+    for number in range(8):
+        await ask(engine, f"held {number}")
+    hints.wake(8)
+    await eventually(lambda: llm.running == 8, "the questions are being answered")
+
+
 async def completed(engine: AsyncEngine, count: int) -> None:
     async def done() -> bool:
         return (await states(engine))["completed"] == count
@@ -78,12 +89,7 @@ async def test_consuming_goes_on_after_the_broker_has_closed_the_connection(
     engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
 ) -> None:
     worker = start_worker(ASKMESH_BROKER_URL=broker.url)
-    await worker.ready()
-    llm.flowing.clear()
-    for number in range(8):
-        await ask(engine, f"held {number}")
-    hints.wake(8)
-    await eventually(lambda: llm.running == 8, "the questions are being answered")
+    await held_up(engine, llm, hints, worker)
 
     for times in range(3):
         await _close_connections(broker, worker)
@@ -104,12 +110,7 @@ async def test_consuming_goes_on_after_connections_were_closed_in_the_middle_of_
     """Hints that the worker was putting back stay in Celery's "unacked" for an hour then, which does no harm."""
     assert isinstance(broker, RedisBroker)
     worker = start_worker(ASKMESH_BROKER_URL=broker.url)
-    await worker.ready()
-    llm.flowing.clear()
-    for number in range(8):
-        await ask(engine, f"held {number}")
-    hints.wake(8)
-    await eventually(lambda: llm.running == 8, "the questions are being answered")
+    await held_up(engine, llm, hints, worker)
 
     await _close_connections(broker, worker)
     for _ in range(300):
@@ -121,16 +122,34 @@ async def test_consuming_goes_on_after_connections_were_closed_in_the_middle_of_
     await eventually(lambda: broker.waiting() == 0, "the hints are consumed", seconds=60)
 
 
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+async def test_consuming_goes_on_after_connections_were_cut_at_each_step_of_reconnecting(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
+) -> None:
+    assert isinstance(broker, Rabbit)
+    async with amqp_proxy(broker.server.port) as proxy:
+        worker = start_worker(ASKMESH_BROKER_URL=broker.server.url_at(proxy.port))
+        await held_up(engine, llm, hints, worker)
+        await eventually(lambda: CONSUME in proxy.said, "it consumes")
+        steps = list(dict.fromkeys(proxy.said[: proxy.said.index(CONSUME) + 1]))
+        for step in steps:
+            proxy.cut_at = step
+            proxy.cut()
+            await eventually(lambda: proxy.cut_at is None, f"the worker connects again up to {step}", seconds=60)
+            await eventually(lambda: CONSUME in proxy.said, f"it consumes after it was cut at {step}", seconds=60)
+        llm.flowing.set()
+
+        await completed(engine, 8)
+        assert llm.asked.total() == 8
+        await all_consumed(hints, broker, 20)
+        assert "Couldn't ack" not in worker.log_text()
+
+
 async def test_answers_go_on_without_the_broker_and_consuming_when_it_is_back(
     engine: AsyncEngine, llm: FakeLlmService, broker: Broker, hints: Hints, start_worker: StartWorker
 ) -> None:
     worker = start_worker(ASKMESH_BROKER_URL=broker.url)
-    await worker.ready()
-    llm.flowing.clear()
-    for number in range(8):
-        await ask(engine, f"held {number}")
-    hints.wake(8)
-    await eventually(lambda: llm.running == 8, "the questions are being answered")
+    await held_up(engine, llm, hints, worker)
 
     broker.kill()
     await ask(engine, "asked without a broker")
@@ -194,12 +213,12 @@ async def test_answers_and_a_stop_do_not_wait_for_a_broker_that_hangs(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
-async def test_rabbitmq_holds_one_quorum_queue_and_nothing_else(
+async def test_rabbitmq_holds_one_quorum_queue_and_gives_out_no_more_than_there_are_slots(
     engine: AsyncEngine, broker: Broker, start_worker: StartWorker
 ) -> None:
     assert isinstance(broker, Rabbit)
-    worker = start_worker(ASKMESH_BROKER_URL=broker.url)
-    await worker.ready()
+    start_worker(ASKMESH_BROKER_URL=broker.url, ASKMESH_WORKER_SLOTS="8")
+    await eventually(lambda: broker.consumers() == 1, "the worker consumes", seconds=60)
 
     assert broker.server.queues() == {QUEUE: "quorum"}
-    assert broker.consumers() == 1
+    assert broker.server.prefetches() == ["8"]

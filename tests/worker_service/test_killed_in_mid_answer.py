@@ -1,4 +1,6 @@
-"""kill -9 in mid-answer, with real processes and stores: who reads along in Redis sees one text without hole or repeat.
+"""kill -9 in mid-answer, with real processes and stores: who reads along sees one text without hole or repeat.
+
+One reader has what Redis holds, byte for byte; one has the events of the real API.
 
 The model server is the fake, whose continued answer is the same as an uninterrupted one.
 """
@@ -8,18 +10,24 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import psutil
 import pytest
+from aiohttp import ClientSession
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from embedded.valkey import Valkey
 from questions.answer_stream import Cursor, read_texts
+from tests.api_service.serving import serving, settings_for
+from tests.api_service.sse import Event, text_of, watch
+from tests.api_service.sse import ask as ask_api
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.processes import Service, service_process
-from tests.worker_service.asking import answers, ask
+from tests.worker_service.asking import answers
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.processes import WorkerProcess
 from tests.worker_service.waiting import eventually
@@ -81,10 +89,27 @@ async def until_answered(engine: AsyncEngine, fake: FakeModelServer) -> Any:
     return await row(engine)
 
 
+def check_events(events: list[Event]) -> None:
+    """The answer comes once, each event at the byte at which the one before it ended."""
+    *others, final = events
+    assert {event.name for event in others} == {"status", "delta"}
+    assert (final.name, final.data["answer_text"]) == ("completed", WHOLE)
+    deltas = [event for event in others if event.name == "delta"]
+    lengths = accumulate(len(event.data["text"].encode()) for event in deltas)
+    assert [event.id for event in deltas] == [f"0:{length}" for length in lengths]
+    assert text_of(events) == WHOLE
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeModelServer]:
     async with FakeModelServer(Options()) as server:
         yield server
+
+
+@pytest.fixture
+async def api(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
+    async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as client:
+        yield client
 
 
 @dataclass
@@ -95,11 +120,13 @@ class Half:
     """Who generates it; the other one is idle."""
     services: list[Service]
     reader: Reader
+    watching: asyncio.Task[list[Event]]
+    """Ends with the stream, with all its events."""
 
 
 @asynccontextmanager
 async def half_written(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker
+    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> AsyncIterator[Half]:
     async with AsyncExitStack() as stack:
         starting = (stack.enter_async_context(service_process(fake.url)) for _ in range(2))
@@ -107,7 +134,8 @@ async def half_written(
         targets = ",".join(f"127.0.0.1:{service.port}" for service in services)
         workers = [start_worker(ASKMESH_LLM_TARGETS=targets) for _ in range(2)]
         await asyncio.gather(*(worker.ready() for worker in workers))
-        await ask(engine, QUESTION)
+        watching = asyncio.create_task(watch(api, await ask_api(api, QUESTION)))
+        stack.callback(watching.cancel)
         answer_id = (await row(engine)).id
         reader = await stack.enter_async_context(reading(redis, answer_id))
         await eventually(lambda: reader.text.decode() == BEGINNING, "half of the answer is read", seconds=60)
@@ -115,17 +143,19 @@ async def half_written(
             holder = "SELECT name FROM workers JOIN answers ON holder = workers.id"
             name: str = (await connection.execute(text(holder))).scalar_one()
         (worker,) = (worker for worker in workers if worker.pid == int(name.rsplit(maxsplit=1)[-1]))
-        yield Half(worker, services, reader)
+        yield Half(worker, services, reader, watching)
+        await asyncio.wait_for(asyncio.shield(watching), 60)
 
 
 async def test_a_killed_worker(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker
+    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> None:
-    async with half_written(engine, redis, fake, start_worker) as half:
+    async with half_written(engine, redis, fake, start_worker, api) as half:
         half.worker.send(signal.SIGKILL)
         answer = await until_answered(engine, fake)
 
     assert half.reader.text.decode() == answer.text == WHOLE
+    check_events(half.watching.result())
     assert (answer.attempt, answer.losses, answer.epoch, half.reader.restarts) == (2, 1, 0, 0)
     first, second = (body["messages"] for body in fake.bodies)
     assert second == [*first, {"role": "assistant", "content": BEGINNING}]
@@ -137,9 +167,9 @@ async def test_a_killed_worker(
 
 
 async def test_a_killed_llm_service(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker
+    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> None:
-    async with half_written(engine, redis, fake, start_worker) as half:
+    async with half_written(engine, redis, fake, start_worker, api) as half:
         port = int(fake.url.removesuffix("/v1").rpartition(":")[2])
         (holder,) = (
             service
@@ -153,6 +183,7 @@ async def test_a_killed_llm_service(
         answer = await until_answered(engine, fake)
 
     assert half.reader.text.decode() == answer.text == WHOLE
+    check_events(half.watching.result())
     assert (answer.attempt, answer.interruptions, answer.epoch, half.reader.restarts) == (2, 1, 0, 0)
     assert answer.completion_tokens == 40
     assert fake.bodies[-1]["messages"][-1] == {"role": "assistant", "content": BEGINNING}

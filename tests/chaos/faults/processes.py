@@ -2,11 +2,9 @@
 
 import asyncio
 import random
-from contextlib import suppress
+import time
 from functools import partial
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
-
-import psutil
 
 from tests.chaos.faults import Fault
 from tests.chaos.stage import Stage
@@ -26,6 +24,26 @@ class KillOne(Fault):
     async def inject(self, stage: Stage, rng: random.Random) -> None:
         await stage.until(lambda: bool(stage.pids(self._service)), f"there is a {self._service}")
         stage.send(SIGKILL, rng.choice(sorted(stage.pids(self._service).values())))
+
+
+class KillHolder(Fault):
+    """kill -9 of a worker that holds answers; the supervisor starts another."""
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        give_up_at = time.monotonic() + 60
+        while not await self._has_killed(stage, rng):
+            assert time.monotonic() < give_up_at, "no worker holds an answer"
+            await asyncio.sleep(0.1)
+
+    async def _has_killed(self, stage: Stage, rng: random.Random) -> bool:
+        holders = sorted(await stage.holders())
+        if not holders:
+            return False
+        pid = rng.choice(holders)
+        stage.send(SIGSTOP, pid)  # so that it cannot end them all before it dies
+        holds = pid in await stage.holders()
+        stage.send(SIGKILL if holds else SIGCONT, pid)
+        return holds
 
 
 class KillAll(Fault):
@@ -109,11 +127,6 @@ class KillEverything(Fault):
     """kill -9 of the supervisor and all below it at once, as a power cut would; then ``make run`` again."""
 
     async def inject(self, stage: Stage, rng: random.Random) -> None:
-        family = psutil.Process(stage.mesh.supervisor.pid).children(recursive=True)
-        stage.mesh.supervisor.kill()
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        await asyncio.to_thread(stage.mesh.kill_supervisor)
+        await asyncio.to_thread(stage.mesh.kill_everything)
         await asyncio.sleep(rng.uniform(0, 2))
         await asyncio.to_thread(stage.mesh.start)

@@ -1,0 +1,35 @@
+"""What a worker's sweeper tells others of what it has found in PostgreSQL."""
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+
+from questions import claims
+from questions.answer_stream import final_channel
+from tests.worker_service.asking import answers, ask
+from tests.worker_service.in_process import Worker
+from worker_service.outages import Outage
+from worker_service.sweeper import Sweeper
+
+pytestmark = pytest.mark.integration
+
+
+async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worker: Worker, redis: Redis) -> None:
+    await ask(worker.engine, "kills workers")
+    dead = await claims.register_worker(worker.engine, "dead", 60)
+    (claim,) = await claims.claim(worker.engine, dead, 1)
+    async with worker.engine.begin() as connection:
+        await connection.execute(text("UPDATE answers SET losses = :losses"), {"losses": claims.POISON_FROM - 1})
+    await claims.retire_worker(worker.engine, dead)
+    sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"))
+
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+        await pubsub.subscribe(final_channel(claim.answer_id))
+        await pubsub.get_message(timeout=5)
+        await sweeper.sweep_once()
+        told = await pubsub.get_message(timeout=5)
+
+    assert told is not None
+    assert told["channel"].decode() == final_channel(claim.answer_id)
+    row = (await answers(worker.engine))["kills workers"]
+    assert (row.state, row.error_reason) == ("failed", "poison")
