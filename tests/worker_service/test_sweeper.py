@@ -5,7 +5,7 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 
 from questions import claims
-from questions.answer_stream import final_channel
+from questions.answer_stream import FINAL_CHANNEL
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import Worker
 from worker_service.outages import Outage
@@ -24,12 +24,12 @@ async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worke
     sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"))
 
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.subscribe(final_channel(claim.answer_id))
+        await pubsub.subscribe(FINAL_CHANNEL)
         await pubsub.get_message(timeout=5)
         await sweeper.sweep_once()
         told = await pubsub.get_message(timeout=5)
 
     assert told is not None
-    assert told["channel"].decode() == final_channel(claim.answer_id)
+    assert int(told["data"]) == claim.answer_id
     row = (await answers(worker.engine))["kills workers"]
     assert (row.state, row.error_reason) == ("failed", "poison")
