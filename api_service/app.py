@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Self
 
@@ -16,6 +17,7 @@ from api_service import health
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
+from api_service.limits.limits import Limits
 from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
 from api_service.problems import install_problem_handlers
@@ -23,6 +25,8 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import Helper, Readiness
+from api_service.turns import TurnKeeper
+from api_service.usage import endpoints as usage
 from foundation.database import create_engine
 from foundation.redis_client import create_redis
 from foundation.settings import (
@@ -31,6 +35,7 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
@@ -38,6 +43,7 @@ from foundation.settings import (
     load,
 )
 from questions.hints import Hints, celery_app
+from questions.ledger import read_days
 from questions.migrations import engine_is_up_to_date, needed_revision
 
 logger = logging.getLogger(__name__)
@@ -52,6 +58,7 @@ class Settings:
     broker: BrokerSettings
     api: ApiSettings
     questions: QuestionSettings
+    limits: LimitSettings
     generation: GenerationSettings
     llm_client: LlmClientSettings
 
@@ -69,6 +76,7 @@ class Settings:
             broker=load(BrokerSettings),
             api=load(ApiSettings),
             questions=load(QuestionSettings),
+            limits=load(LimitSettings),
             generation=load(GenerationSettings),
             llm_client=llm_client,
         )
@@ -96,6 +104,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(questions.router)
+    app.include_router(usage.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
     install_problem_handlers(app)
@@ -114,9 +123,13 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     model = await stack.enter_async_context(GenerationClient(settings.llm_client.llm_targets))
     hints = Hints(celery_app("api_service", settings.broker))
     stack.push_async_callback(asyncio.to_thread, hints.close)
-    backlog = Backlog(engine, settings.questions.backlog_limit)
+    reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    turns = TurnKeeper(reading_engine)
+    stack.push_async_callback(_stop, asyncio.create_task(turns.watch()))
+    limits = Limits(settings.limits, reading_engine, redis, turns)
+    backlog = Backlog(engine, settings.questions.backlog_limit, turns)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
-    watcher = Watcher(engine.execution_options(isolation_level="AUTOCOMMIT"), redis)
+    watcher = Watcher(reading_engine, redis)
     watching = asyncio.create_task(watcher.run())
     watching.add_done_callback(_note_defect)
     stack.push_async_callback(_stop, watching)
@@ -125,6 +138,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         redis=redis,
         hints=hints,
         backlog=backlog,
+        turns=turns,
+        limits=limits,
         generation=settings.generation,
         settings=settings.questions,
         watcher=watcher,
@@ -145,7 +160,13 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         lambda: engine_is_up_to_date(engine, needed),
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
     )
-    return AppState(questions=service, watcher=watcher, readiness=readiness)
+    return AppState(
+        questions=service,
+        watcher=watcher,
+        readiness=readiness,
+        limits=limits,
+        ledger=partial(read_days, reading_engine),
+    )
 
 
 def _note_defect(task: asyncio.Task[None]) -> None:

@@ -6,7 +6,9 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from questions.room import NoRoomError, Room, refusal
 from questions.states import LIVE, State
+from questions.turns import Priority
 
 MAX_ID = 2**53 - 1
 """Largest id: the largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
@@ -26,6 +28,11 @@ class Ask:
     """Neither share a generation nor reuse an answer."""
     idempotency_key_hash: bytes | None = None
     request_hash: bytes | None = None
+    turn: int = 0
+    """When it is to be claimed, if it needs an answer of its own."""
+    priority: Priority = Priority.NORMAL
+    room: Room | None = None
+    """None: the owner may have any number of answers that are not final."""
 
 
 class Source(StrEnum):
@@ -66,8 +73,11 @@ _UNLESS_REPLAYED = """
 # One statement and one round trip for a question that nobody asked before.
 _INSERT_BOTH = text(f"""
     WITH answer AS (
-        INSERT INTO answers (answer_key, reusable, model, next_deadline)
-        VALUES (:answer_key, true, :model, clock_timestamp() + make_interval(secs => :max_wait_seconds))
+        INSERT INTO answers (answer_key, reusable, model, owner, priority, turn, next_deadline)
+        VALUES (
+            :answer_key, true, :model, :owner, :priority, :turn,
+            clock_timestamp() + make_interval(secs => :max_wait_seconds)
+        )
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
     )
@@ -78,7 +88,7 @@ _INSERT_BOTH = text(f"""
 # FOR KEY SHARE waits for a cancel or an expiry (FOR UPDATE) and then checks the row again, but neither waits
 # for a claim or a final write nor holds one up.
 _LOCK_ANSWER = text("""
-    SELECT id, state FROM answers
+    SELECT id, state, turn FROM answers
     WHERE answer_key = :answer_key AND reusable AND (reuse_until IS NULL OR reuse_until > clock_timestamp())
     FOR KEY SHARE
 """)
@@ -91,12 +101,15 @@ _BRING_DEADLINE_FORWARD = text("""
     UPDATE answers SET next_deadline = :deadline
     WHERE id = :answer_id AND next_deadline > :deadline AND state IN ('queued', 'in_progress')
 """)
+_BRING_TURN_FORWARD = text("""
+    UPDATE answers SET turn = :turn WHERE id = :answer_id AND turn > :turn AND state = 'queued'
+""")
 
 
 async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     """Commit the question and return its id; where possible join it to an answer with the same key.
 
-    Raises IdempotencyKeyReusedError.
+    Raises IdempotencyKeyReusedError and NoRoomError.
     """
     parameters = {
         "owner": ask.owner,
@@ -107,6 +120,8 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "max_wait_seconds": ask.max_wait_seconds,
         "idempotency_key_hash": ask.idempotency_key_hash,
         "request_hash": ask.request_hash,
+        "turn": ask.turn,
+        "priority": ask.priority,
     }
     # A round is repeated only when another transaction took or gave up the same key in between.
     while True:
@@ -119,6 +134,8 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
 async def _try(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
+    if ask.room and (no_room := await refusal(connection, ask.owner, ask.room)) is not None:
+        return await _join_only(connection, ask, parameters, no_room)
     if ask.fresh:
         await connection.execute(_CLEAR, parameters)
 
@@ -130,6 +147,21 @@ async def _try(connection: AsyncConnection, ask: Ask, parameters: dict[str, obje
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
     return None if ask.fresh else await _join(connection, parameters)
+
+
+async def _join_only(
+    connection: AsyncConnection, ask: Ask, parameters: dict[str, object], no_room: NoRoomError
+) -> Accepted:
+    accepted = None if ask.fresh else await _join(connection, parameters)
+    if accepted is None:
+        raise no_room
+    return accepted
+
+
+async def find_replay(engine: AsyncEngine, ask: Ask) -> Accepted | None:
+    """The question that was asked under this Idempotency-Key before, if any. Raises IdempotencyKeyReusedError."""
+    async with engine.connect() as connection:
+        return await _find_replay(connection, ask)
 
 
 async def _find_replay(connection: AsyncConnection, ask: Ask) -> Accepted | None:
@@ -156,5 +188,7 @@ async def _join(connection: AsyncConnection, parameters: dict[str, object]) -> A
     live = State(answer.state) in LIVE
     if live:
         await connection.execute(_BRING_DEADLINE_FORWARD, {"answer_id": answer.id, "deadline": question.deadline})
+    if answer.state == State.QUEUED and answer.turn > parameters["turn"]:
+        await connection.execute(_BRING_TURN_FORWARD, {"answer_id": answer.id, "turn": parameters["turn"]})
     await connection.commit()
     return Accepted(question.id, Source.COALESCED if live else Source.CACHED)

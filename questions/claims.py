@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from questions.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 
 SUSPECT_FROM = 3
@@ -22,7 +23,8 @@ POISON_FROM = 5
 class Claim:
     """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server.
 
-    ``epoch`` counts how often text that readers may have seen was taken back.
+    ``epoch`` counts how often text that readers may have seen was taken back. ``owner`` pays for it; None: it was
+    asked for under a release that did not note who does. The counts are those of attempts before, as booked.
     """
 
     answer_id: int
@@ -32,6 +34,17 @@ class Claim:
     waits: int
     interruptions: int
     question_text: str
+    owner: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    repeated_tokens: int = 0
+
+    @property
+    def spent(self) -> Usage:
+        """What attempts before are known to have taken."""
+        counts = self.prompt_tokens, self.completion_tokens, self.cached_prompt_tokens, self.repeated_tokens
+        return Usage(*counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +91,11 @@ _CLAIM = text(f"""
         FROM due
         WHERE answers.id = due.id
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
-        RETURNING answers.id, token, attempt, epoch, waits, interruptions
+        RETURNING answers.id AS answer_id, token, attempt, epoch, waits, interruptions,
+            owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
     )
-    SELECT claimed.id AS answer_id, token, attempt, epoch, waits, interruptions, q.text AS question_text FROM claimed
-    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.id ORDER BY id LIMIT 1) q
+    SELECT claimed.*, q.text AS question_text FROM claimed
+    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.answer_id ORDER BY id LIMIT 1) q
 """)
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
 _FINISH = text(f"""

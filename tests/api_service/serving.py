@@ -18,13 +18,16 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
 )
 
 
-def settings_for(database_url: str, valkey: Valkey, **questions: Any) -> Settings:
+def settings_for(
+    database_url: str, valkey: Valkey, *, limits: LimitSettings | None = None, **questions: Any
+) -> Settings:
     """Settings of an API on these servers; ``questions`` are those of QuestionSettings. There is no llm_service."""
     return Settings(
         database=DatabaseSettings(database_url=SecretStr(database_url)),
@@ -32,6 +35,7 @@ def settings_for(database_url: str, valkey: Valkey, **questions: Any) -> Setting
         broker=BrokerSettings(broker_url=SecretStr(valkey.broker_url)),
         api=ApiSettings(),
         questions=QuestionSettings(**questions),
+        limits=limits or LimitSettings(),
         generation=GenerationSettings(),
         llm_client=LlmClientSettings(llm_targets="127.0.0.1:1"),
     )
