@@ -70,6 +70,9 @@ _QUESTION_VALUES = """
 _UNLESS_REPLAYED = """
     ON CONFLICT (owner, idempotency_key_hash) WHERE idempotency_key_hash IS NOT NULL DO NOTHING RETURNING id
 """
+_BOOK_REQUEST = """
+    booked AS (INSERT INTO ledger_entries (owner, requests) SELECT CAST(:owner AS text), 1 FROM question)
+"""
 # One statement and one round trip for a question that nobody asked before.
 _INSERT_BOTH = text(f"""
     WITH answer AS (
@@ -80,10 +83,12 @@ _INSERT_BOTH = text(f"""
         )
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
-    )
-    INSERT INTO questions ({_QUESTION_COLUMNS})
-    SELECT {_QUESTION_VALUES}, answer.id, answer.next_deadline FROM answer
-    {_UNLESS_REPLAYED}
+    ), question AS (
+        INSERT INTO questions ({_QUESTION_COLUMNS})
+        SELECT {_QUESTION_VALUES}, answer.id, answer.next_deadline FROM answer
+        {_UNLESS_REPLAYED}
+    ), {_BOOK_REQUEST}
+    SELECT id FROM question
 """)
 # FOR KEY SHARE waits for a cancel or an expiry (FOR UPDATE) and then checks the row again, but neither waits
 # for a claim or a final write nor holds one up.
@@ -93,9 +98,13 @@ _LOCK_ANSWER = text("""
     FOR KEY SHARE
 """)
 _INSERT_QUESTION = text(f"""
-    INSERT INTO questions ({_QUESTION_COLUMNS})
-    SELECT {_QUESTION_VALUES}, CAST(:answer_id AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
-    {_UNLESS_REPLAYED}, deadline
+    WITH question AS (
+        INSERT INTO questions ({_QUESTION_COLUMNS})
+        SELECT {_QUESTION_VALUES}, CAST(:answer_id AS bigint),
+            clock_timestamp() + make_interval(secs => :max_wait_seconds)
+        {_UNLESS_REPLAYED}, deadline
+    ), {_BOOK_REQUEST}
+    SELECT id, deadline FROM question
 """)
 _BRING_DEADLINE_FORWARD = text("""
     UPDATE answers SET next_deadline = :deadline

@@ -98,14 +98,24 @@ _CLAIM = text(f"""
     CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.answer_id ORDER BY id LIMIT 1) q
 """)
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
+# The entry has what the row did not have before: nobody but the holder of its token changes the counts.
 _FINISH = text(f"""
-    UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
-        prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-        cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
-        reusable = reusable AND :reusable AND :reuse_seconds > 0,
-        reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
-        holder = NULL, finished_at = clock_timestamp()
-    {_IF_CURRENT}
+    WITH finished AS (
+        UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
+            prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
+            cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
+            reusable = reusable AND :reusable AND :reuse_seconds > 0,
+            reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
+            holder = NULL, finished_at = clock_timestamp()
+        {_IF_CURRENT}, owner
+    )
+    INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
+    SELECT coalesce(owner, (SELECT owner FROM questions WHERE answer_id = finished.id ORDER BY id LIMIT 1), ''),
+        coalesce(CAST(:prompt_tokens AS integer), 0) - :booked_prompt_tokens,
+        coalesce(CAST(:completion_tokens AS integer), 0) - :booked_completion_tokens,
+        coalesce(CAST(:cached_prompt_tokens AS integer), 0) - :booked_cached_prompt_tokens,
+        CAST(:repeated_tokens AS integer) - :booked_repeated_tokens
+    FROM finished RETURNING owner
 """)
 _FAIL = text(f"""
     UPDATE answers SET state = 'failed', error_reason = :error_reason, reusable = false,
@@ -189,6 +199,10 @@ async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_second
         completion_tokens=result.completion_tokens,
         cached_prompt_tokens=result.cached_prompt_tokens,
         repeated_tokens=result.repeated_tokens,
+        booked_prompt_tokens=claim.prompt_tokens or 0,
+        booked_completion_tokens=claim.completion_tokens or 0,
+        booked_cached_prompt_tokens=claim.cached_prompt_tokens or 0,
+        booked_repeated_tokens=claim.repeated_tokens,
         reusable=result.reusable,
         reuse_seconds=reuse_seconds,
     )

@@ -1,7 +1,7 @@
 """What owners spend: a question each, and the tokens that the model server counted for their answers.
 
-The counts of an answer stand in its row; triggers book each change of them in the transaction that makes it, as an
-entry of its own, so that no two writers wait for one row. The sweeper folds entries into one row an owner and day,
+The counts of an answer stand in its row. Each change of them is booked by the statement that makes it, as an entry of
+its own, so that no two writers wait for one row. The sweeper folds entries into one row an owner and day,
 which neither DELETE nor retention touches.
 """
 
@@ -59,24 +59,37 @@ _DAY = "(at AT TIME ZONE 'UTC')::date"
 _TODAY = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
 _THIS_MONTH = "date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date"
 # Whoever has the token may book, even after the answer was ended under its holder's hands: the row keeps the token of
-# the latest claim.
+# the latest claim. No row at all: it is erased, and its owner is charged all the same.
 _BOOK = text("""
-    UPDATE answers SET prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-        cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens
-    WHERE id = :answer_id AND token = :token RETURNING id
-""")
-_BOOK_ERASED = text("""
+    WITH before AS (
+        SELECT id, coalesce(owner, (SELECT owner FROM questions WHERE answer_id = answers.id ORDER BY id LIMIT 1), '')
+                AS owner,
+            coalesce(prompt_tokens, 0) AS prompt_tokens, coalesce(completion_tokens, 0) AS completion_tokens,
+            coalesce(cached_prompt_tokens, 0) AS cached_prompt_tokens, repeated_tokens
+        FROM answers WHERE id = :answer_id AND token = :token FOR UPDATE
+    ), booked AS (
+        UPDATE answers SET prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
+            cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens
+        FROM before WHERE answers.id = before.id
+    ), paying AS (
+        SELECT owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens FROM before
+        UNION ALL
+        SELECT CAST(:owner AS text), CAST(:erased_prompt_tokens AS integer), CAST(:erased_completion_tokens AS integer),
+            CAST(:erased_cached_prompt_tokens AS integer), CAST(:erased_repeated_tokens AS integer)
+        WHERE CAST(:owner AS text) IS NOT NULL AND NOT EXISTS (SELECT FROM answers WHERE id = :answer_id)
+    )
     INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
-    SELECT CAST(:owner AS text), :prompt_tokens, :completion_tokens, :cached_prompt_tokens, :repeated_tokens
-    WHERE NOT EXISTS (SELECT FROM answers WHERE id = :answer_id)
+    SELECT owner, coalesce(:prompt_tokens, 0) - prompt_tokens, coalesce(:completion_tokens, 0) - completion_tokens,
+        coalesce(:cached_prompt_tokens, 0) - cached_prompt_tokens, :repeated_tokens - repeated_tokens
+    FROM paying
 """)
 # In one order, so that two that fold at once do not deadlock.
 _FOLD = text(f"""
     WITH taken AS (
-        DELETE FROM ledger_entries WHERE id IN (
-            SELECT id FROM ledger_entries WHERE at < clock_timestamp() - interval '{ENTRY_SECONDS} seconds'
-            ORDER BY id LIMIT {_FOLDED_AT_ONCE} FOR UPDATE SKIP LOCKED
-        ) RETURNING *
+        DELETE FROM ledger_entries WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM ledger_entries WHERE at < clock_timestamp() - interval '{ENTRY_SECONDS} seconds'
+            LIMIT {_FOLDED_AT_ONCE} FOR UPDATE SKIP LOCKED
+        )) RETURNING *
     ), days AS (
         SELECT owner, {_DAY} AS day, {_SUMS} FROM taken GROUP BY 1, 2 ORDER BY 1, 2
     )
@@ -115,25 +128,23 @@ async def book(engine: AsyncEngine, claim: Claim, usage: Usage) -> None:
     """
     if not usage.tokens:
         return
-    counts = {
+    spent = claim.spent
+    parameters = {
+        "answer_id": claim.answer_id,
+        "token": claim.token,
         "prompt_tokens": usage.prompt_tokens,
         # A server that counts only at the end has written at least a token in each piece.
         "completion_tokens": usage.written_tokens,
         "cached_prompt_tokens": usage.cached_prompt_tokens,
         "repeated_tokens": usage.repeated_tokens,
+        "owner": claim.owner,
+        "erased_prompt_tokens": spent.prompt_tokens or 0,
+        "erased_completion_tokens": spent.written_tokens,
+        "erased_cached_prompt_tokens": spent.cached_prompt_tokens or 0,
+        "erased_repeated_tokens": spent.repeated_tokens,
     }
     async with engine.begin() as connection:
-        parameters = {"answer_id": claim.answer_id, "token": claim.token}
-        booked = (await connection.execute(_BOOK, parameters | counts)).one_or_none()
-        if booked is None and claim.owner is not None:
-            before = claim.spent
-            rest = {
-                "prompt_tokens": (usage.prompt_tokens or 0) - (before.prompt_tokens or 0),
-                "completion_tokens": usage.written_tokens - before.written_tokens,
-                "cached_prompt_tokens": (usage.cached_prompt_tokens or 0) - (before.cached_prompt_tokens or 0),
-                "repeated_tokens": usage.repeated_tokens - before.repeated_tokens,
-            }
-            await connection.execute(_BOOK_ERASED, {**parameters, "owner": claim.owner, **rest})
+        await connection.execute(_BOOK, parameters)
 
 
 async def fold(connection: AsyncConnection) -> None:

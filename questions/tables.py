@@ -152,7 +152,6 @@ _COUNTS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "repeat
 ledger_entries = Table(
     "ledger_entries",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("owner", Text, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("requests", Integer, nullable=False, server_default="0"),

@@ -17,6 +17,7 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
@@ -43,6 +44,7 @@ def app() -> FastAPI:
             broker=BrokerSettings(broker_url=SecretStr("redis://nowhere")),
             api=ApiSettings(),
             questions=QuestionSettings(),
+            limits=LimitSettings(),
             generation=GenerationSettings(),
             llm_client=LlmClientSettings(),
         )
