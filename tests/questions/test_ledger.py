@@ -132,7 +132,8 @@ async def test_budgets_count_the_day_the_month_and_the_last_minute(engine: Async
     )
     await rows(
         engine,
-        """INSERT INTO ledger_entries (owner, at, prompt_tokens) SELECT 'a', clock_timestamp() - make_interval(secs => s), 1
+        """INSERT INTO ledger_entries (owner, at, prompt_tokens)
+        SELECT 'a', clock_timestamp() - make_interval(secs => s), 1
         FROM (VALUES (5), (5), (30)) AS spent(s) RETURNING owner""",
     )
     budgets = await read_budgets(engine, ["a", "b", "nobody"])

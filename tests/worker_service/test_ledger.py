@@ -32,9 +32,11 @@ async def fake() -> AsyncIterator[FakeModelServer]:
 @pytest.fixture
 async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: Redis) -> AsyncIterator[Worker]:
     settings = LlmServiceSettings(llm_port=0, model_url=fake.url)
-    async with LlmServer(settings, GenerationSettings()) as server:
-        async with working(engine, f"127.0.0.1:{server.port}", redis) as worker:
-            yield worker
+    async with (
+        LlmServer(settings, GenerationSettings()) as server,
+        working(engine, f"127.0.0.1:{server.port}", redis) as worker,
+    ):
+        yield worker
 
 
 async def spent(engine: AsyncEngine) -> Spent:
@@ -75,7 +77,7 @@ async def test_finished_answers_are_booked_as_the_server_counted(worker: Worker,
 async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker, fake: FakeModelServer) -> None:
     question = "A long one? [[tokens=50 hold=10]]"
     question_id, claim, answering = await begin(worker, question)
-    await eventually(received(worker, 10))
+    await eventually(received(worker, 10), "ten tokens")
     assert await cancel(worker.engine, "tests", question_id) == claim.answer_id
     worker.answering.stop_answer(claim.answer_id)
     await answering
@@ -86,7 +88,7 @@ async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker,
 async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, fake: FakeModelServer) -> None:
     question = "A long one? [[tokens=50 hold=10]]"
     _, claim, answering = await begin(worker, question)
-    await eventually(received(worker, 10))
+    await eventually(received(worker, 10), "ten tokens")
     async with worker.engine.begin() as connection:
         await connection.execute(text("DELETE FROM questions"))
         await connection.execute(text("DELETE FROM answers"))
