@@ -60,8 +60,8 @@ class UsageResponse(BaseModel):
     """What an owner has spent. Days without anything are left out."""
 
     tenant: str
-    first: date = Field(serialization_alias="from")
-    last: date = Field(serialization_alias="to")
+    first: date = Field(alias="from")
+    last: date = Field(alias="to")
     days: list[Day]
     total: Tokens
     budgets: Budgets = Field(description="Of the caller.")
@@ -76,12 +76,24 @@ _PARAMETERS = [
     _parameter("to", f"Last day, in UTC, at most {_MOST_DAYS} days with the first; else today.", format="date"),
     _parameter("tenant", "For operators: whose usage; else your own.", minLength=1, maxLength=_MOST_TENANT_CHARACTERS),
 ]
+_COUNTS = {"requests": 3, "prompt_tokens": 114, "completion_tokens": 24, "cached_prompt_tokens": 72}
+_COUNTS |= {"repeated_tokens": 0, "total_tokens": 138}
+_USAGE = {
+    "tenant": "acme",
+    "from": "2026-01-01",
+    "to": "2026-01-31",
+    "days": [{**_COUNTS, "day": "2026-01-31"}],
+    "total": _COUNTS,
+    "budgets": {"tokens_per_day": 1_000_000},
+}
+_EXAMPLE = {"application/json": {"examples": {"month": {"value": _USAGE}}}}
 
 
 @router.get(
     "/usage",
     summary="See what you have spent",
-    responses=problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE),
+    responses={200: {"content": _EXAMPLE}}
+    | problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE),
     openapi_extra={"parameters": _PARAMETERS},
     response_model_exclude_none=True,
 )
@@ -107,8 +119,7 @@ async def usage(
     response.headers["Cache-Control"] = "no-store"
     return UsageResponse(
         tenant=owner,
-        first=first,
-        last=last,
+        **{"from": first, "to": last},
         days=[Day.of(spent, day=day) for day, spent in days.items()],
         total=Tokens.of(sum(days.values(), start=Spent())),
         budgets=Budgets(

@@ -12,6 +12,7 @@ from api_service.problems import MEDIA_TYPE, Problem
 from api_service.questions.cursor import Cursor
 from api_service.questions.event_stream import MEDIA_TYPE as EVENT_STREAM
 from api_service.questions.schemas import AnswerResponse, AskResponse, DeltaEvent, StatusEvent
+from api_service.usage.endpoints import UsageResponse
 from foundation.settings import (
     ApiSettings,
     BrokerSettings,
@@ -30,6 +31,7 @@ RESULTS: dict[tuple[str, str], type[BaseModel]] = {
     ("/api/answer/{question_id}", "get"): AnswerResponse,
     EVENTS: AnswerResponse,
     ("/api/answer/{question_id}/cancel", "post"): AnswerResponse,
+    ("/api/usage", "get"): UsageResponse,
     ("/livez", "get"): Alive,
     ("/readyz", "get"): Ready,
 }
@@ -95,7 +97,7 @@ def test_every_response_has_examples_that_are_true_to_it(document: dict[str, Any
         assert examples or RESULTS[operation] in (Alive, Ready)
         for example in examples.values():
             value = example["value"]
-            assert model.model_validate(value).model_dump(mode="json", exclude_unset=True) == value
+            assert model.model_validate(value).model_dump(mode="json", by_alias=True, exclude_unset=True) == value
             if problem and status != "default":
                 assert value["status"] == int(status)
 
@@ -119,7 +121,7 @@ def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
 
 def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert names == ["ask", "answer", "events", "cancel", "livez", "readyz"]
+    assert names == ["ask", "answer", "events", "cancel", "usage", "livez", "readyz"]
 
 
 def test_the_request_is_described(document: dict[str, Any]) -> None:
