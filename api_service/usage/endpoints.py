@@ -86,7 +86,9 @@ _USAGE = {
     "total": _COUNTS,
     "budgets": {"tokens_per_day": 1_000_000},
 }
-_EXAMPLE = {"application/json": {"examples": {"month": {"value": _USAGE}}}}
+_EXAMPLES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"examples": {"month": {"value": _USAGE}}}}}
+}
 
 
 @router.get(

@@ -56,7 +56,7 @@ async def replicas(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIter
         yield [await stack.enter_async_context(replica(database_url, valkey)) for _ in range(2)]
 
 
-async def ask(client: ClientSession, tenant: str, words: str, key: str = "", **limits: Any) -> ClientResponse:
+async def ask(client: ClientSession, tenant: str, words: str, key: str = "", /, **limits: Any) -> ClientResponse:
     headers = {"tenant": tenant, "role": limits.pop("role", "user")}
     if key:
         headers["Idempotency-Key"] = key
