@@ -94,8 +94,7 @@ _EXAMPLES: dict[int | str, dict[str, Any]] = {
 @router.get(
     "/usage",
     summary="See what you have spent",
-    responses={200: {"content": _EXAMPLE}}
-    | problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE),
+    responses={**_EXAMPLES, **problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE)},
     openapi_extra={"parameters": _PARAMETERS},
     response_model_exclude_none=True,
 )
