@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Self
 
@@ -23,6 +24,7 @@ from api_service.backlog import Backlog
 from api_service.dependencies import AppState
 from api_service.direct_routes import DirectRoutes
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
+from api_service.limits.limits import Limits
 from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
 from api_service.problems import install_problem_handlers
@@ -31,6 +33,8 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import Helper, Readiness
+from api_service.turns import TurnKeeper
+from api_service.usage import endpoints as usage
 from foundation.database import create_engine
 from foundation.redis_client import create_redis
 from foundation.settings import (
@@ -40,6 +44,7 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
@@ -47,6 +52,7 @@ from foundation.settings import (
     load,
 )
 from questions.hints import Hints, celery_app
+from questions.ledger import read_days
 from questions.migrations import engine_is_up_to_date, needed_revision
 
 logger = logging.getLogger(__name__)
@@ -73,6 +79,7 @@ class Settings:
     access: AccessSettings
     api: ApiSettings
     questions: QuestionSettings
+    limits: LimitSettings
     generation: GenerationSettings
     llm_client: LlmClientSettings
 
@@ -91,6 +98,7 @@ class Settings:
             access=load(AccessSettings),
             api=load(ApiSettings),
             questions=load(QuestionSettings),
+            limits=load(LimitSettings),
             generation=load(GenerationSettings),
             llm_client=llm_client,
         )
@@ -119,6 +127,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(questions.router)
     app.include_router(collection.router)
+    app.include_router(usage.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
     app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, _api_routes(questions.router))
@@ -153,7 +162,11 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     model = await stack.enter_async_context(GenerationClient(settings.llm_client.llm_targets))
     hints = Hints(celery_app("api_service", settings.broker))
     stack.push_async_callback(asyncio.to_thread, hints.close)
-    backlog = Backlog(engine, settings.questions.backlog_limit)
+    reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    turns = TurnKeeper(reading_engine)
+    stack.push_async_callback(_stop, asyncio.create_task(turns.watch()))
+    limits = Limits(settings.limits, reading_engine, redis, turns)
+    backlog = Backlog(engine, settings.questions.backlog_limit, turns)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
     watcher = Watcher(engine, redis)
     watching = asyncio.create_task(watcher.run())
@@ -164,6 +177,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         redis=redis,
         hints=hints,
         backlog=backlog,
+        turns=turns,
+        limits=limits,
         generation=settings.generation,
         settings=settings.questions,
         watcher=watcher,
@@ -189,6 +204,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         questions=service,
         watcher=watcher,
         readiness=readiness,
+        limits=limits,
+        ledger=partial(read_days, reading_engine),
     )
 
 

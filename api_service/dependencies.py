@@ -2,12 +2,15 @@
 
 import asyncio
 import re
+from collections.abc import Awaitable, Callable
+from datetime import date
 from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
 from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.principal import LOCAL, Principal
+from api_service.limits.limits import Limits
 from api_service.problems import Code, FieldError, ProblemError
 from api_service.questions.cursor import Start
 from api_service.questions.languages import Language, preferred
@@ -15,12 +18,17 @@ from api_service.questions.schemas import AskRequest, parse_ask
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import Readiness, Report
+from questions.ledger import Spent
 
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_WAIT_SECONDS = 60
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
 _NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
+
+
+ReadDays = Callable[[str, date, date], Awaitable[dict[date, Spent]]]
+"""What an owner has spent on each day from the first to the last."""
 
 
 class AppState(TypedDict):
@@ -30,6 +38,8 @@ class AppState(TypedDict):
     questions: QuestionService
     watcher: Watcher
     readiness: Readiness
+    limits: Limits
+    ledger: ReadDays
 
 
 async def _questions(request: Request) -> QuestionService:
@@ -38,6 +48,14 @@ async def _questions(request: Request) -> QuestionService:
 
 async def _watcher(request: Request) -> Watcher:
     return cast(AppState, request.state)["watcher"]
+
+
+async def _limits(request: Request) -> Limits:
+    return cast(AppState, request.state)["limits"]
+
+
+async def _ledger(request: Request) -> ReadDays:
+    return cast(AppState, request.state)["ledger"]
 
 
 async def _readiness_report(request: Request) -> Report:
@@ -140,5 +158,7 @@ WantsFresh = Annotated[bool, Depends(_wants_fresh)]
 WantsEvents = Annotated[bool, Depends(_wants_events)]
 WaitSeconds = Annotated[float, Depends(_wait_seconds)]
 StartingAfter = Annotated[Start | None, Depends(_start)]
+LimitsInForce = Annotated[Limits, Depends(_limits)]
+Ledger = Annotated[ReadDays, Depends(_ledger)]
 Watching = Annotated[Watcher, Depends(_watcher)]
 AskBody = Annotated[AskRequest, Depends(_ask_request)]

@@ -1,7 +1,7 @@
 """What /openapi.json says beyond the types of the endpoints: problems, with an example of each, and request bodies."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -62,6 +62,16 @@ EXAMPLES: Mapping[Code, ProblemError] = {
         ProblemError(Code.BODY_TOO_LARGE, "The body may have at most 65,536 bytes. Shorten it."),
         _of_field(Code.UNSUPPORTED_MEDIA_TYPE, "Content-Type", "is missing", "send application/json"),
         ProblemError(Code.HTTP_ERROR, "The request was refused."),
+        ProblemError(Code.RATE_LIMITED, "You may ask 60 questions a minute. Ask again later."),
+        ProblemError(
+            Code.BUDGET_SPENT,
+            "Your answers have taken 1,000,210 tokens today, of 1,000,000. The next day begins in UTC.",
+        ),
+        ProblemError(
+            Code.TOO_MANY_QUESTIONS,
+            "1,000 of your questions wait for a worker, of at most 1,000. Ask again when some have ended.",
+        ),
+        ProblemError(Code.TOO_MANY_STREAMS, "You hold 100 streams and waits here, which is the most. End one first."),
         ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
         ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
         ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE),
@@ -72,17 +82,31 @@ EXAMPLES: Mapping[Code, ProblemError] = {
 }
 _HEADERS: Mapping[str, Any] = {
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    **{
+        f"x-ratelimit-{what}-{of}": {"description": f"{words} {of}; where they are limited.", "schema": schema}
+        for of in ("requests", "tokens")
+        for what, words, schema in (
+            ("limit", "Most in a minute of", {"type": "string", "pattern": "^[0-9]+$"}),
+            ("remaining", "What is left of that of", {"type": "string", "pattern": "^[0-9]+$"}),
+            ("reset", "Time until all is left again of", {"type": "string", "examples": ["17ms", "1.5s", "6m0s"]}),
+        )
+    },
     "WWW-Authenticate": {"description": "How to say it: `Bearer`.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
 }
-_HEADERS_OF: Mapping[Code, str] = {
-    Code.BACKLOG_FULL: "Retry-After",
-    Code.DATABASE_UNAVAILABLE: "Retry-After",
-    Code.ERASURE_UNAVAILABLE: "Retry-After",
-    Code.ISSUER_UNAVAILABLE: "Retry-After",
-    Code.SERVICE_UNAVAILABLE: "Retry-After",
-    Code.METHOD_NOT_ALLOWED: "Allow",
-    Code.UNAUTHENTICATED: "WWW-Authenticate",
+RATE_LIMIT_HEADERS: Mapping[str, Any] = {name: header for name, header in _HEADERS.items() if name.startswith("x-")}
+_HEADERS_OF: Mapping[Code, Sequence[str]] = {
+    Code.BACKLOG_FULL: ("Retry-After",),
+    Code.DATABASE_UNAVAILABLE: ("Retry-After",),
+    Code.ERASURE_UNAVAILABLE: ("Retry-After",),
+    Code.ISSUER_UNAVAILABLE: ("Retry-After",),
+    Code.SERVICE_UNAVAILABLE: ("Retry-After",),
+    Code.TOO_MANY_QUESTIONS: ("Retry-After",),
+    Code.TOO_MANY_STREAMS: ("Retry-After",),
+    Code.RATE_LIMITED: ("Retry-After", *RATE_LIMIT_HEADERS),
+    Code.BUDGET_SPENT: ("Retry-After", *RATE_LIMIT_HEADERS),
+    Code.METHOD_NOT_ALLOWED: ("Allow",),
+    Code.UNAUTHENTICATED: ("WWW-Authenticate",),
 }
 
 
@@ -97,7 +121,7 @@ def problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
 def _response(description: str, codes: list[Code]) -> dict[str, Any]:
     return {
         "description": description,
-        "headers": {name: _HEADERS[name] for name in {_HEADERS_OF[code] for code in codes if code in _HEADERS_OF}},
+        "headers": {name: _HEADERS[name] for code in codes for name in _HEADERS_OF.get(code, ())},
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": _REFERENCE.format(model=Problem.__name__)},

@@ -49,6 +49,10 @@ class Code(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     HTTP_ERROR = "http_error"
+    RATE_LIMITED = "rate_limited"
+    BUDGET_SPENT = "budget_spent"
+    TOO_MANY_QUESTIONS = "too_many_questions"
+    TOO_MANY_STREAMS = "too_many_streams"
     BACKLOG_FULL = "backlog_full"
     DATABASE_UNAVAILABLE = "database_unavailable"
     ERASURE_UNAVAILABLE = "erasure_unavailable"
@@ -82,6 +86,10 @@ KINDS: Mapping[Code, Kind] = {
     Code.BODY_TOO_LARGE: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     Code.UNSUPPORTED_MEDIA_TYPE: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not of a media type taken here"),
     Code.HTTP_ERROR: Kind(HTTPStatus.BAD_REQUEST, "The request was refused"),
+    Code.RATE_LIMITED: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You ask too much at once", retryable=True),
+    Code.BUDGET_SPENT: Kind(HTTPStatus.TOO_MANY_REQUESTS, "Your tokens are spent", retryable=True),
+    Code.TOO_MANY_QUESTIONS: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You have too many questions", retryable=True),
+    Code.TOO_MANY_STREAMS: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You hold too many streams", retryable=True),
     Code.BACKLOG_FULL: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True),
     Code.DATABASE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True),
     Code.ERASURE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing can be erased", retryable=True),

@@ -65,6 +65,11 @@ class Usage:
         """Tokens of the text so far; at least so many where the model server does not count while it writes."""
         return self.pieces if self.completion_tokens is None else self.completion_tokens
 
+    @property
+    def tokens(self) -> int:
+        """All that the model server has read and written."""
+        return (self.prompt_tokens or 0) + self.written_tokens + self.repeated_tokens
+
     def and_of_call(self, prompt: int, completion: int, cached_prompt: int | None, pieces: int) -> Self:
         """The usage with that of a call which goes on from here. ``pieces``: all so far."""
         if not self.pieces:
@@ -81,6 +86,10 @@ class Usage:
             repeated_tokens=self.repeated_tokens + prompt,
             pieces=pieces,
         )
+
+    def not_below(self, spent: "Usage") -> Self:
+        """The usage, with what was spent beyond it as repeated: Redis lacks some of what an attempt had written."""
+        return replace(self, repeated_tokens=self.repeated_tokens + max(spent.tokens - self.tokens, 0))
 
     def of_text_taken_back(self) -> Self:
         """The usage to begin anew with."""

@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.database import fetch
 from questions.reading import Question
+from questions.room import Room, refusal
 from questions.states import LIVE, FinishReason, State
+from questions.turns import Priority
 
 MAX_ID = 2**53 - 1
 """Largest id: the largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
@@ -29,6 +31,11 @@ class Ask:
     """Neither share a generation nor reuse an answer."""
     idempotency_key_hash: bytes | None = None
     request_hash: bytes | None = None
+    turn: int = 0
+    """When it is to be claimed, if it needs an answer of its own."""
+    priority: Priority = Priority.NORMAL
+    room: Room | None = None
+    """None: the owner may have any number of answers that are not final."""
 
 
 class Source(StrEnum):
@@ -70,15 +77,16 @@ _FIND_REPLAY = text("""
 _ASK = text("""
     WITH known AS (
         SELECT id, state, epoch, text, finish_reason, prompt_tokens, completion_tokens, cached_prompt_tokens,
-            finished_at, next_deadline
+            finished_at, next_deadline, turn
         FROM answers
         WHERE answer_key = :answer_key AND reusable AND (reuse_until IS NULL OR reuse_until > clock_timestamp())
           AND NOT CAST(:fresh AS boolean)
         FOR KEY SHARE
     ), new AS (
-        INSERT INTO answers (answer_key, reusable, model, next_deadline)
-        SELECT :answer_key, true, CAST(:model AS text), clock_timestamp() + make_interval(secs => :max_wait_seconds)
-        WHERE NOT EXISTS (SELECT FROM known)
+        INSERT INTO answers (answer_key, reusable, model, owner, priority, turn, next_deadline)
+        SELECT :answer_key, true, CAST(:model AS text), CAST(:owner AS text), CAST(:priority AS text),
+            CAST(:turn AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
+        WHERE NOT EXISTS (SELECT FROM known) AND NOT CAST(:join_only AS boolean)
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
     ), question AS (
@@ -90,11 +98,15 @@ _ASK = text("""
         ON CONFLICT (owner, idempotency_key_hash) WHERE idempotency_key_hash IS NOT NULL DO NOTHING
         RETURNING id, answer_id, created_at, deadline
     ), brought_forward AS (
-        UPDATE answers SET next_deadline = least(next_deadline, (SELECT deadline FROM question))
+        UPDATE answers SET next_deadline = least(next_deadline, (SELECT deadline FROM question)),
+            turn = CASE state WHEN 'queued' THEN least(turn, CAST(:turn AS bigint)) ELSE turn END
         WHERE state IN ('queued', 'in_progress') AND id = (
             SELECT known.id FROM known JOIN question ON question.answer_id = known.id
             WHERE known.next_deadline > question.deadline
+                OR known.state = 'queued' AND known.turn > CAST(:turn AS bigint)
         )
+    ), booked AS (
+        INSERT INTO ledger_entries (owner, requests) SELECT CAST(:owner AS text), 1 FROM question
     )
     SELECT question.id, question.answer_id, question.created_at, known.state, known.epoch, known.text,
         known.finish_reason, known.prompt_tokens, known.completion_tokens, known.cached_prompt_tokens, known.finished_at
@@ -105,7 +117,7 @@ _ASK = text("""
 async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     """Commit the question and return its id; where possible join it to an answer with the same key.
 
-    Raises IdempotencyKeyReusedError.
+    Raises IdempotencyKeyReusedError and NoRoomError.
     """
     parameters = {
         "owner": ask.owner,
@@ -117,8 +129,11 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "fresh": ask.fresh,
         "idempotency_key_hash": ask.idempotency_key_hash,
         "request_hash": ask.request_hash,
+        "turn": ask.turn,
+        "priority": ask.priority,
+        "join_only": False,
     }
-    in_one_statement = not ask.fresh and ask.idempotency_key_hash is None
+    in_one_statement = not ask.fresh and not ask.room and ask.idempotency_key_hash is None
     while True:
         if in_one_statement:
             rows = await fetch(engine, _ASK, parameters)
@@ -135,6 +150,11 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
 async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
+    no_room = await refusal(connection, ask.owner, ask.room) if ask.room else None
+    if no_room is not None:
+        if ask.fresh:
+            raise no_room
+        parameters = parameters | {"join_only": True}
     if ask.fresh:
         await connection.execute(_CLEAR, parameters)
     question = (await connection.execute(_ASK, parameters)).one_or_none()
@@ -142,7 +162,16 @@ async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters:
         await connection.commit()
         return _accepted(ask, question._asdict())
     # Leaving without a commit takes back the answer that the statement may have made.
-    return await _find_replay(connection, ask)
+    replay = await _find_replay(connection, ask)
+    if replay is None and no_room is not None:
+        raise no_room
+    return replay
+
+
+async def find_replay(engine: AsyncEngine, ask: Ask) -> Accepted | None:
+    """The question that was asked under this Idempotency-Key before, if any. Raises IdempotencyKeyReusedError."""
+    async with engine.connect() as connection:
+        return await _find_replay(connection, ask)
 
 
 async def _find_replay(connection: AsyncConnection, ask: Ask) -> Accepted | None:

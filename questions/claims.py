@@ -11,6 +11,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import fetch
+from questions.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 
 SUSPECT_FROM = 3
@@ -23,7 +24,8 @@ POISON_FROM = 5
 class Claim:
     """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server.
 
-    ``epoch`` counts how often text that readers may have seen was taken back.
+    ``epoch`` counts how often text that readers may have seen was taken back. ``owner`` pays for it; None: it was
+    asked for under a release that did not note who does. The counts are those of attempts before, as booked.
     """
 
     answer_id: int
@@ -33,6 +35,17 @@ class Claim:
     waits: int
     interruptions: int
     question_text: str
+    owner: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    repeated_tokens: int = 0
+
+    @property
+    def spent(self) -> Usage:
+        """What attempts before are known to have taken."""
+        counts = self.prompt_tokens, self.completion_tokens, self.cached_prompt_tokens, self.repeated_tokens
+        return Usage(*counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +92,31 @@ _CLAIM = text(f"""
         FROM due
         WHERE answers.id = due.id
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
-        RETURNING answers.id, token, attempt, epoch, waits, interruptions
+        RETURNING answers.id AS answer_id, token, attempt, epoch, waits, interruptions,
+            owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
     )
-    SELECT claimed.id AS answer_id, token, attempt, epoch, waits, interruptions, q.text AS question_text FROM claimed
-    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.id ORDER BY id LIMIT 1) q
+    SELECT claimed.*, q.text AS question_text FROM claimed
+    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.answer_id ORDER BY id LIMIT 1) q
 """)
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
+# The entry has what the row did not have before: nobody but the holder of its token changes the counts.
 _FINISH = text(f"""
-    UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
-        prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-        cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
-        reusable = reusable AND :reusable AND :reuse_seconds > 0,
-        reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
-        holder = NULL, finished_at = clock_timestamp()
-    {_IF_CURRENT}
+    WITH finished AS (
+        UPDATE answers SET state = :state, text = :text, finish_reason = :finish_reason,
+            prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
+            cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
+            reusable = reusable AND :reusable AND :reuse_seconds > 0,
+            reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
+            holder = NULL, finished_at = clock_timestamp()
+        {_IF_CURRENT}, owner
+    )
+    INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
+    SELECT coalesce(owner, (SELECT owner FROM questions WHERE answer_id = finished.id ORDER BY id LIMIT 1), ''),
+        coalesce(CAST(:prompt_tokens AS integer), 0) - :booked_prompt_tokens,
+        coalesce(CAST(:completion_tokens AS integer), 0) - :booked_completion_tokens,
+        coalesce(CAST(:cached_prompt_tokens AS integer), 0) - :booked_cached_prompt_tokens,
+        CAST(:repeated_tokens AS integer) - :booked_repeated_tokens
+    FROM finished RETURNING owner
 """)
 _FAIL = text(f"""
     UPDATE answers SET state = 'failed', error_reason = :error_reason, reusable = false,
@@ -172,6 +196,10 @@ async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_second
         completion_tokens=result.completion_tokens,
         cached_prompt_tokens=result.cached_prompt_tokens,
         repeated_tokens=result.repeated_tokens,
+        booked_prompt_tokens=claim.prompt_tokens or 0,
+        booked_completion_tokens=claim.completion_tokens or 0,
+        booked_cached_prompt_tokens=claim.cached_prompt_tokens or 0,
+        booked_repeated_tokens=claim.repeated_tokens,
         reusable=result.reusable,
         reuse_seconds=reuse_seconds,
     )

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from questions.asking import Ask, accept
 from questions.claims import SUSPECT_FROM
 from questions.states import State
+from questions.turns import Flow, Priority, next_turn
 
 _BATCH = 1_000
 
@@ -115,6 +116,7 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
             # A replay that was cut short finds the question that it made. No client can send a key with a NUL.
             idempotency_key_hash=hashlib.sha256(b"\0replay:%d" % question_id).digest(),
             request_hash=b"",
+            turn=await next_turn(engine, Flow(found.owner, Priority.NORMAL)),
         )
         accepted = await accept(engine, ask)
         await connection.execute(_NOTE_REPLAY, {"id": question_id, "new_id": accepted.question_id})

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from questions.claims import POISON_FROM
+from questions.ledger import fold
 
 BATCH = 1_000
 
@@ -90,7 +91,10 @@ _COUNT_DUE = text("""
 
 
 async def sweep(engine: AsyncEngine, count_due_up_to: int) -> Swept:
-    """One round: take lost answers back, wake those whose wait is over, expire, stop reuse, count what is due."""
+    """One round: take lost answers back, wake those whose wait is over, expire, stop reuse, fold the ledger.
+
+    Also counts what is due then.
+    """
     async with engine.begin() as connection:
         taken = (await connection.execute(_REQUEUE_LOST)).one()
     async with engine.begin() as connection:
@@ -101,6 +105,8 @@ async def sweep(engine: AsyncEngine, count_due_up_to: int) -> Swept:
         await connection.execute(_STOP_REUSE)
     async with engine.begin() as connection:
         await connection.execute(_FORGET_WORKERS)
+    async with engine.begin() as connection:
+        await fold(connection)
     return Swept(taken.lost, [*taken.poisoned, *ended], await count_due(engine, count_due_up_to))
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Identity,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from questions.states import ENDED, LIVE, State
+from questions.turns import Priority
 
 metadata = MetaData(
     naming_convention={
@@ -38,8 +40,8 @@ metadata = MetaData(
 NOW = text("clock_timestamp()")
 
 
-def _among(column: str, states: frozenset[State]) -> str:
-    return f"{column} IN ({', '.join(sorted(repr(str(state)) for state in states))})"
+def _among(column: str, values: frozenset[State] | frozenset[Priority]) -> str:
+    return f"{column} IN ({', '.join(sorted(repr(str(value)) for value in values))})"
 
 
 tokens = Sequence("claim_tokens", metadata=metadata)
@@ -77,6 +79,8 @@ answers = Table(
         server_default="0",
         comment="Read or written again because an attempt broke off.",
     ),
+    Column("owner", Text, comment="Owner who asked for it first."),
+    Column("priority", Text, nullable=False, server_default=Priority.NORMAL),
     Column("turn", BigInteger, nullable=False, server_default="0", comment="Order of claims, given at insert."),
     Column("due_at", DateTime(timezone=True), comment="Queued, but not to be claimed before."),
     Column(
@@ -102,6 +106,8 @@ answers = Table(
     CheckConstraint("(state IN ('completed', 'incomplete')) = (text IS NOT NULL)", name="text"),
     CheckConstraint("(state = 'failed') = (error_reason IS NOT NULL)", name="error_reason"),
     CheckConstraint("NOT reusable OR state IN ('queued', 'in_progress', 'completed', 'incomplete')", name="reusable"),
+    CheckConstraint(_among("priority", frozenset(Priority)), name="priority"),
+    Index("answers_owner", "owner", "priority", "turn", postgresql_where=text(_among("state", LIVE))),
     Index("answers_reusable_key", "answer_key", unique=True, postgresql_where=text("reusable")),
     Index("answers_claim", "turn", "id", postgresql_where=text("state = 'queued' AND due_at IS NULL")),
     Index("answers_due", "due_at", postgresql_where=text("state = 'queued' AND due_at IS NOT NULL")),
@@ -139,6 +145,28 @@ questions = Table(
     ),
     Index("questions_owner", "owner", text("created_at DESC"), text("id DESC")),
     comment="What somebody asked.",
+)
+
+_COUNTS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "repeated_tokens")
+
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    Column("owner", Text, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("requests", Integer, nullable=False, server_default="0"),
+    *(Column(name, Integer, nullable=False, server_default="0") for name in _COUNTS),
+    comment="What was spent of late, a row each time; workers fold it into ledger_days.",
+)
+
+ledger_days = Table(
+    "ledger_days",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("day", Date, primary_key=True, comment="In UTC."),
+    Column("requests", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in _COUNTS),
+    comment="What an owner has spent on a day, but for what ledger_entries has.",
 )
 
 api_keys = Table(

@@ -65,7 +65,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A pool on an empty, migrated database."""
     engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
     async with engine.begin() as connection:
-        await connection.execute(text("TRUNCATE questions, answers, workers"))
+        await connection.execute(text("TRUNCATE questions, answers, workers, ledger_entries, ledger_days"))
     yield engine
     await engine.dispose()
 

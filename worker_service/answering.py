@@ -12,14 +12,14 @@ from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
-from questions import claims
+from questions import claims, ledger
 from questions.claims import Claim
 from worker_service.engine_gate import EngineGate
 from worker_service.generating import Generating
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect
 from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
-from worker_service.texts import Texts
+from worker_service.texts import Text, Texts
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,14 @@ _WRITE_RETRY_SECONDS: Final = 0.5
 class _Running:
     claim: Claim
     task: asyncio.Task[object]
+    text: Text | None = None
     generating: bool = True
     stopped: bool = False
+    unwanted: bool = False
+    """Stopped because the answer has ended, so that no other attempt will say what this one took."""
+
+    def opened(self, text: Text) -> None:
+        self.text = text
 
     def stop(self) -> None:
         if self.generating and not self.stopped:
@@ -76,6 +82,8 @@ class Answering:
             outcome = await self._generate_until_stopped(running)
             if outcome is not None:
                 await self._write_outcome(running, outcome)
+            elif running.unwanted:
+                await self._book(running)
         except Exception as error:  # noqa: BLE001 - a slot outlives a defect; the message could quote an answer
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error("answer %d: %s\n%s", claim.answer_id, describe(error), frames)  # noqa: TRY400
@@ -86,12 +94,14 @@ class Answering:
         """Stop generating for these claims and write nothing for them: they are not ours any more."""
         for running in self._running:
             if running.claim.token in tokens:
+                running.unwanted = True
                 running.stop()
 
     def stop_answer(self, answer_id: int) -> None:
         """As ``stop``, for whichever claim is for this answer."""
         for running in self._running:
             if running.claim.answer_id == answer_id:
+                running.unwanted = True
                 running.stop()
 
     def confirm(self, tokens: frozenset[int]) -> None:
@@ -111,7 +121,7 @@ class Answering:
 
     async def _generate_until_stopped(self, running: _Running) -> Outcome | None:
         try:
-            return await self._generating.generate(running.claim)
+            return await self._generating.generate(running.claim, running.opened)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
                 return None
@@ -141,8 +151,24 @@ class Answering:
                 delay = pause(claim.interruptions, retry_after)
                 write = lambda: claims.interrupted(self._engine, claim, delay)  # noqa: E731
                 is_final = claim.interruptions + 1 >= claims.POISON_FROM
-        if await self._write(running, write) and is_final:
+        if isinstance(outcome, Failed | Broken):
+            await self._book(running)
+        if not await self._write(running, write):
+            await self._book(running)
+        elif is_final:
             self._texts.close(claim.answer_id)
+
+    async def _book(self, running: _Running) -> None:
+        """Book what was received. Once: who stops an answer does not wait for the ledger."""
+        if running.text is None:
+            return
+        try:
+            await ledger.book(self._engine, running.claim, running.text.usage)
+        except DATABASE_ERRORS as error:
+            if is_defect(error):
+                raise
+            self._database.begins(error)
+            logger.warning("what answer %d took is not in the ledger", running.claim.answer_id)
 
     async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> bool:
         """Repeat the write until its outcome is known, as long as the claim is ours; whether it was written.

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -60,15 +61,20 @@ class Generating:
         self._database = database
         self._settings = settings
 
-    async def generate(self, claim: Claim) -> Outcome | None:
-        """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more."""
+    async def generate(self, claim: Claim, opened: Callable[[Text], None]) -> Outcome | None:
+        """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
+
+        ``opened`` is told the text that is being written, whose ``usage`` counts what it takes.
+        """
         if claim.interruptions >= claims.SUSPECT_FROM and not await self._answers_others(claim):
             return Refused("a control question was not answered either")
         text = await self._texts.open(claim)
-        if text is None:
-            text = Text(claim)
-            if not await self._take_back(text):
-                return None
+        lost = text is None
+        text = text or Text(claim)
+        text.usage = text.usage.not_below(claim.spent)
+        opened(text)
+        if lost and not await self._take_back(text):
+            return None
         try:
             if text.finish is not None:  # only the final write is missing
                 return outcome_of_finish(text.finish, str(text), text.usage)

@@ -24,7 +24,8 @@ def answer_response(question: Question, language: Language | None) -> AnswerResp
 
 def _usage(question: Question) -> Usage | None:
     prompt, completion = question.prompt_tokens, question.completion_tokens
-    if prompt is None and completion is None:
+    # Attempts that broke off have counts too, which are not those of an answer.
+    if question.text is None or (prompt is None and completion is None):
         return None
     return Usage(
         prompt_tokens=prompt,

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from api_service.documentation import problems
+from api_service.documentation import RATE_LIMIT_HEADERS, problems
 from api_service.problems import Code
 from api_service.questions.event_stream import MEDIA_TYPE
 from api_service.questions.languages import Language
@@ -38,6 +38,7 @@ _ASK_HEADERS = _HEADERS | {
         "description": "`true`: this Idempotency-Key was used before; nothing new was asked.",
         "schema": {"type": "string", "enum": ["true"]},
     },
+    **RATE_LIMIT_HEADERS,
 }
 
 
@@ -135,6 +136,11 @@ ASK_RESPONSES: _Responses = {
         Code.UNSUPPORTED_MEDIA_TYPE,
         Code.INVALID_FIELD,
         Code.IDEMPOTENCY_KEY_REUSED,
+        Code.FORBIDDEN,
+        Code.RATE_LIMITED,
+        Code.BUDGET_SPENT,
+        Code.TOO_MANY_QUESTIONS,
+        Code.TOO_MANY_STREAMS,
         Code.BACKLOG_FULL,
         Code.DATABASE_UNAVAILABLE,
     ),
@@ -236,7 +242,7 @@ ANSWER_RESPONSES: _Responses = {
         ),
     },
     **_PROBLEMS,
-    **problems(Code.INVALID_PARAMETER),
+    **problems(Code.INVALID_PARAMETER, Code.TOO_MANY_STREAMS),
 }
 _EVENTS = {
     "status": "event: status\ndata: "
@@ -266,7 +272,13 @@ EVENTS_RESPONSES: _Responses = {
         "content": {MEDIA_TYPE: _EVENT_STREAM},
     },
     204: {"description": "You have read the last event: do not come back.", "headers": _STREAM_HEADERS},
-    **problems(Code.INVALID_HEADER, Code.INVALID_PARAMETER, Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE),
+    **problems(
+        Code.INVALID_HEADER,
+        Code.INVALID_PARAMETER,
+        Code.QUESTION_NOT_FOUND,
+        Code.TOO_MANY_STREAMS,
+        Code.DATABASE_UNAVAILABLE,
+    ),
 }
 ASK_RESPONSES[200]["content"][MEDIA_TYPE] = _EVENT_STREAM
 CANCEL_RESPONSES: _Responses = {

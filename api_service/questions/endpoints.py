@@ -9,6 +9,7 @@ from api_service.dependencies import (
     AskBody,
     Caller,
     IdempotencyKey,
+    LimitsInForce,
     PreferredLanguage,
     Questions,
     StartingAfter,
@@ -52,6 +53,7 @@ async def ask(
     language: PreferredLanguage,
     events: WantsEvents,
     watcher: Watching,
+    limits: LimitsInForce,
     response: Response,
 ) -> AskResponse | Response:
     """Accept a question: 202, or 200 where its answer is there already.
@@ -61,12 +63,14 @@ async def ask(
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
-    asked = await questions.ask(caller.tenant, body, idempotency_key, fresh=fresh)
+    if events:
+        limits.refuse_stream(caller)
+    asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events:
         leave = partial(questions.leave, caller.tenant, accepted.question_id)
-        headers = {"Location": f"/api/answer/{accepted.question_id}"}
+        headers = {"Location": f"/api/answer/{accepted.question_id}", **asked.headers}
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
         return EventStream(
@@ -75,11 +79,13 @@ async def ask(
             language=language,
             asked={"cached": cached, "coalesced": coalesced},
             headers=headers,
+            held=limits.stream(caller),
             on_leave=leave if body.cancel_on_disconnect else None,
         )
     if question.state.is_final:
         response.status_code = HTTPStatus.OK
     _set_headers(response, question.state)
+    response.headers.update(asked.headers)
     response.headers["Location"] = f"/api/answer/{accepted.question_id}"
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
@@ -105,6 +111,7 @@ async def answer(
     question_id: QuestionId,
     questions: Questions,
     wait: WaitSeconds,
+    limits: LimitsInForce,
     language: PreferredLanguage,
     response: Response,
 ) -> AnswerResponse:
@@ -112,7 +119,11 @@ async def answer(
 
     With `wait` it comes as soon as the question has ended, or after so many seconds as it is then.
     """
-    return _answer(await questions.wait(caller.tenant, question_id, wait), language, response)
+    if not wait:
+        return _answer(await questions.read(caller.tenant, question_id), language, response)
+    limits.refuse_stream(caller)
+    with limits.stream(caller):
+        return _answer(await questions.wait(caller.tenant, question_id, wait), language, response)
 
 
 @router.get(
@@ -129,6 +140,7 @@ async def events(
     question_id: QuestionId,
     questions: Questions,
     watcher: Watching,
+    limits: LimitsInForce,
     start: StartingAfter,
     language: PreferredLanguage,
 ) -> Response:
@@ -137,7 +149,9 @@ async def events(
     The deltas since the last `restarted`, or since the start, add up to `answer_text` byte for byte. An `id` is valid
     at every process of this service, while the answer is written and afterwards.
     """
-    return EventStream(watcher, await questions.read(caller.tenant, question_id), start=start, language=language)
+    limits.refuse_stream(caller)
+    question = await questions.read(caller.tenant, question_id)
+    return EventStream(watcher, question, start=start, language=language, held=limits.stream(caller))
 
 
 @router.post(

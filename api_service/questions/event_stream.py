@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
@@ -52,10 +52,11 @@ class EventStream(Response):
         asked: Mapping[str, bool] | None = None,
         headers: Mapping[str, str] | None = None,
         on_leave: Callable[[], Awaitable[object]] | None = None,
+        held: AbstractContextManager[None],
     ) -> None:
         """``question``: as it was read a moment ago. ``asked``: goes with the first event.
 
-        ``on_leave`` is called if the reader goes before the question has ended.
+        ``on_leave`` is called if the reader goes before the question has ended. ``held`` lasts as long as the stream.
         """
         super().__init__(headers={**HEADERS, **(headers or {})})
         del self.headers["content-length"]
@@ -67,13 +68,14 @@ class EventStream(Response):
         self._language = language
         self._asked = asked
         self._on_leave = on_leave
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the question has ended, the reader has gone, or the process stops.
 
         Raises ProblemError, before anything is sent, for a cursor that the text does not have.
         """
-        with self._watcher.watch(self._question, text=True) as watch:
+        with self._held, self._watcher.watch(self._question, text=True) as watch:
             if self._start is not None:
                 if self._start.cursor.ended and watch.question.state.is_final:
                     await Response(status_code=HTTPStatus.NO_CONTENT, headers=HEADERS)(scope, receive, send)

@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
@@ -23,6 +24,7 @@ from api_service.problems import Code, FieldError, ProblemError
 from questions.asking import MAX_ID
 from questions.erasing import Erased
 from questions.states import ErrorReason, FinishReason, State
+from questions.turns import Priority
 
 # json.loads takes "\ud800", which neither UTF-8 nor PostgreSQL can hold.
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -87,6 +89,12 @@ class AskRequest(BaseModel):
         description="`true`: cancel the question when you leave the event stream of this request before its end. Only"
         " with `Accept: text/event-stream`; by default the question goes on, and its answer is there when you return.",
     )
+    # Strict mode takes no string for an enumeration.
+    priority: Annotated[Priority, Strict(False)] | None = Field(
+        None,
+        description="How soon it is answered where questions wait: of `high`, `normal` and `low` questions that wait"
+        " side by side, 16, 4 and 1 are answered at a time. Other than `normal` takes the role operator.",
+    )
 
 
 _REMEDIES = {
@@ -95,6 +103,7 @@ _REMEDIES = {
     "string_type": ("is not a string", "send a JSON string"),
     "string_unicode": ("contains half of a surrogate pair", "send whole Unicode characters"),
     "float_type": ("is not a number", "send a JSON number, or leave the field out"),
+    "enum": ("is none of high, normal and low", "send one of them, or leave the field out"),
     "bool_type": ("is neither true nor false", "send true or false, or leave the field out"),
     "model_type": ("is not a JSON object", 'send an object such as {"question_text": "…"}'),
 }

@@ -3,30 +3,36 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api_service.authentication.principal import Principal
 from api_service.backlog import Backlog
 from api_service.database import reach
+from api_service.limits.limits import Admission, Limits
+from api_service.limits.priorities import check_priority
 from api_service.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
 from api_service.questions.languages import Language, detect
 from api_service.questions.schemas import AskLimits, AskRequest
 from api_service.questions.watcher import Watcher
+from api_service.turns import TurnKeeper
 from foundation.settings import GenerationSettings, QuestionSettings
 from questions import reading
 from questions.answer_cache import AnswerCache
 from questions.answer_key import answer_key
-from questions.asking import Accepted, Ask, Source, accept
+from questions.asking import Accepted, Ask, Source, accept, find_replay
 from questions.erasing import Erased, erase
 from questions.hints import Hints
 from questions.listing import Page, Place, Wanted, list_questions
 from questions.reading import Question
+from questions.room import NoRoomError
 from questions.signals import publish_ended, publish_erased
 from questions.states import State
+from questions.turns import Flow, Priority
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ class Asked:
     accepted: Accepted
     language: Language
     question: Question
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What the caller has left of its limits."""
 
 
 class QuestionService:
@@ -54,6 +62,8 @@ class QuestionService:
         redis: Redis,
         hints: Hints,
         backlog: Backlog,
+        turns: TurnKeeper,
+        limits: Limits,
         generation: GenerationSettings,
         settings: QuestionSettings,
         watcher: Watcher,
@@ -66,6 +76,8 @@ class QuestionService:
         self._cache = AnswerCache(redis)
         self._hints = hints
         self._backlog = backlog
+        self._turns = turns
+        self._limits_of_callers = limits
         self._watcher = watcher
         self._generation = generation
         # Questions that had not ended when they were last looked at here, with the time of that, in its order. Redis is
@@ -74,20 +86,22 @@ class QuestionService:
         self._shares_answers = settings.share_answers
         self._background: set[asyncio.Task[None]] = set()
 
-    async def ask(self, owner: str, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
+    async def ask(self, caller: Principal, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
         """Commit the question, then wake a worker. ``fresh``: generate anew, whatever was asked before.
 
         Raises IdempotencyKeyReusedError too.
         """
         self._backlog.refuse_if_full()
+        check_priority(caller, request.priority)
         language = detect(request.question_text)
-        ask = self._ask(owner, request, language, idempotency_key, fresh=fresh)
-        accepted = await reach(lambda: accept(self._engine, ask))
+        ask = self._ask(caller.tenant, request, language, idempotency_key, fresh=fresh)
+        admission = await self._limits_of_callers.admit(caller)
+        accepted = await self._accept(caller, ask, admission)
         if accepted.source is Source.NEW:
             self._hints.wake()
-        question = accepted.question or await self.read(owner, accepted.question_id)
+        question = accepted.question or await self.read(caller.tenant, accepted.question_id)
         self._note(question)
-        return Asked(accepted, language, question)
+        return Asked(accepted, language, question, admission.headers)
 
     async def read(self, owner: str, question_id: int) -> Question:
         """The question as it is now: from Redis if it was completed, else from PostgreSQL."""
@@ -180,6 +194,27 @@ class QuestionService:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    async def _accept(self, caller: Principal, ask: Ask, admission: Admission) -> Accepted:
+        if admission.refusal is not None:
+            # A repetition costs nothing, and is answered to one who has nothing left.
+            replay = await reach(lambda: find_replay(self._engine, ask), again=True)
+            if replay is None:
+                raise admission.refusal
+            return replay
+        flow = Flow(ask.owner, ask.priority)
+        turn = await reach(lambda: self._turns.next(flow), again=True)
+        accepted = None
+        try:
+            accepted = await reach(lambda: accept(self._engine, replace(ask, turn=turn, room=admission.room)))
+        except NoRoomError as error:
+            raise self._limits_of_callers.no_room(error) from None
+        finally:
+            if accepted is None or accepted.source is not Source.NEW:
+                self._turns.give_back(flow)
+        if accepted.replayed:
+            await self._limits_of_callers.give_back(caller)
+        return accepted
+
     def _ask(
         self, owner: str, request: AskRequest, language: Language, idempotency_key: str | None, *, fresh: bool
     ) -> Ask:
@@ -187,7 +222,13 @@ class QuestionService:
         # What is None has no effect and does not count, so that a later release may add fields.
         seconds = self.limits.wait_seconds if request.max_wait_seconds is None else request.max_wait_seconds
         leaving = request.cancel_on_disconnect or None
-        request = request.model_copy(update={"max_wait_seconds": seconds, "cancel_on_disconnect": leaving})
+        priority = request.priority or Priority.NORMAL
+        update = {
+            "max_wait_seconds": seconds,
+            "cancel_on_disconnect": leaving,
+            "priority": None if priority is Priority.NORMAL else priority,
+        }
+        request = request.model_copy(update=update)
         scope = _EVERYBODY if self._shares_answers else owner
         return Ask(
             owner=owner,
@@ -197,6 +238,7 @@ class QuestionService:
             model=self._generation.model_name,
             max_wait_seconds=seconds,
             fresh=fresh,
+            priority=priority,
             idempotency_key_hash=_sha256(idempotency_key) if idempotency_key else None,
             request_hash=_sha256(request.model_dump_json(exclude_none=True)) if idempotency_key else None,
         )

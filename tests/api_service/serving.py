@@ -19,13 +19,20 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
 )
 
 
-def settings_for(database_url: str, valkey: Valkey, access: AccessSettings | None = None, **questions: Any) -> Settings:
+def settings_for(
+    database_url: str,
+    valkey: Valkey,
+    access: AccessSettings | None = None,
+    limits: LimitSettings | None = None,
+    **questions: Any,
+) -> Settings:
     """Settings of an API on these servers; ``questions`` are those of QuestionSettings. There is no llm_service."""
     return Settings(
         database=DatabaseSettings(database_url=SecretStr(database_url)),
@@ -34,6 +41,7 @@ def settings_for(database_url: str, valkey: Valkey, access: AccessSettings | Non
         access=access or AccessSettings(),
         api=ApiSettings(),
         questions=QuestionSettings(**questions),
+        limits=limits or LimitSettings(),
         generation=GenerationSettings(),
         llm_client=LlmClientSettings(llm_targets="127.0.0.1:1"),
     )

@@ -19,12 +19,14 @@ from api_service.questions.schemas import (
     QuestionList,
     StatusEvent,
 )
+from api_service.usage.endpoints import UsageResponse
 from foundation.settings import (
     AccessSettings,
     ApiSettings,
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    LimitSettings,
     LlmClientSettings,
     QuestionSettings,
     RedisSettings,
@@ -39,6 +41,7 @@ RESULTS: dict[tuple[str, str], type[BaseModel]] = {
     ("/api/answer/{question_id}/cancel", "post"): AnswerResponse,
     ("/api/answer/{question_id}", "delete"): Erasure,
     ("/api/questions", "get"): QuestionList,
+    ("/api/usage", "get"): UsageResponse,
     ("/livez", "get"): Alive,
     ("/readyz", "get"): Ready,
 }
@@ -54,6 +57,7 @@ def app() -> FastAPI:
             access=AccessSettings(),
             api=ApiSettings(),
             questions=QuestionSettings(),
+            limits=LimitSettings(),
             generation=GenerationSettings(),
             llm_client=LlmClientSettings(),
         )
@@ -104,7 +108,7 @@ def test_every_response_has_examples_that_are_true_to_it(document: dict[str, Any
         assert examples or RESULTS[operation] in (Alive, Ready)
         for example in examples.values():
             value = example["value"]
-            assert model.model_validate(value).model_dump(mode="json", exclude_unset=True) == value
+            assert model.model_validate(value).model_dump(mode="json", by_alias=True, exclude_unset=True) == value
             if problem and status != "default":
                 assert value["status"] == int(status)
 
@@ -128,7 +132,7 @@ def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
 
 def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert names == ["ask", "answer", "erase", "events", "cancel", "list_questions", "livez", "readyz"]
+    assert names == ["ask", "answer", "erase", "events", "cancel", "list_questions", "usage", "livez", "readyz"]
 
 
 def test_the_request_is_described(document: dict[str, Any]) -> None:

@@ -216,7 +216,7 @@ async def run(database_url: str, program: list[list[Step]]) -> None:
     engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
     try:
         async with engine.begin() as connection:
-            await connection.execute(text("TRUNCATE questions, answers, workers"))
+            await connection.execute(text("TRUNCATE questions, answers, workers, ledger_entries"))
         world = World(engine)
         for steps in program:
             await asyncio.gather(*(step(world) for step in steps))

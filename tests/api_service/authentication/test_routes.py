@@ -35,6 +35,7 @@ ROUTES = {
     ("/api/answer/{question_id}/cancel", "post"): Route(200, of_a_question=True),
     ("/api/answer/{question_id}", "delete"): Route(200, of_a_question=True),
     ("/api/questions", "get"): Route(200),
+    ("/api/usage", "get"): Route(200),
     ("/livez", "get"): Route(200),
     ("/readyz", "get"): Route(200),
 }

@@ -1,0 +1,22 @@
+"""Looking into PostgreSQL once a second, for what a process has to know and need not know at once."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from api_service.database import is_unavailable
+
+logger = logging.getLogger(__name__)
+
+_SAMPLE_SECONDS = 1.0
+
+
+async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
+    """Look until cancelled. While PostgreSQL is absent, what was seen last stands. ``what``: for the log."""
+    while True:
+        try:
+            await look()
+        except Exception as error:
+            if not is_unavailable(error):
+                logger.exception("could not look at %s", what)
+        await asyncio.sleep(_SAMPLE_SECONDS)

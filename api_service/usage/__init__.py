@@ -1,0 +1,1 @@
+"""What owners have spent, as they see it."""

@@ -1,0 +1,151 @@
+"""The REST endpoint for the ledger."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+
+from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel, Field
+
+from api_service.database import reach
+from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
+from api_service.documentation import problems
+from api_service.problems import Code, FieldError, ProblemError
+from questions.ledger import Spent
+from questions.roles import Role
+
+router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
+
+_MOST_DAYS = 366
+_MOST_TENANT_CHARACTERS = 256
+
+
+class Tokens(BaseModel):
+    """What was spent. `cached_prompt_tokens` are among `prompt_tokens`."""
+
+    requests: int = Field(description="Questions, those among them that shared an answer or got an earlier one.")
+    prompt_tokens: int = Field(description="As the model server counted; an answer's are its first asker's.")
+    completion_tokens: int
+    cached_prompt_tokens: int
+    repeated_tokens: int = Field(description="Read or written again because an attempt broke off; in no other count.")
+    total_tokens: int = Field(description="What limits and budgets count: prompt, completion and repeated.")
+
+    @classmethod
+    def of(cls, spent: Spent, **more: Any) -> Self:
+        """From the ledger."""
+        return cls(
+            requests=spent.requests,
+            prompt_tokens=spent.prompt_tokens,
+            completion_tokens=spent.completion_tokens,
+            cached_prompt_tokens=spent.cached_prompt_tokens,
+            repeated_tokens=spent.repeated_tokens,
+            total_tokens=spent.tokens,
+            **more,
+        )
+
+
+class Day(Tokens):
+    """A day in UTC."""
+
+    day: date
+
+
+class Budgets(BaseModel):
+    """Most tokens; a budget that is not there has no limit."""
+
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+
+
+class UsageResponse(BaseModel):
+    """What an owner has spent. Days without anything are left out."""
+
+    tenant: str
+    first: date = Field(alias="from")
+    last: date = Field(alias="to")
+    days: list[Day]
+    total: Tokens
+    budgets: Budgets = Field(description="Of the caller.")
+
+
+def _parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
+
+
+_PARAMETERS = [
+    _parameter("from", "First day, in UTC; else the first of the month of `to`.", format="date"),
+    _parameter("to", f"Last day, in UTC, at most {_MOST_DAYS} days with the first; else today.", format="date"),
+    _parameter("tenant", "For operators: whose usage; else your own.", minLength=1, maxLength=_MOST_TENANT_CHARACTERS),
+]
+_COUNTS = {"requests": 3, "prompt_tokens": 114, "completion_tokens": 24, "cached_prompt_tokens": 72}
+_COUNTS |= {"repeated_tokens": 0, "total_tokens": 138}
+_USAGE = {
+    "tenant": "acme",
+    "from": "2026-01-01",
+    "to": "2026-01-31",
+    "days": [{**_COUNTS, "day": "2026-01-31"}],
+    "total": _COUNTS,
+    "budgets": {"tokens_per_day": 1_000_000},
+}
+_EXAMPLES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {"examples": {"month": {"value": _USAGE}}}}}
+}
+
+
+@router.get(
+    "/usage",
+    summary="See what you have spent",
+    responses={**_EXAMPLES, **problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE)},
+    openapi_extra={"parameters": _PARAMETERS},
+    response_model_exclude_none=True,
+)
+async def usage(
+    *, caller: Caller, ledger: Ledger, limits: LimitsInForce, request: Request, response: Response
+) -> UsageResponse:
+    """Return what was asked, and the tokens that the model server counted, day by day.
+
+    What an answer takes is booked when it ends or is cut; a cut one at the last count that was received.
+    """
+    last = _day(request, "to") or datetime.now(UTC).date()
+    first = _day(request, "from") or last.replace(day=1)
+    if not timedelta() <= last - first < timedelta(days=_MOST_DAYS):
+        raise _invalid("from", f"is not within {_MOST_DAYS} days before to", "send for example from=2026-01-01")
+    tenant = _one(request, "tenant")
+    if tenant is not None and tenant != caller.tenant:
+        caller.require(Role.OPERATOR)
+    owner = tenant or caller.tenant
+    if len(owner) > _MOST_TENANT_CHARACTERS or "\0" in owner:
+        raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
+    days = await reach(lambda: ledger(owner, first, last), again=True)
+    allowance = limits.allowance(caller)
+    response.headers["Cache-Control"] = "no-store"
+    return UsageResponse(
+        tenant=owner,
+        **{"from": first, "to": last},
+        days=[Day.of(spent, day=day) for day, spent in days.items()],
+        total=Tokens.of(sum(days.values(), start=Spent())),
+        budgets=Budgets(
+            tokens_per_day=(allowance and allowance.tokens_per_day) or None,
+            tokens_per_month=(allowance and allowance.tokens_per_month) or None,
+        ),
+    )
+
+
+def _day(request: Request, name: str) -> date | None:
+    value = _one(request, name)
+    if value is None:
+        return None
+    try:
+        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise _invalid(name, "is not a day", f"send for example {name}=2026-01-31") from None
+
+
+def _one(request: Request, name: str) -> str | None:
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise _invalid(name, "appears more than once", "send it once")
+    return values[0] if values and values[0] else None
+
+
+def _invalid(name: str, detail: str, remedy: str) -> ProblemError:
+    return ProblemError.of_fields(Code.INVALID_PARAMETER, [FieldError(field=name, detail=detail, remedy=remedy)])

@@ -1,0 +1,52 @@
+"""How many answers an owner may have that are not final: exact, however many processes ask at once.
+
+Only for owners with such a limit. A lock on the owner's name, held until the commit, makes their questions wait for
+each other; a question that shares an answer takes no room.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Most answers of an owner that wait, and most that wait or are written. 0: no limit."""
+
+    queued: int = 0
+    live: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.queued or self.live)
+
+
+class NoRoomError(Exception):
+    """The owner has as many answers as it may. ``what``: ``queued`` or ``live``."""
+
+    def __init__(self, what: str, count: int, limit: int) -> None:
+        super().__init__(what)
+        self.what = what
+        self.count = count
+        self.limit = limit
+
+
+_LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
+# A statement of its own, so that it sees what was committed while the lock was awaited.
+_COUNT = text("""
+    SELECT count(*) AS live, count(*) FILTER (WHERE state = 'queued') AS queued FROM answers
+    WHERE owner = :owner AND state IN ('queued', 'in_progress')
+""")
+
+
+async def refusal(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
+    """Why the owner may have no further answer; None: it may, and until the transaction ends it is the only one."""
+    lock = int.from_bytes(hashlib.sha256(b"askmesh room " + owner.encode()).digest()[:8], "big", signed=True)
+    await connection.execute(_LOCK, {"lock": lock})
+    count = (await connection.execute(_COUNT, {"owner": owner})).one()
+    if room.live and count.live >= room.live:
+        return NoRoomError("live", count.live, room.live)
+    if room.queued and count.queued >= room.queued:
+        return NoRoomError("queued", count.queued, room.queued)
+    return None

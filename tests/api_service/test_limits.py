@@ -1,0 +1,217 @@
+"""Limits of owners, over two replicas."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+from unittest.mock import AsyncMock, patch
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientResponse, ClientSession
+from pydantic import SecretStr
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.datastructures import Headers
+
+from api_service.app import create_app
+from api_service.authentication.principal import LOCAL, Principal
+from api_service.limits.limits import FREE, Limits, duration
+from api_service.limits.request_rate import RequestRate
+from api_service.limits.spending import Spending
+from api_service.turns import TurnKeeper
+from embedded.valkey import Valkey
+from foundation.redis_client import create_redis
+from foundation.settings import LimitSettings, RedisSettings
+from questions.ledger import Budget
+from questions.limits import LimitOverrides
+from questions.roles import Role
+from tests.api_service import answers
+from tests.api_service.serving import client_of, serving_app, settings_for
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+
+class Trusting:
+    """Takes a caller for who the test says it is, with limits of a key of its own."""
+
+    async def principal(self, headers: Headers) -> Principal:
+        given = {name.removeprefix("limit-"): int(value) for name, value in headers.items() if "limit-" in name}
+        limits = LimitOverrides(**{name.replace("-", "_"): value for name, value in given.items()})
+        tenant = headers.get("tenant", "local")
+        return Principal(tenant, Role(headers.get("role", "user")), zlib.crc32(tenant.encode()), limits)
+
+
+@asynccontextmanager
+async def replica(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
+    app = create_app(settings_for(database_url, valkey))
+    with patch("api_service.app._authenticator", AsyncMock(return_value=Trusting())):
+        async with serving_app(app) as url, client_of(url) as client:
+            yield client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replicas(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[list[ClientSession]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(replica(database_url, valkey)) for _ in range(2)]
+
+
+async def ask(client: ClientSession, tenant: str, words: str, key: str = "", /, **limits: Any) -> ClientResponse:
+    headers = {"tenant": tenant, "role": limits.pop("role", "user")}
+    if key:
+        headers["Idempotency-Key"] = key
+    fields = {"priority": limits.pop("priority")} if "priority" in limits else {}
+    headers |= {f"limit-{name.replace('_', '-')}": str(limit) for name, limit in limits.items()}
+    return await client.post("/api/ask", json={"question_text": words, **fields}, headers=headers)
+
+
+async def refused(response: ClientResponse) -> str:
+    assert response.status == 429, await response.text()
+    assert int(response.headers["Retry-After"]) >= 1
+    problem = await response.json()
+    assert problem["retryable"] is True
+    return str(problem["code"])
+
+
+async def execute(engine: AsyncEngine, statement: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(statement))
+
+
+async def test_requests_are_counted_exactly_over_replicas_and_a_repetition_is_free(
+    replicas: list[ClientSession],
+) -> None:
+    first = await ask(replicas[0], "rate", "why 0?", "key0", requests_per_minute=6)
+    assert first.headers["x-ratelimit-limit-requests"] == "6"
+    assert first.headers["x-ratelimit-remaining-requests"] == "5"
+    assert first.headers["x-ratelimit-reset-requests"].endswith("s")
+    replies = await asyncio.gather(
+        *(ask(replicas[n % 2], "rate", f"why {n}?", requests_per_minute=6) for n in range(1, 13))
+    )
+    assert sorted(reply.status for reply in replies) == [202] * 5 + [429] * 7
+    last = next(reply for reply in replies if reply.status == 429)
+    assert await refused(last) == "rate_limited"
+    assert 1 <= int(last.headers["Retry-After"]) <= 10
+    assert last.headers["x-ratelimit-remaining-requests"] == "0"
+    again = await ask(replicas[1], "rate", "why 0?", "key0", requests_per_minute=6)
+    assert (again.status, again.headers["Idempotency-Replayed"]) == (202, "true")
+    assert (await again.json())["question_id"] == (await first.json())["question_id"]
+    assert (await ask(replicas[0], "another", "why?")).status == 202
+
+
+async def test_a_repetition_gives_back_what_it_took(replicas: list[ClientSession]) -> None:
+    for _ in range(4):
+        assert (await ask(replicas[0], "again", "why?", "key", requests_per_minute=3)).status == 202
+    reply = await ask(replicas[0], "again", "how?", requests_per_minute=3)
+    assert reply.headers["x-ratelimit-remaining-requests"] == "1"
+
+
+@pytest.mark.parametrize("limit", ["concurrent_questions", "queued_questions"])
+async def test_places_are_counted_exactly_over_replicas_and_sharing_takes_none(
+    replicas: list[ClientSession], limit: str
+) -> None:
+    replies = await asyncio.gather(*(ask(replicas[n % 2], limit, f"{limit} {n}?", **{limit: 3}) for n in range(12)))
+    assert sorted(reply.status for reply in replies) == [202] * 3 + [429] * 9
+    taken = next(n for n, reply in enumerate(replies) if reply.status == 202)
+    assert await refused(next(reply for reply in replies if reply.status == 429)) == "too_many_questions"
+    shared = await ask(replicas[0], limit, f"{limit} {taken}?", **{limit: 3})
+    assert (shared.status, (await shared.json())["coalesced"]) == (202, True)
+    question_id = (await replies[taken].json())["question_id"]
+    for number in (question_id, (await shared.json())["question_id"]):
+        await replicas[0].post(f"/api/answer/{number}/cancel", headers={"tenant": limit})
+    assert (await ask(replicas[0], limit, "one more?", **{limit: 3})).status == 202
+
+
+async def test_tokens_that_were_taken_refuse_what_follows(replicas: list[ClientSession], engine: AsyncEngine) -> None:
+    free = await ask(replicas[0], "tokens", "first?", tokens_per_minute=100)
+    assert (free.status, free.headers["x-ratelimit-remaining-tokens"]) == (202, "100")
+    await answers.complete(engine, "first?", "an answer", reuse_seconds=60)  # 46 tokens
+    await execute(engine, "UPDATE ledger_entries SET prompt_tokens = 80 WHERE owner = 'tokens' AND prompt_tokens > 0")
+    budgets = {"tokens_per_minute": 88, "tokens_per_day": 1_000}
+    reply = await ask(replicas[1], "tokens", "second?", **budgets)
+    assert await refused(reply) == "rate_limited"
+    assert 50 <= int(reply.headers["Retry-After"]) <= 61
+    assert reply.headers["x-ratelimit-remaining-tokens"] == "0"
+    for limit in ("tokens_per_day", "tokens_per_month"):
+        reply = await ask(replicas[1], "tokens", "second?", **{limit: 88})
+        assert await refused(reply) == "budget_spent"
+        assert (await ask(replicas[1], "tokens", f"{limit}?", **{limit: 89})).status == 202
+
+
+async def test_streams_and_waits_are_counted_until_they_end(replicas: list[ClientSession]) -> None:
+    question_id = (await (await ask(replicas[0], "streams", "why?")).json())["question_id"]
+    headers = {"tenant": "streams", "limit-streams": "1"}
+    url = f"/api/answer/{question_id}/events"
+    # A session that does not read to the end by itself.
+    async with ClientSession(replicas[0]._base_url) as streams, streams.get(url, headers=headers) as stream:
+        await stream.content.readany()
+        for path in (url, f"/api/answer/{question_id}?wait=1"):
+            assert await refused(await replicas[0].get(path, headers=headers)) == "too_many_streams"
+        assert (await replicas[0].get(f"/api/answer/{question_id}", headers=headers)).status == 200
+
+    async def status() -> int:
+        return (await replicas[0].get(f"/api/answer/{question_id}?wait=0.01", headers=headers)).status
+
+    async with asyncio.timeout(30):
+        while await status() != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_priority_takes_a_role_and_is_no_part_of_the_answer(
+    replicas: list[ClientSession], engine: AsyncEngine
+) -> None:
+    reply = await ask(replicas[0], "priority", "why?", priority="high")
+    assert (reply.status, (await reply.json())["errors"][0]["field"]) == (403, "priority")
+    assert (await ask(replicas[0], "priority", "why?", priority="urgent", role="operator")).status == 422
+    assert (await ask(replicas[0], "priority", "why?", "k", priority="normal")).status == 202
+    assert (await ask(replicas[0], "priority", "why?", "k")).headers["Idempotency-Replayed"] == "true"
+    assert (await ask(replicas[0], "priority", "why?", "k", priority="low", role="operator")).status == 422
+    shared = await ask(replicas[0], "priority", "why?", priority="high", role="operator")
+    assert (await shared.json())["coalesced"] is True
+
+
+async def test_usage_is_the_callers_own_unless_it_is_an_operator(
+    replicas: list[ClientSession], engine: AsyncEngine
+) -> None:
+    await ask(replicas[0], "usage", "usage?")
+    await answers.complete(engine, "usage?", "an answer")
+    async with replicas[1].get("/api/usage", headers={"tenant": "usage", "limit-tokens-per-day": "9"}) as response:
+        body = await response.json()
+    total = {"requests": 1, "prompt_tokens": 38, "completion_tokens": 8, "cached_prompt_tokens": 24}
+    total |= {"repeated_tokens": 0, "total_tokens": 46}
+    assert body["total"] == total
+    assert body["days"] == [{**total, "day": body["to"]}]
+    assert body["budgets"] == {"tokens_per_day": 9}
+    url = "/api/usage?tenant=usage"
+    assert (await replicas[0].get(url, headers={"tenant": "other"})).status == 403
+    async with replicas[0].get(url, headers={"tenant": "other", "role": "operator"}) as response:
+        assert (await response.json())["total"] == total
+    for query in ("from=yesterday", "from=2026-01-02&to=2026-01-01", "from=2020-01-01&to=2026-01-01", "to=1&to=2"):
+        assert (await replicas[0].get(f"/api/usage?{query}")).status == 400
+
+
+async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: Redis) -> None:
+    assert await Limits(LimitSettings(), engine, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
+
+
+async def test_without_redis_each_process_counts_by_itself() -> None:
+    away = create_redis(RedisSettings(redis_url=SecretStr("redis://127.0.0.1:1")))
+    rate = RequestRate(away)
+    taken = [await rate.take("owner a", 3) for _ in range(4)]
+    assert [one.allowed for one in taken] == [True, True, True, False]
+    assert [one.remaining for one in taken] == [2, 1, 0, 0]
+    assert 0 < taken[-1].retry_after <= 20
+    await rate.take("owner a", 3, -1)
+    assert (await rate.take("owner a", 3)).allowed
+    await away.aclose()
+
+
+async def test_a_minute_says_when_there_is_room_again() -> None:
+    now = asyncio.get_running_loop().time()  # the monotonic clock
+    minute = Spending(Budget(lately=((10, 50), (40, 30), (59, 20))), now).minute(60)
+    assert minute.used == 100
+    assert 19 < minute.retry_after <= 20  # when those of 59 and of 40 s ago are gone
+    assert 49 < minute.reset <= 50
+    assert [duration(s) for s in (0.017, 1.5, 360)] == ["17ms", "1.5s", "6m0s"]

@@ -1,0 +1,133 @@
+"""The ledger against what the fake model server has counted, by way of a real llm_service."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from foundation.settings import GenerationSettings, LlmServiceSettings
+from llm_service.server import LlmServer
+from questions.claims import Claim
+from questions.ledger import Spent, read_days
+from questions.prompts import generation_spec
+from questions.reading import cancel
+from tests.fakes.model_server import FakeModelServer, Options
+from tests.worker_service.asking import ask
+from tests.worker_service.in_process import Worker, working
+from tests.worker_service.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeModelServer]:
+    async with FakeModelServer(Options()) as server:
+        yield server
+
+
+@pytest.fixture
+async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: Redis) -> AsyncIterator[Worker]:
+    settings = LlmServiceSettings(llm_port=0, model_url=fake.url)
+    async with (
+        LlmServer(settings, GenerationSettings()) as server,
+        working(engine, f"127.0.0.1:{server.port}", redis) as worker,
+    ):
+        yield worker
+
+
+async def spent(engine: AsyncEngine) -> Spent:
+    today = datetime.now(UTC).date()
+    return sum((await read_days(engine, "tests", today - timedelta(days=1), today)).values(), start=Spent())
+
+
+def prompt_tokens(question: str) -> int:
+    """As the fake counts them."""
+    spec = generation_spec(1, 1, question, GenerationSettings(), written="", written_tokens=0)
+    return sum(4 + len(message.content.split()) for message in spec.messages)
+
+
+async def begin(worker: Worker, question: str) -> tuple[int, Claim, asyncio.Task[None]]:
+    question_id = await ask(worker.engine, question)
+    claim = await worker.claim()
+    return question_id, claim, asyncio.create_task(worker.answering.answer(claim))
+
+
+def received(worker: Worker, tokens: int) -> Callable[[], Awaitable[bool]]:
+    async def condition() -> bool:
+        return any(
+            running.text is not None and running.text.usage.written_tokens >= tokens
+            for running in worker.answering._running
+        )
+
+    return condition
+
+
+async def test_finished_answers_are_booked_as_the_server_counted(worker: Worker, fake: FakeModelServer) -> None:
+    questions = [f"Question {number}? [[tokens={number + 3}]]" for number in range(5)]
+    for question in questions:
+        assert (await worker.answer(question)).state == "completed"
+    assert fake.counts.tokens_written == sum(range(3, 8))
+    assert await spent(worker.engine) == Spent(5, sum(map(prompt_tokens, questions)), fake.counts.tokens_written)
+
+
+async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker, fake: FakeModelServer) -> None:
+    question = "A long one? [[tokens=50 hold=10]]"
+    question_id, claim, answering = await begin(worker, question)
+    await eventually(received(worker, 10), "ten tokens")
+    assert await cancel(worker.engine, "tests", question_id) == claim.answer_id
+    worker.answering.stop_answer(claim.answer_id)
+    await answering
+    assert fake.counts.tokens_written == 10
+    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+
+
+async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, fake: FakeModelServer) -> None:
+    question = "A long one? [[tokens=50 hold=10]]"
+    _, claim, answering = await begin(worker, question)
+    await eventually(received(worker, 10), "ten tokens")
+    async with worker.engine.begin() as connection:
+        await connection.execute(text("DELETE FROM questions"))
+        await connection.execute(text("DELETE FROM answers"))
+    worker.answering.stop_answer(claim.answer_id)
+    await answering
+    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), fake.counts.tokens_written)
+
+
+async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(worker: Worker, fake: FakeModelServer) -> None:
+    question = "A broken one? [[tokens=50 fault=error at=10]]"
+    question_id, _, answering = await begin(worker, question)
+    await answering
+    assert await cancel(worker.engine, "tests", question_id) is not None
+    assert fake.counts.tokens_written == 10
+    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+
+
+@pytest.mark.parametrize("redis_forgets", [False, True])
+async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
+    worker: Worker, fake: FakeModelServer, redis: Redis, redis_forgets: bool
+) -> None:
+    question = "A broken one? [[tokens=50 fault=error at=10 times=1]]"
+    _, claim, answering = await begin(worker, question)
+    await answering
+    worker.claimer.give_back(claim)
+    if redis_forgets:
+        await redis.flushdb()
+    async with worker.engine.begin() as connection:
+        await connection.execute(text("UPDATE answers SET due_at = NULL"))
+    await worker.answering.answer(await worker.claim())
+    once = prompt_tokens(question)
+    booked = await spent(worker.engine)
+    assert fake.counts.completed == 1
+    # What the fake read of a continuation is the prompt and the answer's beginning, counted as a third message.
+    again = booked.repeated_tokens
+    assert (booked.requests, booked.prompt_tokens, booked.completion_tokens) == (1, once, 50)
+    if redis_forgets:
+        assert fake.counts.tokens_written == 60
+        assert again == once + 10
+    else:
+        assert fake.counts.tokens_written == 50
+        assert again == once + 4 + 10
