@@ -14,7 +14,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
-from foundation.settings import DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, load
+from foundation.settings import DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, effective, load
+from operations.certificates import certificates
 from questions import operating
 from questions.operating import Entry, Selection
 
@@ -39,6 +40,19 @@ class Age(click.ParamType[timedelta]):
 @click.group()
 def askmesh() -> None:
     """Look after askmesh. Beside `make run` it finds the database; elsewhere set ASKMESH_DATABASE_URL."""
+
+
+askmesh.add_command(certificates)
+
+
+@askmesh.command()
+def settings() -> None:
+    """Print every setting as the environment gives it here, secrets as ***."""
+    try:
+        for name, value in effective():
+            click.echo(f"{name}={value}")
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @askmesh.group()
@@ -160,10 +174,10 @@ def _database() -> DatabaseSettings:
 
 
 def _run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
-    settings = _database()
+    database = _database()
 
     async def connected() -> T:
-        engine = create_engine(settings, "askmesh")
+        engine = create_engine(database, "askmesh")
         try:
             return await work(engine)
         finally:
