@@ -16,7 +16,7 @@ from foundation.settings import GrpcTlsSettings, LlmServiceSettings, SettingsErr
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
 Behaviour = Callable[[Any, Context], Any]
 
 _HEALTH: Final = f"/{health.SERVICE_NAME}/"
@@ -85,9 +85,9 @@ class Callers(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
+    ) -> Handler:
         """As grpc.aio calls it, once a call."""
         method = str(handler_call_details.method)
         if method in self._guarded:
