@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, effective, load
 from operations.certificates import certificates
+from operations.restored import SKIPPED, empty_redis, skip_numbers
 from questions import operating
 from questions.operating import Entry, Selection
 
@@ -43,6 +44,21 @@ def askmesh() -> None:
 
 
 askmesh.add_command(certificates)
+
+
+@askmesh.command()
+def restored() -> None:
+    """Make a restored database safe to use; run it once, before services start.
+
+    New ids begin 1,000,000,000 beyond the backup's, so that none is given out twice, and Redis is emptied.
+    """
+
+    async def work(engine: AsyncEngine) -> tuple[int, bool]:
+        return await skip_numbers(engine), await empty_redis()
+
+    sequences, emptied = _run(work)
+    click.echo(f"{sequences} sequences go on {SKIPPED:,} further")
+    click.echo("Redis is empty" if emptied else "ASKMESH_REDIS_URL is not set: empty Redis yourself; `make run` has done")
 
 
 @askmesh.command()
