@@ -58,7 +58,9 @@ def restored() -> None:
 
     sequences, emptied = _run(work)
     click.echo(f"{sequences} sequences go on {SKIPPED:,} further")
-    click.echo("Redis is empty" if emptied else "ASKMESH_REDIS_URL is not set: empty Redis yourself; `make run` has done")
+    click.echo(
+        "Redis is empty" if emptied else "ASKMESH_REDIS_URL is not set: empty Redis yourself; `make run` has done"
+    )
 
 
 @askmesh.command()
