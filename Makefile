@@ -16,7 +16,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2 && echo terminal),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos vllm-test compose-test lint format protos requirements clean environment test-environment
+.PHONY: help run test bench chaos vllm-test compose-test audit lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -50,6 +50,10 @@ compose-test: test-environment ## build, run, scale, break and upgrade the conta
 
 bench: test-environment ## measure what askmesh adds to the model server; ARGS="same_texts polling" takes some rows
 	$(BIN)/python -m benchmarks $(ARGS)
+
+audit: test-environment ## ask PyPI which locked packages have known vulnerabilities; needs the internet
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes $(foreach folder,embedded api_service worker_service \
+		llm_service tests,-r $(folder)/requirements.txt) -r protos/requirements.txt -r deploy/build-requirements.txt
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

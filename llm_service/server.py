@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 # Calls beyond the generations: refused ones, health, reflection, lists of models.
 _SPARE_STREAMS: Final = 1_000
 _SPARE_FILES: Final = 256
+_TRACING: Final = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
 # For the statuses of calls that were just ended; health watches, which never end, are cut after it.
 _LAST_WORDS_SECONDS: Final = 0.5
 _CONNECTION_SECONDS: Final = 10
@@ -157,6 +159,10 @@ def main() -> int:
     try:
         settings, process = load(LlmServiceSettings), load(ProcessSettings)
         configure_logging("llm_service", load(LogSettings))
+        if any(os.environ.get(name, "").lower() == "true" for name in _TRACING):
+            logger.warning(
+                "LangChain's tracing is on: EVERY QUESTION AND ANSWER IS SENT TO LANGSMITH; unset %s", _TRACING
+            )
         # Each generation has a connection to the model server.
         allow_files(settings.max_generations + _SPARE_FILES, "ASKMESH_MAX_GENERATIONS")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

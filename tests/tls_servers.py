@@ -72,7 +72,7 @@ def postgresql_with_tls(certificates: Path) -> Iterator[int]:
         )
         try:
             give_up_at = time.monotonic() + 30
-            ask = [programs / "pg_isready", "--quiet", f"--host={HOST}", f"--port={port}"]
+            ask = [str(programs / "pg_isready"), "--quiet", f"--host={HOST}", f"--port={port}"]
             while subprocess.run(ask, check=False).returncode not in (0, 1):
                 assert server.poll() is None, "PostgreSQL did not start"
                 assert time.monotonic() < give_up_at

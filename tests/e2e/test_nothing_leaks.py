@@ -174,7 +174,7 @@ async def test_errors_do_not_quote_what_was_sent(session: aiohttp.ClientSession)
 
 async def test_a_database_that_goes_away_quotes_nothing_either(session: aiohttp.ClientSession, mesh: Mesh) -> None:
     psutil.Process(mesh.processes()["postgresql"]).send_signal(signal.SIGKILL)
-    statuses = []
+    statuses: list[int] = []
     async with asyncio.timeout(60):
         while statuses[-1:] != [202]:
             async with session.post("/api/ask", json={"question_text": f"during an outage {MARK}"}) as reply:

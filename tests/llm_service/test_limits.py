@@ -4,6 +4,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -41,7 +42,7 @@ async def find(reader: asyncio.StreamReader, wanted: int) -> bytes:
 
 
 @asynccontextmanager
-async def server_of(**settings: int) -> AsyncIterator[LlmServer]:
+async def server_of(**settings: Any) -> AsyncIterator[LlmServer]:
     async with (
         FakeModelServer() as fake,
         LlmServer(LlmServiceSettings(llm_port=0, model_url=fake.url, **settings), GenerationSettings()) as server,
