@@ -34,7 +34,7 @@ run: environment ## start every server and service on this machine, with a real 
 ##@ Working on it
 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
-	@.ci/install-packages rabbitmq-server nginx chromium
+	@.ci/install-packages rabbitmq-server nginx chromium postgresql
 	@$(MAKE) --no-print-directory lint
 	$(BIN)/python -m pytest -m "not chaos and not vllm" $(ARGS)
 
