@@ -7,6 +7,7 @@ name that no group knows: a misspelt setting stops the start instead of being ig
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -19,6 +20,7 @@ from foundation.secret_urls import weakness
 
 PREFIX = "ASKMESH_"
 SECRETS = Path("/run/secrets")
+_USER_IN_URL = re.compile(r"://[^/\s]*@")
 G = TypeVar("G", bound="Group")
 
 
@@ -346,7 +348,7 @@ def effective() -> Iterator[tuple[str, str]]:
             continue
         for name, value in values.items():
             shown = "***" if isinstance(value, SecretStr) else "" if value is None else str(value)
-            yield PREFIX + name.upper(), shown
+            yield PREFIX + name.upper(), _USER_IN_URL.sub("://***@", shown)
 
 
 def _problem(problem: Mapping[str, object]) -> str:
