@@ -4,6 +4,7 @@ import sys
 
 from api_service.app import Settings, create_app
 from api_service.server import listen, run
+from foundation.exposure import refuse_exposure
 from foundation.logs import configure_logging
 from foundation.settings import LogSettings, ProcessSettings, SettingsError, load
 
@@ -15,6 +16,7 @@ def main() -> int:
         settings = Settings.from_environment()
         drain_seconds = load(ProcessSettings).drain_seconds
         listening = listen(settings.api)
+        refuse_exposure(listening, settings.access)
     except SettingsError as error:
         return _refuse(2, str(error))
     except OSError as error:

@@ -11,14 +11,20 @@ from typing import Self
 from askmesh_client import CertificatesError, GenerationClient, TlsFiles
 from askmesh_client.channel import check_connection
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.middleware.cors import CORSMiddleware
 
 from api_service import health
+from api_service.authentication.api_keys import ApiKeys
+from api_service.authentication.authenticator import Authenticator
+from api_service.authentication.local_guard import LocalGuard
 from api_service.backlog import Backlog
 from api_service.dependencies import AppState
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
 from api_service.middleware import BodyLimit, HeadRequests, RequestIds
 from api_service.page.endpoints import page_routes
 from api_service.problems import install_problem_handlers
+from api_service.questions import collection
 from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
@@ -27,6 +33,7 @@ from foundation.database import create_engine
 from foundation.redis_client import create_redis
 from foundation.settings import (
     PREFIX,
+    AccessSettings,
     ApiSettings,
     BrokerSettings,
     DatabaseSettings,
@@ -43,6 +50,17 @@ from questions.migrations import engine_is_up_to_date, needed_revision
 
 logger = logging.getLogger(__name__)
 
+_CROSS_ORIGIN_HEADERS = (
+    "Authorization",
+    "Cache-Control",
+    "Content-Type",
+    "Idempotency-Key",
+    "Last-Event-ID",
+    "X-API-Key",
+    "X-Request-ID",
+)
+_EXPOSED_HEADERS = ("Idempotency-Replayed", "Location", "Retry-After", "WWW-Authenticate", "X-Request-ID")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -51,6 +69,7 @@ class Settings:
     database: DatabaseSettings
     redis: RedisSettings
     broker: BrokerSettings
+    access: AccessSettings
     api: ApiSettings
     questions: QuestionSettings
     generation: GenerationSettings
@@ -71,6 +90,7 @@ class Settings:
             database=load(DatabaseSettings),
             redis=load(RedisSettings),
             broker=load(BrokerSettings),
+            access=load(AccessSettings),
             api=load(ApiSettings),
             questions=load(QuestionSettings),
             generation=load(GenerationSettings),
@@ -101,12 +121,24 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(questions.router)
+    app.include_router(collection.router)
     app.include_router(health.router)
     app.router.routes.extend(page_routes())
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
-    app.add_middleware(RequestIds)  # added last, it is the outermost
+    access = settings.access
+    if not access.require_auth:
+        app.add_middleware(LocalGuard, hosts=access.hosts, origins=access.origins)
+    app.add_middleware(RequestIds)
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=("GET", "HEAD", "POST", "DELETE"),
+            allow_headers=_CROSS_ORIGIN_HEADERS,
+            expose_headers=_EXPOSED_HEADERS,
+        )  # added last, it is the outermost: pages of these sites may read refusals too
     return app
 
 
@@ -153,7 +185,29 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         lambda: engine_is_up_to_date(engine, needed),
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
     )
-    return AppState(questions=service, watcher=watcher, readiness=readiness)
+    return AppState(
+        authenticator=await _authenticator(settings.access, engine, stack),
+        questions=service,
+        watcher=watcher,
+        readiness=readiness,
+    )
+
+
+async def _authenticator(access: AccessSettings, engine: AsyncEngine, stack: AsyncExitStack) -> Authenticator | None:
+    if not access.require_auth:
+        return None
+    keys = ApiKeys(engine.execution_options(isolation_level="AUTOCOMMIT"))
+    stack.push_async_callback(keys.close)
+    tokens = None
+    if access.takes_tokens:
+        # 18 MB of libraries, which who takes no tokens does without.
+        from api_service.authentication.issuer_keys import IssuerKeys  # noqa: PLC0415
+        from api_service.authentication.tokens import Tokens  # noqa: PLC0415
+
+        issuer_keys = IssuerKeys(access.jwt_jwks_url)
+        stack.push_async_callback(_stop, asyncio.create_task(issuer_keys.refresh()))
+        tokens = Tokens(access, issuer_keys)
+    return Authenticator(keys, tokens)
 
 
 def _files(settings: GrpcTlsSettings) -> TlsFiles | None:

@@ -6,6 +6,8 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from api_service.authentication.authenticator import Authenticator
+from api_service.authentication.principal import LOCAL, Principal
 from api_service.problems import Code, FieldError, ProblemError
 from api_service.questions.cursor import Start
 from api_service.questions.languages import Language, preferred
@@ -22,8 +24,9 @@ _NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
 
 
 class AppState(TypedDict):
-    """What the application holds while it runs."""
+    """What the application holds while it runs. No authenticator: nobody has to say who they are."""
 
+    authenticator: Authenticator | None
     questions: QuestionService
     watcher: Watcher
     readiness: Readiness
@@ -41,9 +44,10 @@ async def _readiness_report(request: Request) -> Report:
     return await cast(AppState, request.state)["readiness"].report()
 
 
-async def _owner() -> str:
-    """Who asks. Questions of one owner are invisible to all others, and never share an answer with theirs."""
-    return "local"
+async def authenticate(request: Request) -> Principal:
+    """Who calls. Raises ProblemError."""
+    authenticator = cast(AppState, request.state)["authenticator"]
+    return LOCAL if authenticator is None else await authenticator.principal(request.headers)
 
 
 async def _preferred_language(request: Request) -> Language | None:
@@ -129,7 +133,7 @@ async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
 
 Questions = Annotated[QuestionService, Depends(_questions)]
 ReadinessReport = Annotated[Report, Depends(_readiness_report)]
-Owner = Annotated[str, Depends(_owner)]
+Caller = Annotated[Principal, Depends(authenticate)]
 PreferredLanguage = Annotated[Language | None, Depends(_preferred_language)]
 IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 WantsFresh = Annotated[bool, Depends(_wants_fresh)]

@@ -9,6 +9,8 @@ from pydantic.json_schema import models_json_schema
 
 from api_service.problems import (
     DEFECT,
+    ERASURE_UNAVAILABLE,
+    ISSUER_UNAVAILABLE,
     KINDS,
     MEDIA_TYPE,
     QUESTION_NOT_FOUND,
@@ -51,7 +53,9 @@ EXAMPLES: Mapping[Code, ProblemError] = {
             "was used before with another body",
             "send the same body as before, or a new key",
         ),
-        ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/questions: /openapi.json lists the paths."),
+        ProblemError(Code.UNAUTHENTICATED, "This key is not known, has expired or was revoked."),
+        ProblemError(Code.FORBIDDEN, "This takes the role operator, and yours is user."),
+        ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/nothing: /openapi.json lists the paths."),
         ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND),
         ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not take GET: the Allow header says what it takes."),
         ProblemError(Code.BODY_TIMEOUT, "The body did not arrive within 20 s."),
@@ -60,19 +64,25 @@ EXAMPLES: Mapping[Code, ProblemError] = {
         ProblemError(Code.HTTP_ERROR, "The request was refused."),
         ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
         ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
+        ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE),
+        ProblemError(Code.ISSUER_UNAVAILABLE, ISSUER_UNAVAILABLE),
         ProblemError(Code.SERVICE_UNAVAILABLE, "No replica of the service answered. Repeat the request later."),
         ProblemError(Code.INTERNAL_ERROR, DEFECT),
     )
 }
 _HEADERS: Mapping[str, Any] = {
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "How to say it: `Bearer`.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
 }
 _HEADERS_OF: Mapping[Code, str] = {
     Code.BACKLOG_FULL: "Retry-After",
     Code.DATABASE_UNAVAILABLE: "Retry-After",
+    Code.ERASURE_UNAVAILABLE: "Retry-After",
+    Code.ISSUER_UNAVAILABLE: "Retry-After",
     Code.SERVICE_UNAVAILABLE: "Retry-After",
     Code.METHOD_NOT_ALLOWED: "Allow",
+    Code.UNAUTHENTICATED: "WWW-Authenticate",
 }
 
 
@@ -109,10 +119,23 @@ ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
             Code.PATH_NOT_FOUND,
             Code.METHOD_NOT_ALLOWED,
             Code.HTTP_ERROR,
+            Code.ISSUER_UNAVAILABLE,
             Code.SERVICE_UNAVAILABLE,
             Code.INTERNAL_ERROR,
         ],
     )
+}
+
+
+_OF_AUTHENTICATION = {str(status): said for status, said in problems(Code.UNAUTHENTICATED, Code.FORBIDDEN).items()}
+_SECURITY_SCHEMES: Mapping[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a token of the OIDC issuer that is set. Only with ASKMESH_REQUIRE_AUTH=true:"
+        " otherwise everybody who reaches the API is one and the same caller.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, as with `bearer`."},
 }
 
 
@@ -132,4 +155,10 @@ class DocumentedApi(FastAPI):
             ref_template=_REFERENCE,
         )
         document["components"]["schemas"].update(definitions["$defs"])
+        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+        for path, methods in document["paths"].items():
+            if path.startswith("/api/"):
+                for operation in methods.values():
+                    operation["security"] = [{scheme: []} for scheme in _SECURITY_SCHEMES]
+                    operation["responses"].update(_OF_AUTHENTICATION)
         return document

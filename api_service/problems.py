@@ -22,6 +22,10 @@ MEDIA_TYPE = "application/problem+json"
 
 QUESTION_NOT_FOUND = "You have no question with this id. Ids are the integers that POST /api/ask returns."
 UNAVAILABLE = "The database does not answer at the moment. Nothing is wrong with your request: repeat it later."
+ERASURE_UNAVAILABLE = (
+    "Redis, which can hold a copy of the answer, does not answer at the moment. Nothing was erased: repeat it later."
+)
+ISSUER_UNAVAILABLE = "The keys of the issuer of tokens cannot be fetched at the moment. Repeat the request later."
 DEFECT = "This is a defect of the service, not of your request. The log says more under the request_id."
 
 
@@ -33,6 +37,8 @@ class Code(StrEnum):
     INVALID_PARAMETER = "invalid_parameter"
     INVALID_FIELD = "invalid_field"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     PATH_NOT_FOUND = "path_not_found"
     QUESTION_NOT_FOUND = "question_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -42,6 +48,8 @@ class Code(StrEnum):
     HTTP_ERROR = "http_error"
     BACKLOG_FULL = "backlog_full"
     DATABASE_UNAVAILABLE = "database_unavailable"
+    ERASURE_UNAVAILABLE = "erasure_unavailable"
+    ISSUER_UNAVAILABLE = "issuer_unavailable"
     SERVICE_UNAVAILABLE = "service_unavailable"
     INTERNAL_ERROR = "internal_error"
 
@@ -62,6 +70,8 @@ KINDS: Mapping[Code, Kind] = {
     Code.IDEMPOTENCY_KEY_REUSED: Kind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before with another body"
     ),
+    Code.UNAUTHENTICATED: Kind(HTTPStatus.UNAUTHORIZED, "You have to say who you are"),
+    Code.FORBIDDEN: Kind(HTTPStatus.FORBIDDEN, "You may not do this"),
     Code.PATH_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
     Code.QUESTION_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is no such question"),
     Code.METHOD_NOT_ALLOWED: Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
@@ -71,6 +81,8 @@ KINDS: Mapping[Code, Kind] = {
     Code.HTTP_ERROR: Kind(HTTPStatus.BAD_REQUEST, "The request was refused"),
     Code.BACKLOG_FULL: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True),
     Code.DATABASE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True),
+    Code.ERASURE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing can be erased", retryable=True),
+    Code.ISSUER_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Tokens cannot be checked", retryable=True),
     # What the proxy in front says, with 502 or 504, where no replica answers: see nginx/.
     Code.SERVICE_UNAVAILABLE: Kind(HTTPStatus.BAD_GATEWAY, "The service does not answer", retryable=True),
     Code.INTERNAL_ERROR: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "This service has a defect", retryable=True),

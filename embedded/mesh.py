@@ -14,9 +14,12 @@ from embedded.probes import Notification, grpc_serves, http_answers
 from embedded.processes import Program, Server
 from embedded.runtime_folder import RuntimeFolder
 from embedded.valkey import Valkey
+from foundation.exposure import refuse_exposure
 from foundation.settings import (
     GROUPS,
     PREFIX,
+    AccessSettings,
+    ApiSettings,
     DatabaseSettings,
     EmbeddedSettings,
     GenerationSettings,
@@ -60,10 +63,16 @@ class Mesh:
         self.table: list[tuple[str, str]] = []
         """What runs where, for people."""
 
-        self._listener = held.enter_context(listen(settings.port, "ASKMESH_PORT"))
+        self.access = load(AccessSettings)
+        host = load(ApiSettings).api_host
+        self._listener = held.enter_context(listen(settings.port, "ASKMESH_PORT", host))
+        refuse_exposure(self._listener, self.access)
         self.port = port_of(self._listener)
+        # Listening on every address, it answers on this machine's own as well.
+        self._api_host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound here
         self._grpc_ports = consecutive(settings.grpc_port, settings.llm_replicas, "ASKMESH_GRPC_PORT")
-        self.table.append(("api_service", f"http://localhost:{self.port}"))
+        self.url = f"http://{_shown(self._api_host)}:{self.port}"
+        self.table.append(("api_service", self.url))
         self.table.append(("llm_service", ", ".join(f"localhost:{port}" for port in self._grpc_ports) + " (gRPC)"))
         self.table.append(("worker_service", "no port"))
         os.environ["ASKMESH_LLM_TARGETS"] = ",".join(f"{HOST}:{port}" for port in self._grpc_ports)
@@ -131,7 +140,7 @@ class Mesh:
             module="api_service",
             withheld=_MODEL_SERVER,
             added={"ASKMESH_API_LISTEN_FD": str(descriptor)},
-            is_ready=partial(http_answers, self.port, "/readyz"),
+            is_ready=partial(http_answers, self.port, "/readyz", self._api_host),
             descriptors=(descriptor,),
         )
 
@@ -206,6 +215,13 @@ class Mesh:
             return False
         self.table.append((setting.removeprefix(PREFIX).removesuffix("_URL").lower(), f"as {setting} says"))
         return True
+
+
+def _shown(host: str) -> str:
+    """The host in a URL."""
+    if host == HOST:
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 def _names(service: str, replicas: int) -> list[str]:

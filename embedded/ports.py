@@ -9,13 +9,13 @@ from embedded.errors import EmbeddedError
 HOST = "127.0.0.1"
 
 
-def listen(port: int, setting: str) -> socket.socket:
+def listen(port: int, setting: str, host: str = HOST) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises EmbeddedError that names ``setting`` where it is taken."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     # Without it the connections of an API that has just stopped would hold the port for a minute.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((host, port))
         listener.listen(1024)
     except OSError as error:
         listener.close()
@@ -23,6 +23,8 @@ def listen(port: int, setting: str) -> socket.socket:
             raise EmbeddedError(f"port {port} is in use: stop what uses it, or set {setting} to another port") from None
         if error.errno == errno.EACCES:
             raise EmbeddedError(f"port {port} is reserved for root: set {setting} to one above 1023") from None
+        if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+            raise EmbeddedError(f"ASKMESH_API_HOST: {host} is no address of this machine") from None
         raise
     return listener
 

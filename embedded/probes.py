@@ -18,9 +18,9 @@ from embedded.ports import HOST
 _SECONDS = 0.5
 
 
-def http_answers(port: int, path: str) -> bool:
+def http_answers(port: int, path: str, host: str = HOST) -> bool:
     """Whether GET ``path`` has status 200."""
-    connection = HTTPConnection(HOST, port, timeout=_SECONDS)
+    connection = HTTPConnection(host, port, timeout=_SECONDS)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == 200

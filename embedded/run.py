@@ -64,11 +64,20 @@ def _introduce(mesh: Mesh, seconds: float) -> None:
     _say(f"\naskmesh is ready after {seconds:.1f} s. Ctrl-C stops it.\n")
     for what, where in mesh.table:
         _say(f"  {what:<16} {where}")
+    key = ""
+    if mesh.access.require_auth:
+        _say("\nIt asks everybody for a key. Make one:\n  KEY=$(.venv/bin/askmesh keys create --tenant me)")
+        key = ' -H "Authorization: Bearer $KEY"'
+    else:
+        _say(
+            "\nIt asks nobody on this machine who they are, and serves nobody else."
+            " With ASKMESH_REQUIRE_AUTH=true it asks for keys."
+        )
     _say(
-        f"\nTry it: open http://localhost:{mesh.port} in a browser, or\n"
-        f"  curl -s localhost:{mesh.port}/api/ask -H 'Content-Type: application/json'"
+        f"\nTry it: open {mesh.url} in a browser, or\n"
+        f"  curl -s {mesh.url}/api/ask{key} -H 'Content-Type: application/json'"
         """ -d '{"question_text": "What is the capital of France?"}'\n"""
-        f"  curl -s localhost:{mesh.port}/api/answer/1   # the question_id that came back\n"
+        f"  curl -s {mesh.url}/api/answer/1{key}   # the question_id that came back\n"
     )
 
 

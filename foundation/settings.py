@@ -21,6 +21,7 @@ from foundation.secret_urls import weakness
 PREFIX = "ASKMESH_"
 SECRETS = Path("/run/secrets")
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 G = TypeVar("G", bound="Group")
 
 
@@ -133,10 +134,86 @@ class QuestionSettings(Group):
     retention_days: float = Field(
         0, ge=0, le=36_500, description="Days after which workers remove final questions; 0: never."
     )
+    share_answers: bool = Field(
+        False,
+        description="Whether the same question of two tenants shares one answer. Each can then tell, by how fast the"
+        " answer comes, that somebody asked it before.",
+    )
+
+
+def _names(value: str) -> frozenset[str]:
+    return frozenset(name for part in value.split(",") if (name := part.strip().lower()))
+
+
+class AccessSettings(Group):
+    """Who may call api_service."""
+
+    require_auth: bool = Field(
+        False,
+        description="Whether callers have to say who they are, by an API key or a token. Without it api_service listens"
+        " on this machine's own addresses only. In containers: true.",
+    )
+    allowed_hosts: str = Field(
+        "",
+        description="Without authentication: names, with commas between, that this API is called by beside localhost,"
+        " 127.0.0.1 and [::1]. Other values of `Host` are refused, because a web page can have its own name lead here.",
+    )
+    allowed_origins: str = Field(
+        "",
+        description="Web sites, as https://app.example.com with commas between, whose pages may call the API (CORS).",
+    )
+    jwt_issuer: str = Field("", description="OIDC issuer whose tokens are taken, exactly as their `iss` says it.")
+    jwt_audience: str = Field("", description="What `aud` has to name in a token.")
+    jwt_jwks_url: str = Field(
+        "",
+        pattern=r"^(https?://\S+)?$",
+        description="Where the issuer publishes its keys. Over http: only in a network that nobody else can write to.",
+    )
+    jwt_tenant_claim: str = Field(
+        "sub", min_length=1, description="Claim that names the tenant. A claim within another: with a dot, as org.id."
+    )
+    jwt_role_claim: str = Field(
+        "",
+        description="Claim that holds `user` or `operator`, or a list with one of them, as realm_access.roles; tokens"
+        " without either are refused. Empty: everybody is a user.",
+    )
+    jwt_leeway_seconds: float = Field(
+        30, ge=0, le=300, description="By how much the issuer's clock and this one may differ."
+    )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """``allowed_hosts`` one by one."""
+        return _names(self.allowed_hosts)
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """``allowed_origins`` one by one."""
+        return _names(self.allowed_origins)
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether there is an issuer."""
+        return bool(self.jwt_issuer)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"ASKMESH_ALLOWED_ORIGINS: {origin} is none, write https://app.example.com")
+        given = [bool(value) for value in (self.jwt_issuer, self.jwt_audience, self.jwt_jwks_url)]
+        if any(given) and not all(given):
+            raise ValueError("ASKMESH_JWT_ISSUER, ASKMESH_JWT_AUDIENCE and ASKMESH_JWT_JWKS_URL: set all three or none")
+        if self.takes_tokens and not self.require_auth:
+            raise ValueError("ASKMESH_REQUIRE_AUTH: must be true for tokens of ASKMESH_JWT_ISSUER to matter")
+        return self
 
 
 class ApiSettings(Group):
-    api_host: str = Field("127.0.0.1", description="Address that api_service listens on.")
+    api_host: str = Field(
+        "127.0.0.1",
+        description="Address that api_service listens on; one of the network takes ASKMESH_REQUIRE_AUTH=true.",
+    )
     api_port: int = Field(8000, ge=0, le=65_535, description="Port that api_service listens on; 0 takes a free one.")
     api_listen_fd: int | None = Field(
         None, ge=3, description="Listening socket inherited from the supervisor, instead of host and port."
@@ -262,7 +339,7 @@ class ProcessSettings(Group):
 class EmbeddedSettings(Group):
     """Read by `make run` only."""
 
-    port: int = Field(8080, ge=0, le=65_535, description="Public port of the API on 127.0.0.1; 0 takes a free one.")
+    port: int = Field(8080, ge=0, le=65_535, description="Public port of the API; 0 takes a free one.")
     grpc_port: int = Field(
         50_051,
         ge=0,
@@ -284,6 +361,7 @@ GROUPS: tuple[type[Group], ...] = (
     LlmServiceSettings,
     GenerationSettings,
     QuestionSettings,
+    AccessSettings,
     ApiSettings,
     LlmClientSettings,
     WorkerSettings,

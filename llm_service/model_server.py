@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -26,6 +26,12 @@ _LOOKUP_SECONDS: Final = 10.0
 _BUFFERED_BYTES: Final = 1 << 14
 _MAX_ERROR_BYTES: Final = 1 << 16
 _MAX_LOOKUP_BYTES: Final = 1 << 22
+# A message of text costs this process and its caller 0.2 ms of CPU together, whatever it carries. So text is gathered,
+# for this long for each request that is open, by which messages take a fifth of two cores at most: of 256 answers of 50
+# tokens a second, 6 tokens make a message. With few requests each token is sent at once.
+_GATHERED_SECONDS_A_REQUEST: Final = 0.002
+_GATHERED_FROM_SECONDS: Final = 0.01
+_MOST_GATHERED_SECONDS: Final = 0.12
 # Reasons by which vLLM says that its engine gave a request up.
 _BROKEN_OFF: Final = frozenset({"abort", "error"})
 
@@ -50,6 +56,7 @@ class ModelServer:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
         self._reachable = True
+        self._open = 0
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -88,7 +95,8 @@ class ModelServer:
         """The stream of a /chat/completions request with ``"stream": true``.
 
         An empty piece comes first, when the server has accepted the request; a finish reason stands in one of the
-        last pieces. Closing the generator closes the connection, by which the server stops.
+        last pieces. The first text is not held back; what follows is gathered where many requests are open. Closing the
+        generator closes the connection, by which the server stops.
         """
         async with self._request("POST", self._completions, body) as response:
             yield Piece()
@@ -97,6 +105,8 @@ class ModelServer:
             piece = Piece()
             while not piece.done:
                 try:
+                    if wrote:
+                        await self._gather(response.content)
                     received = await response.content.readany()
                 except (aiohttp.ClientError, OSError):
                     raise _interrupted() from None
@@ -115,6 +125,14 @@ class ModelServer:
                 if piece.done or reader.read_nothing:
                     raise invalid("ended its answer without a finish reason")
                 raise _interrupted()
+
+    async def _gather(self, content: aiohttp.StreamReader) -> None:
+        """Let text come together, until the stream's end at the latest."""
+        seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
+        if seconds >= _GATHERED_FROM_SECONDS:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await content.wait_eof()
 
     async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> Mapping[str, Any]:
         try:
@@ -141,11 +159,15 @@ class ModelServer:
             raise invalid("does not speak HTTP") from None
         except (aiohttp.ClientError, OSError) as error:
             raise self._unavailable(error) from None
-        async with response:
-            if response.status != 200:
-                raise await self._refused(response)
-            self._note(reachable=True)
-            yield response
+        self._open += 1
+        try:
+            async with response:
+                if response.status != 200:
+                    raise await self._refused(response)
+                self._note(reachable=True)
+                yield response
+        finally:
+            self._open -= 1
 
     async def _refused(self, response: aiohttp.ClientResponse) -> LlmError:
         try:

@@ -15,6 +15,7 @@ from askmesh_client.channel import SERVER_OPTIONS, SERVICE
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
+from foundation import garbage
 from foundation.logs import configure_logging
 from foundation.open_files import allow_files
 from foundation.settings import (
@@ -147,6 +148,7 @@ async def serve(server: LlmServer, drain_seconds: float) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
     async with server:
+        garbage.settle()
         logger.info("listening on port %d", server.port)
         await told_to_stop.wait()
         logger.info("draining for at most %g s", drain_seconds)

@@ -17,7 +17,7 @@ _SECONDS = 3_600
 
 
 class AnswerCache:
-    """Keeps a completed question for an hour after it was last stored. Without Redis every look-up is a miss.
+    """Keeps a completed question for an hour after it was stored. Without Redis every look-up is a miss.
 
     Other final questions are rare, and an operator can ask them again: they are read from PostgreSQL.
     """
@@ -43,7 +43,8 @@ class AnswerCache:
         if question.state is not State.COMPLETED:
             return
         try:
-            await self._redis.set(_key(question.id), orjson.dumps(question), ex=_SECONDS)
+            # Not over what is there, which is the same, or says that the question was erased since it was read.
+            await self._redis.set(_key(question.id), orjson.dumps(question), ex=_SECONDS, nx=True)
         except (RedisError, OSError) as error:
             self._note(reachable=False, error=error)
 
@@ -54,6 +55,11 @@ class AnswerCache:
                 logger.info("Redis answers again")
             else:
                 logger.warning("Redis does not answer (%s): answers are read from PostgreSQL", type(error).__name__)
+
+
+async def forget(redis: Redis, question_id: int) -> None:
+    """Drop a question that is erased, and take it no more from readers who had read it before. Raises RedisError."""
+    await redis.set(_key(question_id), b"", ex=_SECONDS)
 
 
 def _key(question_id: int) -> str:

@@ -15,10 +15,10 @@ def normalise(question_text: str) -> str:
     return unicodedata.normalize("NFC", question_text.replace("\r\n", "\n")).strip()
 
 
-def answer_key(owner: str, question_text: str, generation: GenerationSettings) -> bytes:
+def answer_key(scope: str, question_text: str, generation: GenerationSettings) -> bytes:
     """SHA-256 of all that decides an answer: who may share it, the model, its sampling, the prompt, the text."""
     parts = [
-        owner,
+        scope,
         generation.model_name,
         generation.system_prompt,
         repr(generation.temperature),

@@ -28,6 +28,8 @@ RUNNING_SECONDS: Final = 2 * 86_400
 """Twice the longest ASKMESH_MAX_GENERATION_SECONDS; an answer that waits longer than that for a claim starts anew."""
 ENDED_SECONDS: Final = 3_600
 """For readers who are late; after that they read the final answer in PostgreSQL."""
+# Longer than a worker goes on with what PostgreSQL has not confirmed to be its own.
+_BURIED_SECONDS: Final = 60
 
 
 class FencedError(Exception):
@@ -232,8 +234,8 @@ local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
   local token, epoch, whole, usage, finish, confirmed = unpack(ARGV, 6 * i - 5, 6 * i)
-  local held = redis.call('HGET', meta, 'token')
-  if confirmed == '' and held and tonumber(held) > tonumber(token) then replies[i] = -1
+  local held, ended = unpack(redis.call('HMGET', meta, 'token', 'finish'))
+  if ended == 'buried' or (confirmed == '' and held and tonumber(held) > tonumber(token)) then replies[i] = -1
   else
     put(meta, text, token, epoch, whole, usage, finish)
     replies[i] = redis.call('PUBLISH', channel, epoch .. ':0:' .. whole)
@@ -266,6 +268,14 @@ for i = 1, #KEYS / 3 do
     redis.call('EXPIRE', KEYS[3 * i - 2], {ENDED_SECONDS})
     redis.call('EXPIRE', KEYS[3 * i - 1], {ENDED_SECONDS})
   end
+  redis.call('PUBLISH', KEYS[3 * i], '')
+end
+""")
+_BURY: Final = _Script(f"""
+for i = 1, #KEYS / 3 do
+  redis.call('DEL', KEYS[3 * i - 2], KEYS[3 * i - 1])
+  redis.call('HSET', KEYS[3 * i - 2], 'token', '{2**53}', 'epoch', 0, 'length', 0, 'usage', '{{}}', 'finish', 'buried')
+  redis.call('EXPIRE', KEYS[3 * i - 2], {_BURIED_SECONDS})
   redis.call('PUBLISH', KEYS[3 * i], '')
 end
 """)
@@ -336,6 +346,17 @@ async def close_texts(redis: Redis, answer_ids: Collection[int]) -> None:
     if answer_ids:
         keys = [key for answer_id in answer_ids for key in (*_keys(answer_id), final_channel(answer_id))]
         await _CLOSE.run(redis, keys, ())
+
+
+async def drop_texts(redis: Redis, answer_ids: Collection[int]) -> None:
+    """Forget these texts. Who still writes one finds it missing, and asks PostgreSQL whether it is to go on."""
+    await redis.delete(*(key for answer_id in answer_ids for key in _keys(answer_id)))
+
+
+async def bury_texts(redis: Redis, answer_ids: Collection[int]) -> None:
+    """As ``close_texts`` for answers that are no more: nothing is kept of their text, and none is taken."""
+    keys = [key for answer_id in answer_ids for key in (*_keys(answer_id), final_channel(answer_id))]
+    await _BURY.run(redis, keys, ())
 
 
 async def read_texts(redis: Redis, cursors: Sequence[Cursor]) -> list[Reading | None]:

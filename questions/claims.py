@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.database import fetch
 from questions.states import ErrorReason, FinishReason, State
 
 SUSPECT_FROM = 3
@@ -148,18 +149,14 @@ async def claim(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bo
 
     Suspects are claimed only when asked for, so that a worker can run one at a time.
     """
-    async with engine.begin() as connection:
-        parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects}
-        rows = await connection.execute(_CLAIM, parameters)
-        return [Claim(**row._asdict()) for row in rows]
+    parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects}
+    return [Claim(**row) for row in await fetch(engine, _CLAIM, parameters)]
 
 
 async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:
     """Take back the text that readers may have seen; returns the new epoch, None if the claim is not current."""
-    async with engine.begin() as connection:
-        current = {"answer_id": claim.answer_id, "token": claim.token}
-        epoch: int | None = (await connection.execute(_RAISE_EPOCH, current)).scalar_one_or_none()
-        return epoch
+    rows = await fetch(engine, _RAISE_EPOCH, {"answer_id": claim.answer_id, "token": claim.token})
+    return rows[0]["epoch"] if rows else None
 
 
 async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
@@ -206,6 +203,5 @@ async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collect
 
 
 async def _write(engine: AsyncEngine, statement: TextClause, claim: Claim, **parameters: object) -> bool:
-    async with engine.begin() as connection:
-        current = {"answer_id": claim.answer_id, "token": claim.token}
-        return (await connection.execute(statement, current | parameters)).one_or_none() is not None
+    current = {"answer_id": claim.answer_id, "token": claim.token}
+    return bool(await fetch(engine, statement, current | parameters))

@@ -13,7 +13,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from questions.answer_stream import close_texts
+from questions.answer_stream import bury_texts, close_texts
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ async def publish_ended(redis: Redis, answer_ids: Collection[int]) -> None:
         await close_texts(redis, answer_ids)
     except (RedisError, OSError):
         logger.warning("Redis did not take a signal: workers will notice at their next heartbeat")
+
+
+async def publish_erased(redis: Redis, answer_ids: Collection[int]) -> None:
+    """As ``publish_ended``, for answers that are no more, of which Redis shall keep nothing."""
+    await publish_ended(redis, answer_ids)
+    try:
+        await bury_texts(redis, answer_ids)
+    except (RedisError, OSError):
+        logger.warning("Redis did not bury a dropped text: if a worker still writes it, it stays for two days")
 
 
 class Listener(Protocol):

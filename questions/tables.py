@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from questions.states import ENDED, LIVE, State
 
@@ -136,6 +137,22 @@ questions = Table(
         unique=True,
         postgresql_where=text("idempotency_key_hash IS NOT NULL"),
     ),
-    Index("questions_owner", "owner", text("id DESC")),
+    Index("questions_owner", "owner", text("created_at DESC"), text("id DESC")),
     comment="What somebody asked.",
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("hash", LargeBinary, nullable=False, unique=True, comment="SHA-256 of the key, which is nowhere."),
+    Column("prefix", Text, nullable=False, comment="How the key begins, so that people recognise it."),
+    Column("tenant", Text, nullable=False, comment="Owner of what is asked with it."),
+    Column("role", Text, nullable=False),
+    Column("limits", JSONB, comment="Limits that replace those of the settings."),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("expires_at", DateTime(timezone=True), comment="Not valid from then on."),
+    Column("revoked_at", DateTime(timezone=True)),
+    CheckConstraint("role IN ('operator', 'user')", name="role"),
+    comment="Who may ask.",
 )

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,11 +91,14 @@ async def tls_in_front_of(socket_path: str, certificates: Path) -> AsyncIterator
     held: set[asyncio.Task[None]] = set()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        try:
             while data := await reader.read(65_536):
                 writer.write(data)
                 await writer.drain()
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner_reader, inner_writer = await asyncio.open_unix_connection(socket_path)
@@ -110,3 +113,4 @@ async def tls_in_front_of(socket_path: str, certificates: Path) -> AsyncIterator
         for task in held:
             task.cancel()
         await asyncio.gather(*held, return_exceptions=True)
+        await asyncio.sleep(0)  # transports close in the loop's next turn

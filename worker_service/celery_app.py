@@ -32,6 +32,8 @@ from worker_service.runtime import Runtime, RuntimeSettings
 from worker_service.runtime_step import RuntimeStep
 
 _EXIT_BAD_SETTINGS = 2
+# A hint is done when its slots have started. A worker without a free slot holds no more than these from the others.
+_HINTS_AT_A_TIME = 4
 
 
 def main() -> int:
@@ -93,7 +95,7 @@ def create_worker(broker: BrokerSettings, settings: RuntimeSettings) -> WorkCont
     return app.Worker(
         pool_cls=AsyncioPool,
         consumer_cls=HintConsumer,
-        concurrency=settings.worker.worker_slots,
+        concurrency=_HINTS_AT_A_TIME,
         loglevel="WARNING",
         quiet=True,
         without_gossip=True,

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import zip_longest
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,6 +13,9 @@ from questions.claims import Claim
 from worker_service.engine_gate import EngineGate
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
+
+# Slots that have answered look for more together: with a statement for each, every other statement finds nothing.
+_PATIENCE_SECONDS: Final = 0.1
 
 
 class Claimer:
@@ -27,16 +32,23 @@ class Claimer:
         self._one_at_a_time = asyncio.Lock()
         self._held: set[int] = set()
         self._others_due = False
+        self._more_due = False
+        self._hurry = asyncio.Event()
 
     @property
     def held(self) -> frozenset[int]:
         """Tokens of the claims that slots have and have not given back."""
         return frozenset(self._held)
 
-    async def next(self) -> Claim | None:
-        """The next due answer; None if there is none, or none may be claimed now. ``give_back`` ends it."""
+    async def next(self, *, patiently: bool = False) -> Claim | None:
+        """The next due answer; None if there is none, or none may be claimed now. ``give_back`` ends it.
+
+        patiently: where no more is known to be due, wait a moment for others to claim with.
+        """
         waiter: asyncio.Future[Claim | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
+        if not patiently or self._more_due:
+            self._hurry.set()
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
         try:
@@ -45,6 +57,11 @@ class Claimer:
             if waiter.done() and not waiter.cancelled() and (claim := waiter.result()):
                 self.give_back(claim)
             raise
+
+    def hurry(self) -> None:
+        """Something is due: claim now for those who wait patiently."""
+        if self._waiting:
+            self._hurry.set()
 
     async def next_suspect(self) -> Claim | None:
         """The next due answer that may be what kills workers or engines; otherwise as ``next``.
@@ -77,7 +94,11 @@ class Claimer:
 
     async def _serve(self) -> None:
         while self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await self._hurry.wait()
             async with self._one_at_a_time:
+                self._hurry.clear()
                 waiting, self._waiting = self._waiting, []
                 claimed: list[Claim] = []
                 try:
@@ -100,6 +121,7 @@ class Claimer:
             self._gate.claimed()
         if not suspects:
             self._others_due = bool(claimed)
+            self._more_due = len(claimed) == wanted
         if self._lease.worker_id != worker_id:
             return []  # claimed under a lease that is lost by now
         self._held.update(claim.token for claim in claimed)

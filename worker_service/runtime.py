@@ -11,6 +11,7 @@ from typing import Final
 from askmesh_client import GenerationClient, TlsFiles
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation import garbage
 from foundation.database import create_engine
 from foundation.readiness import notify_ready
 from foundation.redis_client import create_redis
@@ -158,6 +159,7 @@ class Runtime:
     async def _tell_ready(self) -> None:
         await self._consuming.wait()
         await self._lease.obtained.wait()
+        garbage.settle()
         await self._health.set_ready(ready=True)
         notify_ready()
         logger.info("ready")

@@ -1,17 +1,15 @@
 """The places in which this process answers questions, one question a slot at a time."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Final
 
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 
-_WORK_SECONDS: Final = 60.0
-"""A slot claims no further question after so long: the hint that woke it is acknowledged at last."""
 _LONGEST_HINT_SECONDS: Final = 600.0
-"""A hint is kept no longer, whatever its slot does: RabbitMQ closes the channel of one kept for 1,800 s."""
+"""A hint waits no longer for a free slot: RabbitMQ closes the channel of one kept for 1,800 s."""
 _WRITE_SECONDS: Final = 5.0
 """What a stopping process gives to outcomes that are being written. Those not written by then are handed back."""
 
@@ -26,6 +24,7 @@ class Slots:
         self._busy: set[asyncio.Task[None]] = set()
         self._suspect: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
+        self._freed = asyncio.Event()
         self._closing = False
 
     @property
@@ -38,20 +37,25 @@ class Slots:
         """Tokens of the claims that the slots hold."""
         return self._claimer.held
 
-    async def work(self) -> None:
-        """Do what a hint asks for: let a free slot look for due questions.
+    async def work(self, count: int) -> None:
+        """Do what a hint asks for: let up to ``count`` slots look for due questions now.
 
-        Without a free slot there is nothing to do: each that is busy looks for its next question by itself.
-
-        Returns when the slot is done, or before the broker would lose patience. Cancelling it leaves the slot alone.
+        Without a free slot it waits for one, so that the broker keeps further hints for other workers.
         """
-        if self.free > 0:
-            await asyncio.wait({self._start(self._answer_due())}, timeout=_LONGEST_HINT_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_HINT_SECONDS):
+                while self.free == 0 and not self._closing:
+                    self._freed.clear()
+                    await self._freed.wait()
+        self.start(count)
 
     def start(self, count: int) -> None:
-        """Let up to ``count`` free slots look for due questions."""
-        for _ in range(min(count, self.free)):
+        """Let up to ``count`` free slots look for due questions, and those that have just become free."""
+        starting = min(count, self.free)
+        for _ in range(starting):
             self._start(self._answer_due())
+        if not starting:
+            self._claimer.hurry()
 
     def start_suspect(self) -> None:
         """Look for a question that may be what kills workers, unless one such is being answered.
@@ -82,6 +86,7 @@ class Slots:
         grace: seconds for finishing; less if ``hurry`` is set.
         """
         self._closing = True
+        self._freed.set()
         hurried = asyncio.create_task(hurry.wait())
         idle = asyncio.create_task(self._wait_until_idle())
         await asyncio.wait({hurried, idle}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
@@ -98,15 +103,20 @@ class Slots:
     def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         slot = asyncio.create_task(work)
         self._busy.add(slot)
-        slot.add_done_callback(self._busy.discard)
+        slot.add_done_callback(self._note_free)
         return slot
 
+    def _note_free(self, slot: asyncio.Task[None]) -> None:
+        self._busy.discard(slot)
+        self._freed.set()
+
     async def _answer_due(self) -> None:
-        until = time.monotonic() + _WORK_SECONDS
-        while not self._closing and time.monotonic() < until:
-            claim = await self._claimer.next()
+        has_answered = False
+        while not self._closing:
+            claim = await self._claimer.next(patiently=has_answered)
             if claim is None:
                 return
+            has_answered = True
             try:
                 if not self._closing:
                     await self._answering.answer(claim)

@@ -9,8 +9,8 @@ from worker_service.slots import Slots
 
 
 def add_tasks(app: Celery, slots: Slots) -> None:
-    """Make the app run a hint by letting a slot look for due questions."""
+    """Make the app run a hint by letting slots look for due questions."""
 
     @app.task(name=TASK, Request=HintRequest)
-    def answer_due_questions() -> None:
-        await_(slots.work())
+    def answer_due_questions(count: int = 1) -> None:
+        await_(slots.work(count))

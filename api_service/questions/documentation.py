@@ -7,6 +7,7 @@ from api_service.documentation import problems
 from api_service.problems import Code
 from api_service.questions.event_stream import MEDIA_TYPE
 from api_service.questions.languages import Language
+from api_service.questions.list_parameters import MOST, USUAL
 from api_service.questions.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY
 from api_service.questions.schemas import AskResponse
 from questions.states import ErrorReason, State
@@ -145,6 +146,74 @@ _cancelled = {
     **_FINISHED,
 }
 _PROBLEMS = problems(Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE)
+LIST_REQUEST: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "status",
+            "in": "query",
+            "description": "Only questions of this status, or of these, where it is repeated.",
+            "schema": {"type": "array", "items": {"$ref": "#/components/schemas/State"}},
+        },
+        {
+            "name": "created_since",
+            "in": "query",
+            "description": "Only questions asked at this time or later.",
+            "schema": {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]},
+        },
+        {
+            "name": "created_before",
+            "in": "query",
+            "description": "Only questions asked before this time.",
+            "schema": {"type": "string", "format": "date-time", "examples": ["2026-02-01T00:00:00Z"]},
+        },
+        {
+            "name": "limit",
+            "in": "query",
+            "description": "Most questions of a page.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL},
+        },
+        {
+            "name": "cursor",
+            "in": "query",
+            "description": "`next_cursor` of the page before, with the same filters; without it, from the newest on.",
+            "schema": {"type": "string"},
+        },
+        _REQUEST_ID,
+    ]
+}
+_REQUEST_ID_HEADER = {"X-Request-ID": _HEADERS["X-Request-ID"]}
+LIST_RESPONSES: _Responses = {
+    200: {
+        "description": "A page of your questions.",
+        "headers": _REQUEST_ID_HEADER,
+        "content": _examples(
+            page={
+                "questions": [
+                    {
+                        "question_id": 42,
+                        "status": "completed",
+                        "question_text": "What is the capital of France?",
+                        **_FINISHED,
+                    }
+                ],
+                "next_cursor": "MTc2OTg2MDgwMDEyNTAwMDo0Mg",
+            },
+            last={"questions": []},
+        ),
+    },
+    **problems(Code.INVALID_PARAMETER, Code.DATABASE_UNAVAILABLE),
+}
+ERASE_REQUEST: dict[str, Any] = {"parameters": [_REQUEST_ID]}
+ERASE_RESPONSES: _Responses = {
+    200: {
+        "description": "The question is no more.",
+        "headers": _REQUEST_ID_HEADER,
+        "content": _examples(
+            erased={"question_id": 42, "answer": "erased"}, kept={"question_id": 42, "answer": "kept"}
+        ),
+    },
+    **problems(Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE, Code.ERASURE_UNAVAILABLE),
+}
 ANSWER_RESPONSES: _Responses = {
     200: {
         "description": "The question as it is now.",

@@ -3,12 +3,12 @@
 from functools import partial
 from http import HTTPStatus
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from api_service.dependencies import (
     AskBody,
+    Caller,
     IdempotencyKey,
-    Owner,
     PreferredLanguage,
     Questions,
     StartingAfter,
@@ -16,6 +16,7 @@ from api_service.dependencies import (
     WantsEvents,
     WantsFresh,
     Watching,
+    authenticate,
 )
 from api_service.questions import documentation
 from api_service.questions.answering import answer_response
@@ -27,7 +28,8 @@ from questions.asking import Source
 from questions.reading import Question
 from questions.states import State
 
-router = APIRouter(prefix="/api", tags=["questions"])
+# With the dependency here, an endpoint that does not ask who calls is closed all the same.
+router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(authenticate)])
 
 _RETRY_AFTER_SECONDS = 1
 
@@ -42,9 +44,9 @@ _RETRY_AFTER_SECONDS = 1
 )
 async def ask(
     *,
+    caller: Caller,
     body: AskBody,
     questions: Questions,
-    owner: Owner,
     idempotency_key: IdempotencyKey,
     fresh: WantsFresh,
     language: PreferredLanguage,
@@ -59,10 +61,11 @@ async def ask(
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
-    asked = await questions.ask(owner, body, idempotency_key, fresh=fresh, and_read=events)
+    asked = await questions.ask(caller.tenant, body, idempotency_key, fresh=fresh, and_read=events)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events and question is not None:
+        leave = partial(questions.leave, caller.tenant, accepted.question_id)
         headers = {"Location": f"/api/answer/{accepted.question_id}"}
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
@@ -72,7 +75,7 @@ async def ask(
             language=language,
             asked={"cached": cached, "coalesced": coalesced},
             headers=headers,
-            on_leave=partial(questions.leave, owner, accepted.question_id) if body.cancel_on_disconnect else None,
+            on_leave=leave if body.cancel_on_disconnect else None,
         )
     state = question.state if question else State.QUEUED
     if state.is_final:
@@ -99,9 +102,9 @@ async def ask(
 )
 async def answer(
     *,
+    caller: Caller,
     question_id: QuestionId,
     questions: Questions,
-    owner: Owner,
     wait: WaitSeconds,
     language: PreferredLanguage,
     response: Response,
@@ -110,7 +113,7 @@ async def answer(
 
     With `wait` it comes as soon as the question has ended, or after so many seconds as it is then.
     """
-    return _answer(await questions.wait(owner, question_id, wait), language, response)
+    return _answer(await questions.wait(caller.tenant, question_id, wait), language, response)
 
 
 @router.get(
@@ -123,9 +126,9 @@ async def answer(
 )
 async def events(
     *,
+    caller: Caller,
     question_id: QuestionId,
     questions: Questions,
-    owner: Owner,
     watcher: Watching,
     start: StartingAfter,
     language: PreferredLanguage,
@@ -135,7 +138,7 @@ async def events(
     The deltas since the last `restarted`, or since the start, add up to `answer_text` byte for byte. An `id` is valid
     at every process of this service, while the answer is written and afterwards.
     """
-    return EventStream(watcher, await questions.read(owner, question_id), start=start, language=language)
+    return EventStream(watcher, await questions.read(caller.tenant, question_id), start=start, language=language)
 
 
 @router.post(
@@ -146,13 +149,13 @@ async def events(
     response_model_exclude_none=True,
 )
 async def cancel(
-    question_id: QuestionId, questions: Questions, owner: Owner, language: PreferredLanguage, response: Response
+    caller: Caller, question_id: QuestionId, questions: Questions, language: PreferredLanguage, response: Response
 ) -> AnswerResponse:
     """End the question and return it. One that has ended before stays as it is.
 
     The model stops writing once nobody waits for the answer any more.
     """
-    return _answer(await questions.cancel(owner, question_id), language, response)
+    return _answer(await questions.cancel(caller.tenant, question_id), language, response)
 
 
 def _answer(question: Question, language: Language | None, response: Response) -> AnswerResponse:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 from api_service.problems import Code, FieldError, ProblemError
 from questions.asking import MAX_ID
+from questions.erasing import Erased
 from questions.states import ErrorReason, FinishReason, State
 
 # json.loads takes "\ud800", which neither UTF-8 nor PostgreSQL can hold.
@@ -236,3 +237,32 @@ class DeltaEvent(BaseModel):
     """The data of a `delta` event."""
 
     text: str = Field(description="What follows the text of the events before.")
+
+
+class ListedQuestion(BaseModel):
+    """A question in the list. Its answer is at `/api/answer/{question_id}`."""
+
+    question_id: int
+    status: State
+    question_text: str = Field(description="As it was asked.")
+    created_at: datetime
+    finished_at: datetime | None = None
+
+
+class QuestionList(BaseModel):
+    """A page of your questions, newest first."""
+
+    questions: list[ListedQuestion] = Field(
+        description="With `status` a page can be short, or empty, although there are more: see `next_cursor`."
+    )
+    next_cursor: str | None = Field(None, description="Send it as `cursor` for the next page; absent on the last.")
+
+
+class Erasure(BaseModel):
+    """A question that is no more."""
+
+    question_id: int
+    answer: Erased = Field(
+        description="`erased`: its answer is gone too, from every store. `kept`: somebody else asked the same and still"
+        " has the answer; it is given to no new question, and goes with the last that has it."
+    )

@@ -7,11 +7,12 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.backlog import Backlog
 from api_service.database import reach
-from api_service.problems import QUESTION_NOT_FOUND, Code, ProblemError
+from api_service.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
 from api_service.questions.languages import Language, detect
 from api_service.questions.schemas import AskLimits, AskRequest
 from api_service.questions.watcher import Watcher
@@ -20,12 +21,16 @@ from questions import reading
 from questions.answer_cache import AnswerCache
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, Source, accept
+from questions.erasing import Erased, erase
 from questions.hints import Hints
+from questions.listing import Page, Place, Wanted, list_questions
 from questions.reading import Question
-from questions.signals import publish_ended
+from questions.signals import publish_ended, publish_erased
 from questions.states import State
 
 logger = logging.getLogger(__name__)
+
+_EVERYBODY = ""  # no tenant is called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class QuestionService:
         self._backlog = backlog
         self._watcher = watcher
         self._generation = generation
+        self._shares_answers = settings.share_answers
         self._background: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -105,6 +111,25 @@ class QuestionService:
             self._run_in_background(publish_ended(self._redis, [ended]))
         return await self._read_from_database(owner, question_id)
 
+    async def list(self, owner: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
+        """The owner's questions behind a place, newest first."""
+        return await reach(lambda: list_questions(self._reading_engine, owner, wanted, after, limit), again=True)
+
+    async def erase(self, owner: str, question_id: int) -> Erased:
+        """End the question and remove it for good; says what became of its answer."""
+        try:
+            erased = await reach(lambda: erase(self._engine, self._redis, owner, question_id))
+        except RedisError as error:
+            raise ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE, headers={"Retry-After": "2"}) from error
+        if erased is None:
+            raise _not_found()
+        became, ended = erased
+        self._watcher.look_at(question_id)
+        if ended is not None:
+            publish = publish_erased if became is Erased.ERASED else publish_ended
+            self._run_in_background(publish(self._redis, [ended]))
+        return became
+
     async def leave(self, owner: str, question_id: int) -> None:
         """As ``cancel``, for one who is not there any more to be told how it went."""
         try:
@@ -139,11 +164,12 @@ class QuestionService:
         seconds = self.limits.wait_seconds if request.max_wait_seconds is None else request.max_wait_seconds
         leaving = request.cancel_on_disconnect or None
         request = request.model_copy(update={"max_wait_seconds": seconds, "cancel_on_disconnect": leaving})
+        scope = _EVERYBODY if self._shares_answers else owner
         return Ask(
             owner=owner,
             text=request.question_text,
             language=language,
-            answer_key=answer_key(owner, request.question_text, self._generation),
+            answer_key=answer_key(scope, request.question_text, self._generation),
             model=self._generation.model_name,
             max_wait_seconds=seconds,
             fresh=fresh,

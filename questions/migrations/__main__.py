@@ -33,7 +33,10 @@ async def migrate(database_url: str) -> None:
     engine = create_async_engine(async_url(database_url), connect_args=tls_arguments(database_url))
     try:
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
+            # Not by waiting in a statement: CREATE INDEX CONCURRENTLY would wait for that statement's end.
+            while not (await connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": _LOCK})).scalar():
+                await connection.commit()
+                await asyncio.sleep(0.1)
             await connection.commit()
             await connection.run_sync(_upgrade)
             await connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})

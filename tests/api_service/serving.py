@@ -14,6 +14,7 @@ from api_service.app import Settings, create_app
 from api_service.server import ApiServer, create_server
 from embedded.valkey import Valkey
 from foundation.settings import (
+    AccessSettings,
     ApiSettings,
     BrokerSettings,
     DatabaseSettings,
@@ -24,12 +25,13 @@ from foundation.settings import (
 )
 
 
-def settings_for(database_url: str, valkey: Valkey, **questions: Any) -> Settings:
+def settings_for(database_url: str, valkey: Valkey, access: AccessSettings | None = None, **questions: Any) -> Settings:
     """Settings of an API on these servers; ``questions`` are those of QuestionSettings. There is no llm_service."""
     return Settings(
         database=DatabaseSettings(database_url=SecretStr(database_url)),
         redis=RedisSettings(redis_url=SecretStr(valkey.url())),
         broker=BrokerSettings(broker_url=SecretStr(valkey.broker_url)),
+        access=access or AccessSettings(),
         api=ApiSettings(),
         questions=QuestionSettings(**questions),
         generation=GenerationSettings(),

@@ -14,8 +14,8 @@ from tests.api_service import answers
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-ASK = b"POST /api/ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
-ALIVE = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+ASK = b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+ALIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Connection:
@@ -136,7 +136,7 @@ async def test_a_request_to_change_the_protocol_is_told_how_to_ask(api: ClientSe
         status, _, content = await connection.response()
         assert (status, orjson.loads(content)["errors"][0]["field"]) == (400, "Upgrade")
     async with connected(api) as connection:
-        await connection.send(b"GET /livez HTTP/1.1\r\nHost: test\r\n" + upgrade + b"\r\n")
+        await connection.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
         assert (await connection.response())[0] == 200
 
 
@@ -157,7 +157,7 @@ async def test_http_1_0_is_answered_and_closed(api: ClientSession, words: str) -
         ASK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
         ASK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_refused_and_changes_nothing(

@@ -76,7 +76,7 @@ async def test_a_request_that_is_being_sent_is_answered_before_it_stops(
 ) -> None:
     body = b'{"question_text": "why not?"}'
     head = (
-        b"POST /api/ask HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body)
     )
     with socket.create_server(("127.0.0.1", 0)) as listening, started(environment, tmp_path, listening) as process:
@@ -84,7 +84,7 @@ async def test_a_request_that_is_being_sent_is_answered_before_it_stops(
         writer.write(head)
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         idle_reader, idle_writer = await asyncio.open_connection(*listening.getsockname())
-        idle_writer.write(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+        idle_writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert await idle_reader.readuntil(b"}")
         process.send_signal(signal.SIGTERM)
         assert await idle_reader.read() == b""  # it has begun to stop
@@ -117,6 +117,8 @@ async def test_connections_wait_in_the_socket_while_it_restarts(environment: dic
         ({"ASKMESH_DATABASE_URL": ""}, "ASKMESH_DATABASE_URL: is required"),
         ({"ASKMESH_API_PORT": "70000"}, "ASKMESH_API_PORT: "),
         ({"ASKMESH_LLM_TARGETS": "llm"}, "ASKMESH_LLM_TARGETS: 'llm' must be host:port"),
+        ({"ASKMESH_JWT_ISSUER": "https://login.example.com"}, "ASKMESH_JWT_ISSUER, ASKMESH_JWT_AUDIENCE and"),
+        ({"ASKMESH_ALLOWED_ORIGINS": "*"}, "ASKMESH_ALLOWED_ORIGINS: * is none"),
         ({"ASKMESH_MAX_BODY_BITES": "1"}, "unknown setting ASKMESH_MAX_BODY_BITES"),
     ],
 )
@@ -137,6 +139,22 @@ def test_a_port_in_use_is_one_clear_line(
         port = taken.getsockname()[1]
         words = f"cannot listen on 127.0.0.1:{port}: "
         assert_refused(environment | {"ASKMESH_API_PORT": str(port)}, 1, words, monkeypatch, capsys)
+
+
+def test_a_network_is_not_served_without_authentication(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = environment | {"ASKMESH_API_PORT": "0", "ASKMESH_API_HOST": "0.0.0.0"}
+    words = "ASKMESH_API_HOST: on 0.0.0.0 anyone in the network could ask"
+    assert_refused(settings, 2, words, monkeypatch, capsys)
+
+
+def test_a_socket_that_was_inherited_is_looked_at_too(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inherited = socket.create_server(("0.0.0.0", 0))
+    settings = environment | {"ASKMESH_API_LISTEN_FD": str(inherited.detach())}
+    assert_refused(settings, 2, "ASKMESH_API_HOST: on 0.0.0.0 anyone", monkeypatch, capsys)
 
 
 def assert_refused(

@@ -11,8 +11,16 @@ from api_service.health import Alive, Ready
 from api_service.problems import MEDIA_TYPE, Problem
 from api_service.questions.cursor import Cursor
 from api_service.questions.event_stream import MEDIA_TYPE as EVENT_STREAM
-from api_service.questions.schemas import AnswerResponse, AskResponse, DeltaEvent, StatusEvent
+from api_service.questions.schemas import (
+    AnswerResponse,
+    AskResponse,
+    DeltaEvent,
+    Erasure,
+    QuestionList,
+    StatusEvent,
+)
 from foundation.settings import (
+    AccessSettings,
     ApiSettings,
     BrokerSettings,
     DatabaseSettings,
@@ -29,6 +37,8 @@ RESULTS: dict[tuple[str, str], type[BaseModel]] = {
     ("/api/answer/{question_id}", "get"): AnswerResponse,
     EVENTS: AnswerResponse,
     ("/api/answer/{question_id}/cancel", "post"): AnswerResponse,
+    ("/api/answer/{question_id}", "delete"): Erasure,
+    ("/api/questions", "get"): QuestionList,
     ("/livez", "get"): Alive,
     ("/readyz", "get"): Ready,
 }
@@ -41,6 +51,7 @@ def app() -> FastAPI:
             database=DatabaseSettings(database_url=SecretStr("postgresql://nowhere")),
             redis=RedisSettings(redis_url=SecretStr("redis://nowhere")),
             broker=BrokerSettings(broker_url=SecretStr("redis://nowhere")),
+            access=AccessSettings(),
             api=ApiSettings(),
             questions=QuestionSettings(),
             generation=GenerationSettings(),
@@ -117,7 +128,7 @@ def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
 
 def test_operations_have_names_that_make_good_functions(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for operation in operations(document).values()]
-    assert names == ["ask", "answer", "events", "cancel", "livez", "readyz"]
+    assert names == ["ask", "answer", "erase", "events", "cancel", "list_questions", "livez", "readyz"]
 
 
 def test_the_request_is_described(document: dict[str, Any]) -> None:

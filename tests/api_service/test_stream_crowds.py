@@ -34,7 +34,7 @@ def one_who_does_not_read(url: str, question_id: int) -> Iterator[socket.socket]
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         client.connect((address.hostname, address.port))
-        client.sendall(f"GET /api/answer/{question_id}/events HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        client.sendall(f"GET /api/answer/{question_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         yield client
 
 

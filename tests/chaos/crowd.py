@@ -36,14 +36,21 @@ class Crowd:
     """``at_once`` users of the API at the URL that ``api`` returns, which may change while they ask."""
 
     def __init__(
-        self, api: Callable[[], str], texts: Iterable[str], at_once: int, pace: float, rng: random.Random
+        self,
+        api: Callable[[], str],
+        texts: Iterable[str],
+        at_once: int,
+        pace: float,
+        rng: random.Random,
+        key: str | None = None,
     ) -> None:
-        """``pace``: seconds between two looks of a user, where the API does not ask for more."""
+        """``pace``: seconds between two looks of a user, where the API does not ask for more. ``key``: all have it."""
         self.questions = [Question(text) for text in texts]
         self.surprises: Counter[str] = Counter()
         """Replies that the API should never give, whatever breaks."""
         self.retries: Counter[str] = Counter()
         """Why users had to send a request again."""
+        self._headers = {} if key is None else {"X-API-Key": key}
         self._api = api
         self._at_once = at_once
         self._pace = pace
@@ -89,6 +96,7 @@ class Crowd:
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS),
             timeout=aiohttp.ClientTimeout(total=_REQUEST_SECONDS),
+            headers=self._headers,
         )
 
     async def _use(self, session: aiohttp.ClientSession) -> None:

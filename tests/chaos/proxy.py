@@ -1,4 +1,4 @@
-"""A proxy before PostgreSQL that can cut off one process, and cut a connection just when a COMMIT was sent."""
+"""A proxy before PostgreSQL that can cut off one process, and cut a connection just when it was told to commit."""
 
 import asyncio
 import random
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of the peer: SO_PEERCRED, socket(7)
 _COMMIT = b"Q\x00\x00\x00\x0cCOMMIT;\x00"
+_IDLE = b"Z\x00\x00\x00\x05I"  # ReadyForQuery, outside of a transaction
+_EXECUTE = b"S\x00\x00\x00\x04"  # Sync, which ends a statement, and commits where there is no transaction
+_WRITES = re.compile(rb"\b(INSERT|UPDATE|DELETE)\b")
 _BLOCK = 1 << 16
 _SOCKET = ".s.PGSQL.5432"
 _PARSE = re.compile(rb"P....([^\0]*)\0([^\0]*)\0", re.DOTALL)
@@ -31,6 +34,10 @@ class _Connection:
     server: asyncio.StreamWriter
     sweeps: set[bytes] = field(default_factory=set)
     """Names of its prepared statements that sweep."""
+    writes: set[bytes] = field(default_factory=set)
+    """Names of its prepared statements that write."""
+    is_idle: bool = False
+    """Whether it is outside of a transaction, so that a statement commits by itself."""
 
     def cut(self) -> None:
         for side in (self.client, self.server):
@@ -55,7 +62,7 @@ class PostgreSQLProxy:
         self._rng = random.Random()
         self._on_sweep: Callable[[int], None] | None = None
         self.cut_commits = 0
-        """How many connections were cut at a COMMIT."""
+        """How many connections were cut when they were told to commit."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,7 +77,7 @@ class PostgreSQLProxy:
         shutil.rmtree(self._folder)
 
     def cut_commits_of(self, count: int, rng: random.Random) -> None:
-        """Cut the next ``count`` connections that commit."""
+        """Cut the next ``count`` connections that commit, by COMMIT or by a statement outside of a transaction."""
         self._rng = rng
         self._commits_to_cut = count
 
@@ -110,7 +117,7 @@ class PostgreSQLProxy:
         self._connections.add(connection)
         try:
             await asyncio.gather(
-                self._carry(connection, server_reader, writer), self._carry_up(connection, reader, server_writer)
+                self._carry_down(connection, server_reader, writer), self._carry_up(connection, reader, server_writer)
             )
         except OSError:
             pass
@@ -118,9 +125,12 @@ class PostgreSQLProxy:
             connection.cut()
             self._connections.discard(connection)
 
-    async def _carry(self, connection: _Connection, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _carry_down(
+        self, connection: _Connection, source: asyncio.StreamReader, sink: asyncio.StreamWriter
+    ) -> None:
         while block := await source.read(_BLOCK):
             await self._pass(connection.pid)
+            connection.is_idle = block.endswith(_IDLE)
             sink.write(block)
             await sink.drain()
         sink.close()
@@ -130,7 +140,8 @@ class PostgreSQLProxy:
     ) -> None:
         while block := await source.read(_BLOCK):
             await self._pass(connection.pid)
-            if self._commits_to_cut and block.endswith(_COMMIT):
+            self._learn_statements(connection, block)
+            if self._commits_to_cut and self._commits(connection, block):
                 await self._cut_commit(connection, block, sink)
                 return
             sink.write(block)
@@ -156,9 +167,22 @@ class PostgreSQLProxy:
         while (held := self._frozen.get(pid)) is not None:
             await held.wait()
 
-    def _look_for_sweep(self, connection: _Connection, block: bytes) -> None:
+    def _learn_statements(self, connection: _Connection, block: bytes) -> None:
         for name, statement in _PARSE.findall(block):
             if b"losses = losses + 1" in statement:
                 connection.sweeps.add(name)
-        if self._on_sweep is not None and any(b"\0" + name + b"\0" in block for name in connection.sweeps):
+            if _WRITES.search(statement):
+                connection.writes.add(name)
+
+    def _commits(self, connection: _Connection, block: bytes) -> bool:
+        by_itself = connection.is_idle and block.endswith(_EXECUTE) and _names(connection.writes, block)
+        return by_itself or block.endswith(_COMMIT)
+
+    def _look_for_sweep(self, connection: _Connection, block: bytes) -> None:
+        if self._on_sweep is not None and _names(connection.sweeps, block):
             self._on_sweep(connection.pid)
+
+
+def _names(statements: set[bytes], block: bytes) -> bool:
+    """Whether the block binds one of these prepared statements."""
+    return any(b"\0" + name + b"\0" in block for name in statements)

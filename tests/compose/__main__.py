@@ -42,6 +42,7 @@ class Run:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.number = 0
+        self.key = ""
 
     def step(self, name: str, do: Callable[[], str]) -> None:
         began = time.monotonic()
@@ -56,6 +57,7 @@ class Run:
         self.step("docker compose build", self.build)
         self.step("docker compose up --wait", self.up)
         self.step("secrets", self.secrets)
+        self.step("a first key", self.make_key)
         self.step("ask through nginx", self.ask)
         self.step("errors through nginx", self.errors)
         self.step("gRPC through nginx", lambda: asyncio.run(self.grpc()))
@@ -110,6 +112,16 @@ class Run:
         assert listed == "", listed
         return f"generated, in no environment; api_service reads {len(urls)}, llm_service none"
 
+    def make_key(self) -> str:
+        """As docs/compose.md says."""
+        refused = _refusal_of(Request(f"{self.stack.url}/api/questions"))
+        assert refused == "401 unauthenticated", refused
+        made = self.stack.compose("run", "--rm", "--no-TTY", "operations", "keys", "create", "--tenant", "me")
+        self.key = made.strip()
+        assert re.fullmatch("askmesh_[0-9A-Za-z]{49}", self.key), "no key"
+        assert orjson.loads(self._get("/api/questions")) == {"questions": []}
+        return f"without one: {refused}; with {self.key[:14]}…: an empty list"
+
     def ask(self) -> str:
         question = {"question_text": "What is the capital of France?"}
         reply = orjson.loads(self._get("/api/ask", question))
@@ -123,7 +135,7 @@ class Run:
     def errors(self) -> str:
         seen = []
         for path, body in (("/nothing", None), ("/api/ask", b"{"), ("/api/ask", b"x" * 70_000)):
-            request = Request(self.stack.url + path, data=body, headers={"Content-Type": "application/json"})
+            request = self._request(path, body)
             seen.append(_refusal_of(request))
         assert seen == ["404 path_not_found", "400 invalid_json", "413 body_too_large"], seen
         return ", ".join(seen)
@@ -201,7 +213,7 @@ class Run:
         """Questions from many users at a time; meanwhile strike. No question and no request may fail."""
         texts = [f"Repeat this number: {self.number + place}" for place in range(_QUESTIONS)]
         self.number += _QUESTIONS
-        crowd = Crowd(lambda: self.stack.url, texts, _AT_ONCE, 0.5, random.Random(1))
+        crowd = Crowd(lambda: self.stack.url, texts, _AT_ONCE, 0.5, random.Random(1), self.key)
 
         async def ask() -> None:
             asking = asyncio.create_task(crowd.ask_all())
@@ -222,10 +234,13 @@ class Run:
 
     def _get(self, path: str, body: object = None) -> bytes:
         data = None if body is None else orjson.dumps(body)
-        request = Request(self.stack.url + path, data=data, headers={"Content-Type": "application/json"})
-        with urlopen(request, timeout=30) as reply:
+        with urlopen(self._request(path, data), timeout=30) as reply:
             content: bytes = reply.read()
         return content
+
+    def _request(self, path: str, data: bytes | None) -> Request:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+        return Request(self.stack.url + path, data=data, headers=headers)
 
 
 def _refusal_of(request: Request) -> str:

@@ -56,7 +56,7 @@ def test_every_service_that_stays_has_a_health_check_limits_and_bounded_logs() -
             continue  # deploy/compose/model-*.yml, below
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
         assert {"cpus", "memory", "pids"} == service["deploy"]["resources"]["limits"].keys(), name
-        if name not in ("migrations", "secrets"):
+        if name not in ("migrations", "operations", "secrets"):
             assert "healthcheck" in service, name
             assert service["restart"] == "unless-stopped", name
 

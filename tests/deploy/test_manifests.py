@@ -23,6 +23,7 @@ KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentica
 OURS: dict[str, tuple[type[settings.Group], ...]] = {
     "api-service": (
         settings.ApiSettings,
+        settings.AccessSettings,
         settings.DatabaseSettings,
         settings.RedisSettings,
         settings.BrokerSettings,

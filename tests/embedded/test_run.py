@@ -113,6 +113,7 @@ def test_it_starts_everything_says_where_and_leaves_nothing(start: Starter) -> N
     assert set(run.children()) == SERVERS | SERVICES
     assert all(re.search(rf"^{name} +ready after", run.output, re.MULTILINE) for name in SERVERS | SERVICES)
     assert re.search(r"^  llm_service +localhost:\d+ \(gRPC\)$", run.output, re.MULTILINE)
+    assert "It asks nobody on this machine who they are, and serves nobody else." in run.output
     settings = run.get()
     sockets = [
         Path(settings[name].split("/tmp/")[1].split("/")[0]) for name in ("ASKMESH_DATABASE_URL", "ASKMESH_REDIS_URL")
@@ -130,6 +131,8 @@ def test_servers_elsewhere_and_replicas(start: Starter) -> None:
         ASKMESH_LLM_REPLICAS="2",
         ASKMESH_WORKER_REPLICAS="2",
         ASKMESH_API_REPLICAS="2",
+        ASKMESH_API_HOST="0.0.0.0",
+        ASKMESH_REQUIRE_AUTH="true",
         ASKMESH_MAX_BODY_BYTES="2048",
         NOTIFY_SOCKET="/of/the/supervisor",
     )
@@ -220,6 +223,15 @@ def test_a_wrong_setting_is_refused_before_anything_starts(start: Starter, setti
     assert status == 2
     assert re.fullmatch(line, output)
     assert "secret" not in output
+    assert not (run.data_dir / "postgresql").exists()
+
+
+def test_a_network_is_not_served_without_authentication(start: Starter) -> None:
+    run = start(ASKMESH_API_HOST="0.0.0.0")
+    status, output = refusal(run)
+    assert status == 2
+    assert output.startswith("askmesh: ASKMESH_API_HOST: on 0.0.0.0 anyone in the network could ask")
+    assert "ASKMESH_REQUIRE_AUTH=true" in output
     assert not (run.data_dir / "postgresql").exists()
 
 

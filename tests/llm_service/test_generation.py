@@ -35,6 +35,19 @@ async def test_a_stream_tells_start_text_and_end(client: Client) -> None:
     assert timing.time_to_first_text.ToNanoseconds() < timing.total.ToNanoseconds()
 
 
+async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_first_nor_the_last(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llm_service.model_server._GATHERED_SECONDS_A_REQUEST", 60.0)
+    monkeypatch.setattr("llm_service.model_server._MOST_GATHERED_SECONDS", 60.0)
+    answer = await client.stream(ask("why? [[tokens=30 delay=0.01]]"))
+
+    assert answer.text == expected_answer("why? [[tokens=30]]")
+    assert len(answer.deltas) == 2
+    assert answer.deltas[0].usage.completion_tokens < 30
+    assert answer.deltas[1].usage.completion_tokens == 30
+
+
 async def test_a_unary_call_gives_the_same_and_streams_upstream(client: Client, fake: FakeModelServer) -> None:
     response = await client.generate(ask("why?", request_id="mine", model="second"))
     assert (response.request_id, response.model) == ("mine", "second")

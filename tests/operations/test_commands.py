@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner
 
+from foundation.settings import DatabaseSettings
 from operations.commands import askmesh
 from tests.servers import run_apart
 
@@ -103,3 +104,13 @@ def test_beside_a_running_mesh_it_finds_the_database(
 def test_it_runs_as_a_module() -> None:
     helped = subprocess.run([sys.executable, "-m", "operations", "--help"], capture_output=True, text=True, check=True)
     assert "Look after askmesh" in helped.stdout
+
+
+def test_in_a_container_it_finds_the_database_among_the_secrets(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "askmesh_database_url").write_text(f"{database_url}\n")
+    monkeypatch.setattr("operations.running.SECRETS", tmp_path)
+    monkeypatch.setitem(DatabaseSettings.model_config, "secrets_dir", tmp_path)
+    status, output = run("questions", "list", "all")
+    assert (status, "listed" in output) == (0, True)

@@ -6,11 +6,13 @@ A program is a list of rounds; the steps of a round run at once, each on a conne
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,6 +29,7 @@ from questions.claims import (
     retire_worker,
     wait,
 )
+from questions.erasing import erase
 from questions.reading import Question, cancel, read
 from questions.states import ErrorReason
 from questions.sweeping import sweep
@@ -45,6 +48,15 @@ class World:
     claims: list[Claim] = field(default_factory=list)
     results: dict[int, str] = field(default_factory=dict)
     finals: dict[int, Question] = field(default_factory=dict)
+    erased: set[int] = field(default_factory=set)
+
+
+class NoRedis:
+    """Takes what erasing tells Redis, which plays no part here."""
+
+    async def set(self, *_: object, **__: object) -> None: ...
+
+    async def delete(self, *_: object) -> None: ...
 
 
 Step = Callable[[World], Awaitable[None]]
@@ -96,6 +108,16 @@ def cancels(index: int) -> Step:
     return step
 
 
+def erases(index: int) -> Step:
+    async def step(world: World) -> None:
+        if world.asked:
+            question_id = world.asked[index % len(world.asked)]
+            world.erased.add(question_id)
+            await erase(world.engine, cast(Redis, NoRedis()), OWNER, question_id)
+
+    return step
+
+
 def worker_dies(index: int) -> Step:
     async def step(world: World) -> None:
         if world.workers:
@@ -134,6 +156,8 @@ def sees(index: int) -> Step:
 
 async def look(world: World, question_id: int) -> None:
     found = await read(world.engine, OWNER, question_id)
+    if question_id in world.erased:
+        return
     assert found is not None, "an accepted question is gone"
     if question_id in world.finals:
         assert found == world.finals[question_id], "a final state changed"
@@ -153,6 +177,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.builds(claims, INDEX, st.integers(1, 3), st.booleans()),
     st.builds(finishes, INDEX),
     st.builds(cancels, INDEX),
+    st.builds(erases, INDEX),
     st.builds(sees, INDEX),
     st.just(sweeps),
     st.builds(
@@ -182,6 +207,8 @@ BROKEN = {
     "a cancelled or expired answer with a question that is neither": """
         SELECT a.id FROM answers a JOIN questions q ON q.answer_id = a.id
         WHERE a.state IN ('cancelled', 'expired') AND q.ended IS NULL""",
+    "an answer of which nobody knows": """
+        SELECT id FROM answers a WHERE NOT EXISTS (SELECT FROM questions WHERE answer_id = a.id)""",
 }
 
 

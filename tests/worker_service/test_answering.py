@@ -277,6 +277,60 @@ async def test_one_statement_claims_for_all_slots_that_wait(worker: Worker, monk
     assert worker.claimer.held == {claim.token for claim in got if claim}
 
 
+async def test_slots_that_have_answered_look_for_more_together(
+    worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, limits = claims.claim, []
+
+    async def count(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
+        limits.append(limit)
+        return await claim(engine, worker_id, limit, suspects=suspects)
+
+    monkeypatch.setattr(claims, "claim", count)
+    monkeypatch.setattr("worker_service.claiming._PATIENCE_SECONDS", 3_600.0)
+    for number in range(5):
+        await ask(worker.engine, f"question {number}")
+    worker.slots.start(8)
+    await eventually(lambda: worker.slots.free == 3 and not worker.claimer.held, "five are answered, and wait")
+    assert limits == [8]
+
+    await ask(worker.engine, "question 5")
+    worker.slots.start(1)
+    await eventually(lambda: llm.asked.total() == 6 and not worker.claimer.held, "one has answered, and waits")
+    assert limits == [8, 6]
+    assert worker.slots.free == 7
+
+    worker.slots.start(0)
+    await eventually(lambda: worker.slots.free == 8, "nothing more is due")
+
+
+async def test_while_more_is_due_slots_do_not_wait_for_one_another(
+    worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker_service.claiming._PATIENCE_SECONDS", 3_600.0)
+    for number in range(20):
+        await ask(worker.engine, f"question {number}")
+    worker.slots.start(3)
+
+    await eventually(lambda: llm.asked.total() == 20, "all are answered")
+
+
+async def test_a_hint_waits_while_no_slot_is_free(worker: Worker, llm: FakeLlmService) -> None:
+    llm.flowing.clear()
+    for number in range(9):
+        await ask(worker.engine, f"question {number}")
+    await worker.slots.work(8)
+    await eventually(lambda: llm.running == 8, "all slots are busy")
+
+    hint = asyncio.create_task(worker.slots.work(1))
+    await asyncio.sleep(0)
+    assert not hint.done()
+    llm.flowing.set()
+
+    await asyncio.wait_for(hint, 10)
+    await eventually(lambda: llm.asked.total() == 9, "the ninth is asked")
+
+
 async def test_a_claim_whose_slot_has_gone_is_not_held(worker: Worker) -> None:
     await ask(worker.engine, "question")
     waiting = asyncio.create_task(worker.claimer.next())

@@ -170,8 +170,8 @@ async def test_a_worker_that_is_stopped_leaves_hints_to_others(
     first.send(signal.SIGTERM)
     assert await first.ended() == 0
 
-    hints.wake(5)
-    await eventually(lambda: broker.unfinished() == 5, "the hints wait")
+    hints.wake(80)
+    await eventually(lambda: broker.unfinished() == 5, "the hints wait")  # each wakes 16 slots
     second = start_worker(ASKMESH_BROKER_URL=broker.url)
     await second.ready()
 

@@ -1,6 +1,7 @@
 """How the text of answers gets into Redis: chunking, outages, and what PostgreSQL has to say first."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,6 +73,42 @@ async def until_stored(redis: Redis, expected: str) -> None:
         return await stored(redis) == expected
 
     await eventually(is_stored, f"Redis has {expected!r}")
+
+
+async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (texts, _):
+        await pubsub.subscribe(text_channel(1), text_channel(2))
+        await pubsub.get_message(timeout=5)
+        await pubsub.get_message(timeout=5)
+        monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 3_600.0)
+        texts.add(await opened(texts, claim_of(1)), "first", Usage())
+        monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 0.01)
+        await opened(texts, claim_of(2))
+        messages = []
+        while len(messages) < 2:
+            if message := await pubsub.get_message(timeout=5):
+                messages.append(message["data"])
+
+    assert messages == [b"0:0:first", b"0:0:"]
+
+
+async def test_in_a_flood_one_call_serves_many_answers(redis: Redis) -> None:
+    def calls() -> int:
+        return statistics["cmdstat_evalsha"]["calls"] if "cmdstat_evalsha" in statistics else 0
+
+    async with writing(redis) as (texts, _):
+        statistics = await redis.info("commandstats")
+        before, began = calls(), time.monotonic()
+        for number in range(300):
+            texts.add(await opened(texts, claim_of(number + 1)), "text", Usage())
+            await asyncio.sleep(0.001)
+        await eventually(lambda: not texts._pending, "all are stored")
+        seconds = time.monotonic() - began
+        statistics = await redis.info("commandstats")
+
+    assert calls() - before <= 8 + seconds * 200 + 1
 
 
 WHITE = st.text(" \t\n\r\u2003\u00a0\u0085", max_size=3)

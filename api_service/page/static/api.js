@@ -1,5 +1,6 @@
 // What the page says to the server, and what the server's refusals say to people.
 
+import * as key from "./key.js";
 import { language, words } from "./words.js";
 
 const STATES = ["queued", "in_progress", "completed", "incomplete", "failed", "cancelled", "expired"];
@@ -28,14 +29,31 @@ export class Unreachable extends Problem {
   }
 }
 
-/** A fetch that rejects by Problem alone, or by AbortError where its signal says so. */
-export async function request(path, { headers = {}, signal, ...options } = {}) {
+/**
+ * A fetch that rejects by Problem alone, or by AbortError where its signal says so.
+ *
+ * Where the server wants a key it waits until the reader has given one, and tries again with it.
+ */
+export async function request(path, options = {}) {
+  while (true) {
+    const used = key.current();
+    try {
+      return await requestWith(used, path, options);
+    } catch (problem) {
+      if (problem.code !== "unauthenticated" || !(await key.another(used, { asked: options.method === "POST", signal: options.signal }))) {
+        throw problem;
+      }
+    }
+  }
+}
+
+async function requestWith(secret, path, { headers = {}, signal, ...options }) {
   let response;
   try {
     response = await fetch(path, {
       ...options,
       signal,
-      headers: { "Accept-Language": language, ...headers },
+      headers: { "Accept-Language": language, ...(secret && { Authorization: `Bearer ${secret}` }), ...headers },
       credentials: "same-origin",
     });
   } catch (error) {

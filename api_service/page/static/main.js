@@ -2,6 +2,7 @@
 
 import * as answer from "./answer.js";
 import * as composer from "./composer.js";
+import * as key from "./key.js";
 import * as list from "./list.js";
 import * as store from "./store.js";
 import { language, speak, words } from "./words.js";
@@ -45,6 +46,7 @@ answer.start(async (text) => {
   }
 });
 list.start();
+key.start();
 route();
 
 window.addEventListener("hashchange", route);

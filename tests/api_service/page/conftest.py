@@ -12,6 +12,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.api_service.page.reader import MODEL_SLOTS, FakeModel, Reader
 from tests.mesh import Mesh
 
+MESH_SETTINGS = {
+    "ASKMESH_MODEL_NAME": "fake-model",
+    "ASKMESH_MAX_OUTPUT_TOKENS": "500000",
+    "ASKMESH_DRAIN_SECONDS": "1",
+    "ASKMESH_WORKER_SLOTS": str(MODEL_SLOTS),
+}
+
 
 @pytest.fixture(scope="package")
 def model() -> Iterator[FakeModel]:
@@ -26,14 +33,7 @@ def model() -> Iterator[FakeModel]:
 
 @pytest.fixture(scope="package")
 def mesh(model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    settings = {
-        "ASKMESH_MODEL_URL": model.url,
-        "ASKMESH_MODEL_NAME": "fake-model",
-        "ASKMESH_MAX_OUTPUT_TOKENS": "500000",
-        "ASKMESH_DRAIN_SECONDS": "1",
-        "ASKMESH_WORKER_SLOTS": str(MODEL_SLOTS),
-    }
-    with Mesh(tmp_path_factory.mktemp("page"), settings) as mesh:
+    with Mesh(tmp_path_factory.mktemp("page"), MESH_SETTINGS | {"ASKMESH_MODEL_URL": model.url}) as mesh:
         yield mesh
 
 

@@ -1,0 +1,205 @@
+"""Tokens of an issuer, good and forged."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from api_service.authentication import issuer_keys
+from api_service.authentication.issuer_keys import IssuerKeys
+from api_service.authentication.principal import Principal
+from api_service.authentication.tokens import Tokens
+from api_service.problems import Code, ProblemError
+from foundation.settings import AccessSettings
+from questions.roles import Role
+from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, SIGNERS, Issuer, claims, issuing, public, token
+
+pytestmark = pytest.mark.integration
+
+ALICE = Principal("alice", Role.USER)
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    async with issuing() as issuer:
+        yield issuer
+
+
+def tokens_of(issuer: Issuer, **settings: Any) -> Tokens:
+    access = AccessSettings(
+        require_auth=True, jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.url, **settings
+    )
+    return Tokens(access, IssuerKeys(issuer.url))
+
+
+@pytest.fixture
+def tokens(issuer: Issuer) -> Tokens:
+    return tokens_of(issuer)
+
+
+def b64(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def forged(header: dict[str, Any], secret: bytes = b"") -> str:
+    """A token as an attacker writes it by hand, signed by HMAC with a secret, or not at all."""
+    signed = f"{b64(json.dumps(header).encode())}.{b64(json.dumps(claims()).encode())}"
+    signature = hmac.digest(secret, signed.encode(), "sha256") if secret else b""
+    return f"{signed}.{b64(signature)}"
+
+
+@pytest.mark.parametrize("algorithm", SIGNERS)
+async def test_a_good_token_is_taken_and_not_looked_at_twice(
+    tokens: Tokens, issuer: Issuer, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = token(algorithm)
+    assert await tokens.principal(good) == ALICE
+    monkeypatch.delattr(jwt, "decode")
+    assert await tokens.principal(good) == ALICE
+    assert issuer.fetches == 1
+
+
+async def test_the_clocks_may_differ_a_little(tokens: Tokens) -> None:
+    now = int(time.time())
+    assert await tokens.principal(token(exp=now - 20)) == ALICE
+    assert await tokens.principal(token(nbf=now + 20, iat=now + 20)) == ALICE
+
+
+PEM = (
+    SIGNERS["RS256"]
+    .public_key()
+    .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+)
+NOW = int(time.time())
+BAD = {
+    "nothing": "",
+    "words": "a.b.c",
+    "no signature": forged({"alg": "none", "typ": "JWT"}),
+    "no signature, oddly written": forged({"alg": "NoNe", "kid": "RS256"}),
+    "HMAC with the public key": forged({"alg": "HS256", "kid": "RS256"}, PEM),
+    "HMAC with the public key's fingerprint": forged({"alg": "HS256", "kid": "RS256"}, hashlib.sha256(PEM).digest()),
+    "an algorithm of another key": forged({"alg": "RS256", "kid": "ES256"}, PEM),
+    "an algorithm that nobody set": jwt.encode(claims(), SIGNERS["RS256"], "RS512", {"kid": "RS256"}),
+    "a key of its own": jwt.encode(
+        claims(),
+        ec.generate_private_key(ec.SECP256R1()),
+        "ES256",
+        {"jwk": {"kty": "EC"}, "jku": "http://127.0.0.1:1/", "kid": "ES256"},
+    ),
+    "an unknown key": token(key_id="another"),
+    "a key id that is none": forged({"alg": "RS256", "kid": ["RS256"]}, PEM),
+    "no key id": token(key_id=None),
+    "another audience": token(aud="another"),
+    "no audience": token(aud=None),
+    "another issuer": token(iss="https://login.example.com"),
+    "no issuer": token(iss=None),
+    "expired": token(exp=NOW - 3_600),
+    "no expiry": token(exp=None),
+    "an expiry that is none": token(exp="tomorrow"),
+    "not valid yet": token(nbf=NOW + 3_600),
+    "issued in the future": token(iat=NOW + 3_600),
+    "huge": token(name="x" * 8_192),
+    "cut": token()[:-4],
+    "not ASCII": "ключ.ключ.ключ",
+    "padded": f"{token()}=",
+    "nested": b64(b'{"alg":' + b"[" * 2_000) + ".e30.x",
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_a_token_that_is_not_good_is_refused(tokens: Tokens, name: str) -> None:
+    assert await tokens.principal(BAD[name]) is None
+
+
+async def test_a_signature_is_for_these_claims(tokens: Tokens) -> None:
+    header, _, signature = token().split(".")
+    assert await tokens.principal(f"{header}.{b64(json.dumps(claims(sub='root')).encode())}.{signature}") is None
+
+
+async def test_new_keys_of_the_issuer_are_found_and_old_ones_forgotten(
+    tokens: Tokens, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await tokens.principal(token()) == ALICE
+    new = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    issuer.keys = [public("RS256", "new", new)]
+    assert await tokens.principal(token(signer=new, key_id="new")) is None  # asked a moment ago
+    assert issuer.fetches == 1
+    monkeypatch.setattr(issuer_keys, "_PAUSE_SECONDS", 0.0)
+    tokens._keys._next_fetch_at = 0
+    assert await tokens.principal(token(signer=new, key_id="new")) == ALICE
+    assert await tokens.principal(token(signer=new, key_id=None)) == ALICE  # there is one only
+    assert await tokens.principal(token(sub="bob")) is None
+
+
+async def test_many_unknown_keys_make_one_fetch(tokens: Tokens, issuer: Issuer) -> None:
+    refused = await asyncio.gather(*(tokens.principal(token("EdDSA", key_id=f"{n}")) for n in range(50)))
+    assert refused == [None] * 50
+    assert issuer.fetches == 1
+
+
+BROKEN: dict[str, Any] = {
+    "an error": {"status": 500},
+    "no JSON": {"text": "<html>"},
+    "no object": {"text": "[]"},
+    "no keys": {"text": '{"keys": []}'},
+    "no usable keys": {"text": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "RSA", "use": "enc"}, 1]}'},
+    "too much": {"text": " " * 2_000_000 + "{}"},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_keys_stay_while_the_issuer_is_broken(issuer: Issuer, name: str) -> None:
+    tokens = tokens_of(issuer)
+    issuer.broken = web.Response(**BROKEN[name])
+    with pytest.raises(ProblemError) as refused:
+        await tokens.principal(token())
+    assert refused.value.code is Code.ISSUER_UNAVAILABLE
+    issuer.broken = None
+    tokens._keys._next_fetch_at = 0
+    assert await tokens.principal(token()) == ALICE
+    issuer.broken = web.Response(**BROKEN[name])
+    tokens._keys._next_fetch_at = 0
+    assert await tokens.principal(token(key_id="unknown")) is None
+    assert await tokens.principal(token(sub="bob")) == Principal("bob", Role.USER)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "expected"),
+    [
+        ({"jwt_tenant_claim": "org"}, {"org": "acme"}, Principal("acme", Role.USER)),
+        ({"jwt_tenant_claim": "org.id"}, {"org": {"id": "acme"}}, Principal("acme", Role.USER)),
+        ({"jwt_tenant_claim": "https://x.org/t"}, {"https://x.org/t": "acme"}, Principal("acme", Role.USER)),
+        ({"jwt_role_claim": "role"}, {"role": "operator"}, Principal("alice", Role.OPERATOR)),
+        ({"jwt_role_claim": "realm.roles"}, {"realm": {"roles": ["x", "user"]}}, ALICE),
+        ({}, {"role": "operator"}, ALICE),
+        ({"jwt_role_claim": "role"}, {}, None),
+        ({"jwt_role_claim": "role"}, {"role": "admin"}, None),
+        ({"jwt_role_claim": "role"}, {"role": [["operator"], {}]}, None),
+        ({"jwt_tenant_claim": "org"}, {}, None),
+        ({"jwt_tenant_claim": "org"}, {"org": ["acme"]}, None),
+        ({"jwt_tenant_claim": "org"}, {"org": "a b"}, None),
+        ({"jwt_tenant_claim": "org"}, {"org": ""}, None),
+    ],
+)
+async def test_claims_say_who_it_is(
+    issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], expected: Principal | None
+) -> None:
+    tokens = tokens_of(issuer, **settings)
+    if expected is not None:
+        assert await tokens.principal(token(**says)) == expected
+        return
+    with pytest.raises(ProblemError) as refused:
+        await tokens.principal(token(**says))
+    assert refused.value.code is Code.FORBIDDEN
+    (claim,) = settings.values()
+    assert claim in refused.value.detail
