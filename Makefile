@@ -22,7 +22,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2
 NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos vllm-test compose-test lint format protos requirements clean environment test-environment
+.PHONY: help run test bench chaos vllm-test compose-test audit lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -40,7 +40,7 @@ run: environment ## start every server and service on this machine, with a real 
 ##@ Working on it
 
 test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytest
-	@.ci/install-packages rabbitmq-server nginx chromium
+	@.ci/install-packages rabbitmq-server nginx chromium postgresql
 	@$(MAKE) --no-print-directory lint
 	@status=0; \
 	$(BIN)/python -m pytest -n $(JOBS) -m "not alone and not vllm" $(ARGS) $(NONE_IS_FINE) || status=$$?; \
@@ -60,6 +60,10 @@ compose-test: test-environment ## build, run, scale, break and upgrade the conta
 bench: test-environment ## measure what askmesh adds and costs, 10 minutes; STORES=debian, ARGS="same_texts polling": some rows
 	@$(if $(filter debian,$(STORES)),.ci/install-packages postgresql redis-server rabbitmq-server)
 	$(BIN)/python -m benchmarks --stores $(STORES) $(ARGS)
+
+audit: test-environment ## ask PyPI which locked packages have known vulnerabilities; needs the internet
+	$(BIN)/uvx pip-audit --strict --disable-pip --require-hashes $(foreach folder,embedded api_service worker_service \
+		llm_service tests,-r $(folder)/requirements.txt) -r protos/requirements.txt -r deploy/build-requirements.txt
 
 lint: test-environment ## check style, types, import rules and the contract
 	$(BIN)/ruff check

@@ -21,7 +21,7 @@ def main() -> int:
         return _refuse(2, str(error))
     except OSError as error:
         return _refuse(1, f"cannot listen on {settings.api.api_host}:{settings.api.api_port}: {error}")
-    run(create_app(settings), listening, drain_seconds)
+    run(create_app(settings), listening, drain_seconds, settings.api.max_connections)
     return 0
 
 

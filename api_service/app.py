@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import Self
 
-from askmesh_client import GenerationClient
-from askmesh_client.channel import target_uri
+from askmesh_client import CertificatesError, GenerationClient, TlsFiles
+from askmesh_client.channel import check_connection
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -44,6 +44,7 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    GrpcTlsSettings,
     LimitSettings,
     LlmClientSettings,
     QuestionSettings,
@@ -82,13 +83,16 @@ class Settings:
     limits: LimitSettings
     generation: GenerationSettings
     llm_client: LlmClientSettings
+    grpc_tls: GrpcTlsSettings = field(default_factory=GrpcTlsSettings)
 
     @classmethod
     def from_environment(cls) -> Self:
         """Raises SettingsError."""
-        llm_client = load(LlmClientSettings)
+        llm_client, grpc_tls = load(LlmClientSettings), load(GrpcTlsSettings)
         try:
-            target_uri(llm_client.llm_targets)
+            check_connection(llm_client.llm_targets, _files(grpc_tls), llm_client.llm_server_name)
+        except CertificatesError as error:
+            raise SettingsError(f"{PREFIX}GRPC_*_FILE: {error}") from None
         except ValueError as error:
             raise SettingsError(f"{PREFIX}LLM_TARGETS: {error}") from None
         return cls(
@@ -101,6 +105,7 @@ class Settings:
             limits=load(LimitSettings),
             generation=load(GenerationSettings),
             llm_client=llm_client,
+            grpc_tls=grpc_tls,
         )
 
 
@@ -159,7 +164,10 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.push_async_callback(engine.dispose)
     redis = create_redis(settings.redis)
     stack.push_async_callback(redis.aclose)
-    model = await stack.enter_async_context(GenerationClient(settings.llm_client.llm_targets))
+    llm = settings.llm_client
+    model = await stack.enter_async_context(
+        GenerationClient(llm.llm_targets, tls=_files(settings.grpc_tls), server_name=llm.llm_server_name)
+    )
     hints = Hints(celery_app("api_service", settings.broker))
     stack.push_async_callback(asyncio.to_thread, hints.close)
     reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -224,6 +232,10 @@ async def _authenticator(access: AccessSettings, engine: AsyncEngine, stack: Asy
         stack.push_async_callback(_stop, asyncio.create_task(issuer_keys.refresh()))
         tokens = Tokens(access, issuer_keys)
     return Authenticator(keys, tokens)
+
+
+def _files(settings: GrpcTlsSettings) -> TlsFiles | None:
+    return TlsFiles(*settings.files) if settings.files else None
 
 
 def _note_defect(task: asyncio.Task[None]) -> None:

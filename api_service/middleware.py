@@ -47,12 +47,13 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if started:
-                raise  # uvicorn logs it and breaks the connection off, so that half a response is not taken for one
             # Messages of exceptions can quote what people asked (PostgreSQL's: the whole row).
             words = (request_id.decode(), scope["method"], scope["path"])
             logger.error("request %s, %s %s, met a defect:%s", *words, _without_messages(error))  # noqa: TRY400
             logger.debug("request %s, %s %s, met a defect", *words, exc_info=True)
+            if started:
+                # uvicorn logs it and breaks the connection off, so that half a response is not taken for one.
+                raise BrokenOffError("a response is broken off: the lines before say why") from None
             await problem_response(scope, Code.INTERNAL_ERROR, DEFECT)(scope, receive, send_with_id)
 
 
@@ -63,6 +64,10 @@ def _without_messages(error: BaseException | None) -> str:
         parts += ["\n", *traceback.format_tb(error.__traceback__), type(error).__qualname__]
         error = error.__cause__ or error.__context__
     return "".join(parts)
+
+
+class BrokenOffError(Exception):
+    """Ends a response that has begun. It stands for an error whose message nobody may log."""
 
 
 class HeadRequests:

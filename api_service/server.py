@@ -9,7 +9,9 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
+from api_service.http_protocol import limited
 from foundation import garbage
+from foundation.open_files import allow_files
 from foundation.readiness import notify_ready
 from foundation.settings import ApiSettings
 
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 _KEEP_ALIVE_SECONDS = 75
 # A client that takes nothing of what it is sent for so long is dropped; the cursor of its stream stays valid.
 _STALLED_SECONDS = 60
+_SPARE_FILES = 256
 
 
 class ApiServer(uvicorn.Server):
@@ -44,13 +47,13 @@ class ApiServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def create_server(app: FastAPI, drain_seconds: float) -> ApiServer:
+def create_server(app: FastAPI, drain_seconds: float, max_connections: int) -> ApiServer:
     """A server that, told to stop, takes no more connections and gives requests ``drain_seconds`` to end."""
     return ApiServer(
         uvicorn.Config(
             app,
             loop="uvloop" if sys.platform != "win32" else "asyncio",
-            http="httptools",
+            http=limited(max_connections),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -71,9 +74,10 @@ def listen(settings: ApiSettings) -> socket.socket:
     return socket.create_server((settings.api_host, settings.api_port), family=family, backlog=2048)
 
 
-def run(app: FastAPI, listening: socket.socket, drain_seconds: float) -> None:
+def run(app: FastAPI, listening: socket.socket, drain_seconds: float, max_connections: int) -> None:
     """Serve until SIGTERM or SIGINT, then return."""
+    allow_files(max_connections + _SPARE_FILES, "ASKMESH_MAX_CONNECTIONS")
     # uvicorn stops in good order and then raises the signal again, by which the process would end as if killed.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    create_server(app, drain_seconds).run(sockets=[listening])
+    create_server(app, drain_seconds, max_connections).run(sockets=[listening])

@@ -8,7 +8,7 @@ from functools import partial
 
 from embedded.model import NAME as EMBEDDED_MODEL
 from embedded.model import Model
-from embedded.ports import HOST, consecutive, listen, port_of
+from embedded.ports import HOST, consecutive, free_port, listen, port_of
 from embedded.postgresql import PostgreSQL
 from embedded.probes import Notification, grpc_serves, http_answers
 from embedded.processes import Program, Server
@@ -23,6 +23,7 @@ from foundation.settings import (
     DatabaseSettings,
     EmbeddedSettings,
     GenerationSettings,
+    GrpcTlsSettings,
     ProcessSettings,
     SettingsError,
     load,
@@ -75,6 +76,8 @@ class Mesh:
         self.table.append(("llm_service", ", ".join(f"localhost:{port}" for port in self._grpc_ports) + " (gRPC)"))
         self.table.append(("worker_service", "no port"))
         os.environ["ASKMESH_LLM_TARGETS"] = ",".join(f"{HOST}:{port}" for port in self._grpc_ports)
+        if load(GrpcTlsSettings).files and not os.environ.get("ASKMESH_LLM_SERVER_NAME"):
+            os.environ["ASKMESH_LLM_SERVER_NAME"] = "llm_service"
         if not os.environ.get("ASKMESH_DRAIN_SECONDS"):
             os.environ["ASKMESH_DRAIN_SECONDS"] = "5"
         self._add_model()
@@ -114,12 +117,14 @@ class Mesh:
         ]
 
     def _llm_service(self, name: str, port: int) -> Program:
+        added = {"ASKMESH_LLM_HOST": HOST, "ASKMESH_LLM_PORT": str(port)}
+        probed = port
+        if load(GrpcTlsSettings).files:
+            # The supervisor has no certificate.
+            probed = free_port()
+            added |= {"ASKMESH_LLM_HEALTH_HOST": HOST, "ASKMESH_LLM_HEALTH_PORT": str(probed)}
         return self._service(
-            name,
-            module="llm_service",
-            withheld=_STORES,
-            added={"ASKMESH_LLM_HOST": HOST, "ASKMESH_LLM_PORT": str(port)},
-            is_ready=partial(grpc_serves, port),
+            name, module="llm_service", withheld=_STORES, added=added, is_ready=partial(grpc_serves, probed)
         )
 
     def _worker_service(self, name: str) -> Program:

@@ -17,8 +17,21 @@ from foundation.settings import DatabaseSettings
 
 
 def async_url(url: str) -> URL:
-    """The same server, reached by asyncpg. A ``host`` in the query names a Unix socket's folder."""
-    return make_url(url).set(drivername="postgresql+asyncpg")
+    """The same server, reached by asyncpg. A ``host`` in the query names a Unix socket's folder.
+
+    How TLS is used, which stands in the query as for libpq, is in ``tls_arguments``.
+    """
+    parsed = make_url(url).set(drivername="postgresql+asyncpg")
+    return parsed.difference_update_query([name for name in parsed.query if name.startswith("ssl")])
+
+
+def tls_arguments(url: str) -> dict[str, str]:
+    """What asyncpg's connect() needs for the TLS of the URL: ``sslmode=verify-full&sslrootcert=…`` and so on.
+
+    SQLAlchemy would pass each on as an argument of its own, which asyncpg has not; in a DSN it reads them all.
+    """
+    query = {name: value for name, value in make_url(url).query.items() if name.startswith("ssl")}
+    return {"dsn": URL.create("postgresql", query=query).render_as_string()} if query else {}
 
 
 def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
@@ -35,6 +48,7 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
         pool_timeout=10,
         hide_parameters=True,  # what people asked would stand in the messages of errors
         connect_args={
+            **tls_arguments(settings.database_url.get_secret_value()),
             "timeout": 5,
             "command_timeout": 10,
             "server_settings": {

@@ -16,8 +16,11 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from foundation.secret_urls import weakness
+
 PREFIX = "ASKMESH_"
 SECRETS = Path("/run/secrets")
+_USER_IN_URL = re.compile(r"://[^/\s]*@")
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
 G = TypeVar("G", bound="Group")
 
@@ -60,6 +63,14 @@ class Group(BaseSettings):
 class LogSettings(Group):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Least severe level that is logged."
+    )
+
+
+class SecretSettings(Group):
+    allow_weak_secrets: bool = Field(
+        False,
+        description="true lets passwords pass that are missing, usual or shorter than 12 characters, in URLs of servers"
+        " on other machines. For development.",
     )
 
 
@@ -242,7 +253,40 @@ class ApiSettings(Group):
     api_listen_fd: int | None = Field(
         None, ge=3, description="Listening socket inherited from the supervisor, instead of host and port."
     )
+    max_connections: int = Field(
+        8_192, ge=16, le=1_000_000, description="Most connections that one api_service process holds at a time."
+    )
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216, description="Largest request body, in bytes.")
+
+
+class GrpcTlsSettings(Group):
+    """Mutual TLS between llm_service and its callers: each has a certificate, and asks for the other's."""
+
+    grpc_certificate_file: Path | None = Field(
+        None,
+        description="This process's certificate for gRPC, as PEM, and those that lead to the authority after it."
+        " Switches mutual TLS on, together with the two files below; each is read again when it changes.",
+    )
+    grpc_key_file: Path | None = Field(None, description="The certificate's private key, as PEM without a password.")
+    grpc_authority_file: Path | None = Field(
+        None, description="Certificates of those who may have signed the other side's, as PEM."
+    )
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        files = (self.grpc_certificate_file, self.grpc_key_file, self.grpc_authority_file)
+        if any(files) and not all(files):
+            raise ValueError(
+                "set ASKMESH_GRPC_CERTIFICATE_FILE, ASKMESH_GRPC_KEY_FILE and ASKMESH_GRPC_AUTHORITY_FILE, or none"
+            )
+        return self
+
+    @property
+    def files(self) -> tuple[Path, Path, Path] | None:
+        """Authority, certificate and key; None without TLS."""
+        if self.grpc_authority_file and self.grpc_certificate_file and self.grpc_key_file:
+            return self.grpc_authority_file, self.grpc_certificate_file, self.grpc_key_file
+        return None
 
 
 class LlmClientSettings(Group):
@@ -253,11 +297,34 @@ class LlmClientSettings(Group):
         min_length=1,
         description="Where llm_service is: host:port, or several with commas between, used in turn.",
     )
+    llm_server_name: str = Field(
+        "",
+        description="Name that llm_service's certificate bears, where it is not the host in ASKMESH_LLM_TARGETS."
+        " Needed with TLS and several targets.",
+    )
 
 
 class LlmServiceSettings(Group):
     llm_host: str = Field("127.0.0.1", description="Address that llm_service listens on.")
     llm_port: int = Field(50_051, ge=0, le=65_535, description="Port that llm_service listens on; 0 takes a free one.")
+    llm_health_host: str = Field("127.0.0.1", description="Address that llm_service's health port is on.")
+    llm_health_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port on which llm_service answers grpc.health.v1 alone, in plain text also with TLS, for probes;"
+        " none where empty.",
+    )
+    llm_plain_text: bool = Field(
+        False,
+        description="true lets llm_service listen beyond this machine without TLS: anyone who reaches the port may then"
+        " ask the model, and anyone between reads along.",
+    )
+    llm_callers: str = Field(
+        "api_service,worker_service",
+        description="With TLS, names in certificates (DNS or URI) that may call llm_service, with commas between; *:"
+        " every certificate that the authority has signed.",
+    )
     model_url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
@@ -325,6 +392,7 @@ GROUPS: tuple[type[Group], ...] = (
     DatabaseSettings,
     RedisSettings,
     BrokerSettings,
+    GrpcTlsSettings,
     LlmServiceSettings,
     GenerationSettings,
     QuestionSettings,
@@ -335,6 +403,7 @@ GROUPS: tuple[type[Group], ...] = (
     WorkerSettings,
     ProcessSettings,
     LogSettings,
+    SecretSettings,
 )
 
 
@@ -360,9 +429,40 @@ def load(group: type[G]) -> G:
     """
     refuse_unknown()
     try:
-        return group()
+        settings = group()
+        if not SecretSettings().allow_weak_secrets:
+            _refuse_weak(settings)
     except ValidationError as error:
         raise SettingsError("; ".join(_problem(problem) for problem in error.errors())) from None
+    return settings
+
+
+def _refuse_weak(settings: Group) -> None:
+    for name, value in settings:
+        if isinstance(value, SecretStr) and (problem := weakness(value.get_secret_value())):
+            raise SettingsError(
+                f"{PREFIX}{name.upper()}: {problem}: set another one, for example from `openssl rand -hex 24`, in the"
+                f" server too, or {PREFIX}ALLOW_WEAK_SECRETS=true in development"
+            )
+
+
+def effective() -> Iterator[tuple[str, str]]:
+    """Each setting's environment variable and its value now, or why it has none; secrets as ``***``.
+
+    Raises SettingsError for an unknown name.
+    """
+    refuse_unknown()
+    for group in GROUPS:
+        try:
+            values = dict(load(group))
+        except SettingsError as error:
+            problem = str(error)
+            for name in group.model_fields:
+                yield PREFIX + name.upper(), f"(not valid: {problem})"
+            continue
+        for name, value in values.items():
+            shown = "***" if isinstance(value, SecretStr) else "" if value is None else str(value)
+            yield PREFIX + name.upper(), _USER_IN_URL.sub("://***@", shown)
 
 
 def _problem(problem: Mapping[str, object]) -> str:

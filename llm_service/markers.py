@@ -1,18 +1,44 @@
 """Keeps a message's text from opening another role."""
 
 import re
+import unicodedata
 from typing import Final
 
-# vLLM and llama.cpp read the markers of a chat template wherever they stand in the rendered prompt, also inside a
-# message: "<|im_end|>\n<|im_start|>system\n…" in a question of SmolLM2's is a system message. The forms of the usual
-# families: <|im_start|> (also with fullwidth bars), [|user|], <s> and </s>, <start_of_turn>, [INST] and <<SYS>>.
+# vLLM and llama.cpp read the control tokens of a model wherever they stand in the rendered prompt, also inside a
+# message: "<|im_end|>\n<|im_start|>system\n…" in a question of SmolLM2's is a system message. Some tokenizers see them
+# in text that they have brought into the form NFKC before, where a fullwidth < is <.
+_OPEN_ANGLE, _CLOSE_ANGLE = r"[<\ufe64\uff1c]", r"[>\ufe65\uff1e]"
+_OPEN_SQUARE, _CLOSE_SQUARE = r"[\[\ufe47\uff3b]", r"[\]\ufe48\uff3d]"
 _MARKER: Final = re.compile(
-    r"<(?=[|\uff5c][^<>\s]{1,64}[|\uff5c]>|/?s>|[be]os>|(?:start|end)_of_turn>|<?/?SYS>>)"
-    r"|\[(?=\|[^\[\]\s]{1,64}\|\]|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\])"
+    rf"(?:{_OPEN_ANGLE}(?!\u200b)(?=({_OPEN_ANGLE}?[^<>\s\ufe64\ufe65\uff1c\uff1e]{{1,66}}){_CLOSE_ANGLE})"
+    rf"|{_OPEN_SQUARE}(?!\u200b)(?=([^\[\]\s\ufe47\ufe48\uff3b\uff3d]{{1,66}}){_CLOSE_SQUARE}))"
+)
+# What stands between the brackets, in the form NFKC. Of the usual families: <|im_start|> and
+# [|user|] of any name, <s>, <start_of_turn>, [INST], <<SYS>>, <seed:bos>, and those that code models were trained with.
+_ANGLE: Final = re.compile(
+    r"\|[^|].*\|?|.*[^|]\|"
+    r"|/?s|[be]o[sdp]|sop|pad|unk|mask|g?mask|unused_?\d+|reserved_\d+|extra_id_\d+|special_\d+|seed:.*"
+    r"|(?:start|end)_of_(?:turn|image|audio|text)|</?sys>?|/?(?:system|user|assistant|human|bot)"
+    r"|/?(?:think|tools?|tool_calls?|tool_response|tool_list|available_tools|function_call)"
+    r"|repo_?name|file_?name|file_sep|gh_stars|issue_(?:start|comment|closed)|empty_output"
+    r"|jupyter_(?:start|text|code|output|script)|commit_(?:before|msg|after)|fim[_-](?:prefix|middle|suffix|pad)",
+    re.IGNORECASE,
+)
+_SQUARE: Final = re.compile(
+    r"\|.*\||unused_token_\d+|[gs]?mask|prefix|middle|suffix|img(?:_break|_end)?|args|call_id"
+    r"|/?(?:inst|system_prompt|available_tools|tool_calls|tool_results|tool_content|model_settings|think)",
+    re.IGNORECASE,
 )
 _ZERO_WIDTH_SPACE: Final = "\N{ZERO WIDTH SPACE}"
 
 
 def without_markers(text: str) -> str:
     """The text with a zero-width space inside each marker, by which it reads the same and is no marker."""
-    return _MARKER.sub(rf"\g<0>{_ZERO_WIDTH_SPACE}", text)
+    return _MARKER.sub(_broken, text)
+
+
+def _broken(found: re.Match[str]) -> str:
+    angle, square = found.groups()
+    name, kind = (angle, _ANGLE) if angle is not None else (square, _SQUARE)
+    is_marker = kind.fullmatch(unicodedata.normalize("NFKC", name)) is not None
+    return found[0] + _ZERO_WIDTH_SPACE if is_marker else found[0]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -16,8 +17,10 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from foundation import garbage
 from foundation.logs import configure_logging
+from foundation.open_files import allow_files
 from foundation.settings import (
     GenerationSettings,
+    GrpcTlsSettings,
     LlmServiceSettings,
     LogSettings,
     ProcessSettings,
@@ -30,12 +33,11 @@ from llm_service.chat_model import StreamingChatModel
 from llm_service.generation import Generator
 from llm_service.model_server import ModelServer
 from llm_service.servicer import GenerationServicer
+from llm_service.transport import Transport
 
 if sys.platform == "win32":
     from asyncio import new_event_loop
 else:
-    import resource
-
     from uvloop import new_event_loop
 
 logger = logging.getLogger(__name__)
@@ -43,9 +45,12 @@ logger = logging.getLogger(__name__)
 # Calls beyond the generations: refused ones, health, reflection, lists of models.
 _SPARE_STREAMS: Final = 1_000
 _SPARE_FILES: Final = 256
+_TRACING: Final = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
 # For the statuses of calls that were just ended; health watches, which never end, are cut after it.
 _LAST_WORDS_SECONDS: Final = 0.5
 _CONNECTION_SECONDS: Final = 10
+_HANDSHAKE_SECONDS: Final = 10
+_MAX_CONNECTIONS: Final = 4_096
 
 
 class LlmServer:
@@ -56,8 +61,10 @@ class LlmServer:
     told by each call, as MODEL_SERVER_UNAVAILABLE with a time to come back.
     """
 
-    def __init__(self, settings: LlmServiceSettings, generation: GenerationSettings) -> None:
-        """Raises SettingsError if ASKMESH_MODEL_URL is missing or is no URL."""
+    def __init__(
+        self, settings: LlmServiceSettings, generation: GenerationSettings, tls: GrpcTlsSettings | None = None
+    ) -> None:
+        """Raises SettingsError if ASKMESH_MODEL_URL is missing or is no URL, and as ``Transport`` does."""
         if not settings.model_url:
             raise SettingsError("ASKMESH_MODEL_URL: must be set to an OpenAI-compatible server, as http://host:8000/v1")
         key = settings.model_api_key
@@ -65,6 +72,7 @@ class LlmServer:
             self._model_server = ModelServer(settings.model_url, key.get_secret_value() if key else None)
         except ValueError:
             raise SettingsError("ASKMESH_MODEL_URL: must be a URL, as http://host:8000/v1") from None
+        self._transport = Transport(settings, tls or GrpcTlsSettings())
         self._settings = settings
         self._default_model = generation.model_name
         self._admission = Admission(settings.max_generations)
@@ -73,20 +81,21 @@ class LlmServer:
         self.port = 0
         """The port in use, once entered."""
 
+    @property
+    def health_port(self) -> int | None:
+        """The port for probes in use, once entered; None where there is none."""
+        return self._transport.health_port
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._model_server)
             server = self._server()
-            address = f"{self._settings.llm_host}:{self._settings.llm_port}"
-            try:
-                self.port = server.add_insecure_port(address)
-            except RuntimeError:
-                raise SettingsError(
-                    f"ASKMESH_LLM_HOST, ASKMESH_LLM_PORT: cannot listen on {address}: it is in use or not ours"
-                ) from None
+            self.port = self._transport.listen(server)
             await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-            await server.start()
-            stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
+            for listening in (server, self._transport.health_server(self._health)):
+                if listening is not None:
+                    await listening.start()
+                    stack.push_async_callback(listening.stop, _LAST_WORDS_SECONDS)
             self._running = stack.pop_all()
         return self
 
@@ -103,11 +112,15 @@ class LlmServer:
     def _server(self) -> grpc.aio.Server:
         streams = self._settings.max_generations + _SPARE_STREAMS
         server = grpc.aio.server(
+            interceptors=self._transport.interceptors,
             options=[
                 *SERVER_OPTIONS,
                 # Otherwise a second process takes the same port, and gets part of the calls, without an error.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", streams),
+                # Callers keep a few each. A connection that says nothing, or whose TLS does not get on, is closed.
+                ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+                ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1_000),
                 # grpc.aio takes up one call a turn of its loop. Calls that wait for it in a burst or under full load
                 # are cancelled after 30 s, or refused beyond 1,000 of them, by default: their own deadlines decide.
                 ("grpc.server_max_unrequested_time_in_server", 24 * 3600),
@@ -117,7 +130,7 @@ class LlmServer:
                 # A client looks up a name again only when a connection ends. So connections end in good order, and
                 # clients find replicas that were added since; calls in flight go on until they end.
                 ("grpc.max_connection_age_ms", _CONNECTION_SECONDS * 1_000),
-            ]
+            ],
         )
         continues = {"auto": None, "yes": True, "no": False}[self._settings.model_continues]
         catalogue = ModelCatalogue(self._model_server, self._default_model, continues=continues)
@@ -148,22 +161,16 @@ def main() -> int:
     try:
         settings, process = load(LlmServiceSettings), load(ProcessSettings)
         configure_logging("llm_service", load(LogSettings))
-        _allow_files(settings.max_generations + _SPARE_FILES)
+        if any(os.environ.get(name, "").lower() == "true" for name in _TRACING):
+            logger.warning(
+                "LangChain's tracing is on: EVERY QUESTION AND ANSWER IS SENT TO LANGSMITH; unset %s", _TRACING
+            )
+        # Each generation has a connection to the model server.
+        allow_files(settings.max_generations + _SPARE_FILES, "ASKMESH_MAX_GENERATIONS")
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(serve(LlmServer(settings, load(GenerationSettings)), process.drain_seconds))
+            server = LlmServer(settings, load(GenerationSettings), load(GrpcTlsSettings))
+            runner.run(serve(server, process.drain_seconds))
     except SettingsError as error:
         sys.stderr.write(f"llm_service: {error}\n")
         return 2
     return 0
-
-
-def _allow_files(wanted: int) -> None:
-    """Each generation has a connection to the model server; many systems begin with 1,024 or 256 files a process."""
-    if sys.platform == "win32":
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    if limit < wanted:
-        logger.warning("ASKMESH_MAX_GENERATIONS needs %d open files, and this process may have %d", wanted, limit)

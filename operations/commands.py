@@ -8,8 +8,10 @@ import click
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.settings import QuestionSettings
+from foundation.settings import QuestionSettings, SettingsError, effective
+from operations.certificates import certificates
 from operations.keys import keys
+from operations.restored import SKIPPED, empty_redis, skip_numbers
 from operations.running import Age, run, settings
 from questions import operating
 from questions.operating import Entry, Selection
@@ -23,6 +25,34 @@ def askmesh() -> None:
 
 
 askmesh.add_command(keys)
+askmesh.add_command(certificates)
+
+
+@askmesh.command()
+def restored() -> None:
+    """Make a restored database safe to use; run it once, before services start.
+
+    New ids begin 1,000,000,000 beyond the backup's, so that none is given out twice, and Redis is emptied.
+    """
+
+    async def work(engine: AsyncEngine) -> tuple[int, bool]:
+        return await skip_numbers(engine), await empty_redis()
+
+    sequences, emptied = run(work)
+    click.echo(f"{sequences} sequences go on {SKIPPED:,} further")
+    click.echo(
+        "Redis is empty" if emptied else "ASKMESH_REDIS_URL is not set: empty Redis yourself; `make run` has done"
+    )
+
+
+@askmesh.command("settings")
+def show_settings() -> None:
+    """Print every setting as the environment gives it here, secrets as ***."""
+    try:
+        for name, value in effective():
+            click.echo(f"{name}={value}")
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @askmesh.group()

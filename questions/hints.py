@@ -11,6 +11,7 @@ import time
 from celery import Celery
 from kombu import Exchange, Queue
 
+from foundation.broker_tls import split_tls
 from foundation.settings import BrokerSettings
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,10 @@ _IDLE_SECONDS = 5.0
 
 def celery_app(name: str, settings: BrokerSettings) -> Celery:
     """Celery set up for hints: the one place that declares the queue, so that both ends agree on its type."""
-    broker_url = settings.broker_url.get_secret_value()
+    broker_url, tls = split_tls(settings.broker_url.get_secret_value())
     over_amqp = broker_url.startswith("amqp")
     app = Celery(name, broker=broker_url, set_as_current=False)
+    app.conf.broker_use_ssl = tls
     app.conf.update(
         task_queues=[
             Queue(

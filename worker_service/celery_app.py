@@ -4,7 +4,8 @@ import logging
 import sys
 import warnings
 
-from askmesh_client.channel import target_uri
+from askmesh_client import CertificatesError, TlsFiles
+from askmesh_client.channel import check_connection
 from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import WorkController
@@ -14,6 +15,7 @@ from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
     GenerationSettings,
+    GrpcTlsSettings,
     LlmClientSettings,
     LogSettings,
     ProcessSettings,
@@ -43,12 +45,13 @@ def main() -> int:
             database=load(DatabaseSettings),
             redis=load(RedisSettings),
             llm=load(LlmClientSettings),
+            grpc_tls=load(GrpcTlsSettings),
             generation=load(GenerationSettings),
             questions=load(QuestionSettings),
             worker=load(WorkerSettings),
             process=load(ProcessSettings),
         )
-        _check_targets(settings.llm)
+        _check_connection(settings.llm, settings.grpc_tls)
     except SettingsError as error:
         print(f"worker_service: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
         return _EXIT_BAD_SETTINGS
@@ -102,9 +105,12 @@ def create_worker(broker: BrokerSettings, settings: RuntimeSettings) -> WorkCont
     )
 
 
-def _check_targets(settings: LlmClientSettings) -> None:
+def _check_connection(settings: LlmClientSettings, tls: GrpcTlsSettings) -> None:
     try:
-        target_uri(settings.llm_targets)
+        files = TlsFiles(*tls.files) if tls.files else None
+        check_connection(settings.llm_targets, files, settings.llm_server_name)
+    except CertificatesError as error:
+        raise SettingsError(f"ASKMESH_GRPC_*_FILE: {error}") from None
     except ValueError as error:
         raise SettingsError(f"ASKMESH_LLM_TARGETS: {error}") from None
 

@@ -5,10 +5,10 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from askmesh_client import GenerationClient
+from askmesh_client import GenerationClient, TlsFiles
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation import garbage
@@ -18,6 +18,7 @@ from foundation.redis_client import create_redis
 from foundation.settings import (
     DatabaseSettings,
     GenerationSettings,
+    GrpcTlsSettings,
     LlmClientSettings,
     ProcessSettings,
     QuestionSettings,
@@ -55,6 +56,7 @@ class RuntimeSettings:
     questions: QuestionSettings
     worker: WorkerSettings
     process: ProcessSettings
+    grpc_tls: GrpcTlsSettings = field(default_factory=GrpcTlsSettings)
 
 
 class Runtime:
@@ -71,7 +73,8 @@ class Runtime:
             settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
         )
         self._redis = create_redis(settings.redis)
-        self._client = GenerationClient(settings.llm.llm_targets)
+        tls = TlsFiles(*settings.grpc_tls.files) if settings.grpc_tls.files else None
+        self._client = GenerationClient(settings.llm.llm_targets, tls=tls, server_name=settings.llm.llm_server_name)
         self._database = Outage("PostgreSQL", "questions wait until it does")
         self._lease = Lease(
             self._lease_engine,

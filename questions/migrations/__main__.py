@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from foundation.database import async_url
+from foundation.database import async_url, tls_arguments
 from foundation.logs import configure_logging
 from foundation.settings import DatabaseSettings, LogSettings, SettingsError, load
 from questions.migrations import alembic_config, needed_revision
@@ -30,7 +30,7 @@ def _upgrade(connection: Connection) -> None:
 
 async def migrate(database_url: str) -> None:
     """Apply the steps that are missing. Of several that run at once, one works and the others wait for it."""
-    engine = create_async_engine(async_url(database_url))
+    engine = create_async_engine(async_url(database_url), connect_args=tls_arguments(database_url))
     try:
         async with engine.connect() as connection:
             # Not by waiting in a statement: CREATE INDEX CONCURRENTLY would wait for that statement's end.

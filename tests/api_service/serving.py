@@ -62,11 +62,11 @@ async def serving_app(app: FastAPI) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def running(app: FastAPI) -> AsyncIterator[tuple[str, ApiServer]]:
+async def running(app: FastAPI, max_connections: int = 8_192) -> AsyncIterator[tuple[str, ApiServer]]:
     """As ``serving_app``, with the server."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         host, port = listening.getsockname()
-        server = create_server(app, drain_seconds=10)
+        server = create_server(app, drain_seconds=10, max_connections=max_connections)
         running = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:
             assert not running.done(), "the server did not start"

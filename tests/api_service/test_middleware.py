@@ -1,12 +1,13 @@
 import asyncio
 import re
+import traceback
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_service.middleware import BodyLimit, RequestIds
+from api_service.middleware import BodyLimit, BrokenOffError, RequestIds
 from api_service.problems import Problem
 from tests.api_service.asgi import call
 
@@ -91,13 +92,18 @@ async def test_each_request_has_a_name_of_its_own() -> None:
     assert len(names) == 10
 
 
-async def test_an_error_after_the_response_has_begun_is_left_to_the_server() -> None:
+async def test_an_error_after_the_response_has_begun_breaks_it_off_without_its_message(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def half(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError("half way")
 
-    with pytest.raises(RuntimeError, match="half way"):
+    with pytest.raises(BrokenOffError) as broken_off:
         await call(limited(half))
+    assert "half way" not in "".join(traceback.format_exception(broken_off.value))
+    assert not any(record.getMessage().endswith("half way") or record.exc_info for record in caplog.records)
+    assert "RuntimeError" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])

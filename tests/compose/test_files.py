@@ -114,3 +114,29 @@ def test_a_password_that_would_have_to_be_quoted_is_refused(tmp_path: Path, pass
     assert done.returncode == 1
     assert "letters, digits" in done.stderr
     assert not (tmp_path / "db").exists()
+
+
+@needs_compose
+def test_the_files_for_tls_fit_the_first_one(tmp_path: Path) -> None:
+    files = ("docker-compose.yml", "deploy/compose/tls.yml", "deploy/compose/grpc-tls.yml")
+    done = subprocess.run(
+        ["docker", "compose", *(word for file in files for word in ("-f", file)), "config"],
+        cwd=ROOT,
+        env=os.environ | {"TLS_FOLDER": str(tmp_path), "GRPC_TLS_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    merged = yaml.safe_load(done.stdout)["services"]
+    assert merged["nginx"]["environment"]["NGINX_PUBLIC"] == "tls"
+    assert {port["target"]: port["published"] for port in merged["nginx"]["ports"]} == {
+        8443: "443",
+        8080: "80",
+        50051: "50051",
+    }
+    for service in SERVICES:
+        mounted = {volume["target"]: volume["source"] for volume in merged[service]["volumes"]}
+        assert mounted["/run/grpc"] == f"{tmp_path}/{service}"
+        assert merged[service]["environment"]["ASKMESH_GRPC_KEY_FILE"] == "/run/grpc/key.pem"
+    assert merged["llm_service"]["environment"]["ASKMESH_LLM_PLAIN_TEXT"] == "false"

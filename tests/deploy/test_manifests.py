@@ -30,6 +30,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.GenerationSettings,
         settings.QuestionSettings,
         settings.LlmClientSettings,
+        settings.GrpcTlsSettings,
         settings.ProcessSettings,
     ),
     "worker-service": (
@@ -40,15 +41,21 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.GenerationSettings,
         settings.QuestionSettings,
         settings.LlmClientSettings,
+        settings.GrpcTlsSettings,
         settings.ProcessSettings,
     ),
-    "llm-service": (settings.LlmServiceSettings, settings.GenerationSettings, settings.ProcessSettings),
+    "llm-service": (
+        settings.LlmServiceSettings,
+        settings.GenerationSettings,
+        settings.GrpcTlsSettings,
+        settings.ProcessSettings,
+    ),
     "migrations": (settings.DatabaseSettings,),
 }
 SECRETS = {
-    "database-url": "postgresql://user:secret@postgresql:5432/askmesh",
-    "redis-url": "redis://redis:6379/0",
-    "broker-url": "amqp://user:secret@rabbitmq:5672//",
+    "database-url": "postgresql://user:0123456789abcdef@postgresql:5432/askmesh",
+    "redis-url": "redis://:0123456789abcdef@redis:6379/0",
+    "broker-url": "amqp://user:0123456789abcdef@rabbitmq:5672//",
 }
 # A worker's steps after its drain: outcomes, lease, broker. See worker_service/slots.py, runtime.py, runtime_step.py.
 LAST_STEPS_SECONDS = 15
@@ -121,6 +128,7 @@ def test_ports_are_those_that_the_services_listen_on(manifests: Manifests) -> No
     for name, port, setting in (
         ("api-service", "http", "API"),
         ("llm-service", "grpc", "LLM"),
+        ("llm-service", "health", "LLM_HEALTH"),
         ("worker-service", "health", "WORKER_HEALTH"),
     ):
         environment = manifests.environment(pods[name], SECRETS)
@@ -304,3 +312,30 @@ def test_the_overlays_of_the_document_work(tmp_path: Path) -> None:
     environment = render(second).environment(render(second).pods()["llm-service"], SECRETS)
     assert environment["ASKMESH_MODEL_URL"] == "https://models.example.com/v1"
     assert environment["ASKMESH_MODEL_NAME"] == "your/model"
+
+
+def test_grpc_by_mutual_tls_is_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    overlay = tmp_path / "mine"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(
+        "resources: [../kubernetes/base]\ncomponents: [../kubernetes/components/grpc-tls]\n"
+    )
+    manifests = render(overlay)
+    for thing in manifests.of_kind("Deployment").values():
+        kubernetes_validate.validate(thing, KUBERNETES[-1], strict=True)
+    for name in SERVICES:
+        pod = manifests.pods()[name]
+        (mount,) = (mount for mount in container(pod)["volumeMounts"] if mount["name"] == "grpc-tls")
+        (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "grpc-tls")
+        assert volume["secret"]["secretName"] == f"{name}-grpc-tls"
+        for key, value in manifests.environment(pod, SECRETS).items():
+            if key.startswith("ASKMESH_"):
+                monkeypatch.setenv(key, value)
+        files = settings.load(settings.GrpcTlsSettings).files
+        assert files is not None
+        assert {str(file.parent) for file in files} == {mount["mountPath"]}
+        assert {file.name for file in files} == {"ca.crt", "tls.crt", "tls.key"}
+    llm = settings.load(settings.LlmServiceSettings)
+    assert not llm.llm_plain_text
+    assert set(llm.llm_callers.split(",")) == {"api-service", "worker-service"}

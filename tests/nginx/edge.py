@@ -40,13 +40,38 @@ class Edge:
     Docker's, how HTTP/2 is switched on and that replicas have fixed addresses instead of a name.
     """
 
-    def __init__(self, folder: Path, *, api: Sequence[int] = (), llm: Sequence[int] = ()) -> None:
-        """``api`` and ``llm``: ports of the replicas on 127.0.0.1. ``folder`` must be readable by everybody."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        api: Sequence[int] = (),
+        llm: Sequence[int] = (),
+        certificates: Path | None = None,
+        grpc_certificates: Path | None = None,
+        **variables: str,
+    ) -> None:
+        """``api`` and ``llm``: ports of the replicas on 127.0.0.1. ``folder`` must be readable by everybody.
+
+        ``certificates``: the folder of those for the public, which switches TLS on; ``grpc_certificates``: of those for
+        llm_service. ``variables``: of the templates, as ``NGINX_HSTS``.
+        """
         self._folder = folder
         self._ports = {"8080": free_port(), "50051": free_port()}
+        if certificates:
+            self._ports["8443"] = free_port()
+        self._folders = {"/etc/nginx/tls": certificates, "/etc/nginx/grpc": grpc_certificates}
+        self._variables = {
+            "ASKMESH_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+            "NGINX_CONNECTIONS_PER_ADDRESS": "1000",
+            "NGINX_PUBLIC": "tls" if certificates else "plain",
+            "NGINX_LLM": "tls" if grpc_certificates else "plain",
+            "NGINX_HSTS": "",
+            "NGINX_HTTPS_PORT": str(self._ports.get("8443", 443)),
+        } | variables
         self._write({"api_service": api or [1], "llm_service": llm or [1]})
         self.url = f"http://127.0.0.1:{self._ports['8080']}"
         self.port = self._ports["8080"]
+        self.tls_port = self._ports.get("8443", 0)
         self.grpc = f"127.0.0.1:{self._ports['50051']}"
 
     def __enter__(self) -> Self:
@@ -99,9 +124,9 @@ class Edge:
     def _write(self, replicas: dict[str, Sequence[int]]) -> None:
         shutil.copytree(CONFIGURATION, self._folder, dirs_exist_ok=True)
         (self._folder / "conf.d").mkdir()
-        template = (CONFIGURATION / "templates" / "limits.conf.template").read_text()
-        limits = template.replace("${ASKMESH_MAX_BODY_BYTES}", str(MAX_BODY_BYTES))
-        (self._folder / "conf.d" / "limits.conf").write_text(limits)
+        for template in (CONFIGURATION / "templates").iterdir():
+            made = re.sub(r"\$\{(\w+)\}", lambda found: self._variables[found[1]], template.read_text())
+            (self._folder / "conf.d" / template.stem).write_text(made)
         for file in self._folder.rglob("*.conf"):
             file.write_text(self._adapted(file.read_text(), replicas))
 
@@ -109,14 +134,17 @@ class Edge:
         text = text.replace(" /tmp/", f" {self._folder}/")
         text = text.replace("/dev/stdout", str(self._folder / "access.log"))
         text = re.sub(r"resolver(_timeout)? .*;", "", text)
+        for place, folder in self._folders.items():
+            text = text.replace(place, str(folder))
         for service, ports in replicas.items():
             servers = "\n".join(rf"server 127.0.0.1:{port} \g<1>" for port in ports)
             text = re.sub(rf"server {service}:\d+ resolve (.*)", servers, text)
         assert VERSION is not None
         old = VERSION < (1, 25, 1)
         for port, own in self._ports.items():
-            grpc_alone = " http2" if old and port == "50051" else ""
-            text = text.replace(f"listen {port};", f"listen 127.0.0.1:{own}{grpc_alone};")
+            for tls in ("", " ssl"):
+                http2 = " http2" if old and (tls or port == "50051") else ""
+                text = text.replace(f"listen {port}{tls};", f"listen 127.0.0.1:{own}{tls}{http2};")
         return text.replace("http2 on;", "") if old else text
 
 

@@ -16,11 +16,14 @@ from askmesh_client.errors import (
     TransientError,
     UnavailableError,
 )
+from askmesh_client.tls import Certificates, CertificatesError, TlsFiles
 
 __all__ = [
     "GENERATION_SECONDS",
     "AccessDeniedError",
     "CannotContinueError",
+    "Certificates",
+    "CertificatesError",
     "DeadlineExceededError",
     "Event",
     "FieldViolation",
@@ -33,6 +36,7 @@ __all__ = [
     "ModelNotFoundError",
     "OverloadedError",
     "ServerDefectError",
+    "TlsFiles",
     "TransientError",
     "UnavailableError",
 ]

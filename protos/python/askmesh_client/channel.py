@@ -11,6 +11,8 @@ from typing import Final
 import grpc.aio
 from askmesh.llm.v1 import generation_service_pb2
 
+from askmesh_client.tls import Certificates, Pem, TlsFiles
+
 SERVICE: Final = generation_service_pb2.DESCRIPTOR.services_by_name["GenerationService"].full_name
 """The service's name: in gRPC paths, and what its standard health service answers for."""
 
@@ -118,9 +120,31 @@ def _place(target: str) -> tuple[str | IPv4Address | IPv6Address, int]:
         return match["host"], int(match["port"])
 
 
-def open_channel(targets: str) -> grpc.aio.Channel:
-    """An unencrypted channel to the targets, as ``target_uri`` reads them; it connects with the first call.
+def check_connection(targets: str, tls: TlsFiles | None = None, server_name: str = "") -> None:
+    """Raise ValueError, or CertificatesError, which is one, where a client could not be made with these."""
+    target_uri(targets)
+    if tls is not None:
+        Certificates(tls)
+        _check_name(targets, server_name)
+
+
+def _check_name(targets: str, server_name: str) -> None:
+    if not server_name and "," in targets:
+        raise ValueError(f"{targets!r}: with TLS and several targets, the name in their certificates has to be given")
+
+
+def open_channel(targets: str, certificates: Pem | None = None, server_name: str = "") -> grpc.aio.Channel:
+    """A channel to the targets, as ``target_uri`` reads them; it connects with the first call.
+
+    With ``certificates`` both sides prove who they are. The server's certificate must bear the host of the target, or
+    ``server_name`` where that is set, as it must be where the targets are several.
 
     Open it in the event loop that will use it, and after any fork. Raises ValueError as ``target_uri`` does.
     """
-    return grpc.aio.insecure_channel(target_uri(targets), options=CHANNEL_OPTIONS)
+    uri = target_uri(targets)
+    if certificates is None:
+        return grpc.aio.insecure_channel(uri, options=CHANNEL_OPTIONS)
+    _check_name(targets, server_name)
+    named = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    credentials = grpc.ssl_channel_credentials(certificates.authority, certificates.key, certificates.certificate)
+    return grpc.aio.secure_channel(uri, credentials, options=(*CHANNEL_OPTIONS, *named))

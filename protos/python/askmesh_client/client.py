@@ -1,5 +1,6 @@
 """Asks llm_service and gives back what the contract defines; adds deadlines, cancellation and typed errors."""
 
+import asyncio
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeAlias, cast
@@ -23,9 +24,12 @@ from grpc import StatusCode
 
 from askmesh_client.channel import MAX_REQUEST_BYTES, open_channel
 from askmesh_client.errors import FieldViolation, InvalidRequestError, ServerDefectError, error_from
+from askmesh_client.tls import Certificates, Pem, TlsFiles
 
 if TYPE_CHECKING:
     from askmesh.llm.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
+
+_LONGEST_CALL_SECONDS: Final = 24 * 3600.0
 
 Event: TypeAlias = Started | TextDelta | Completed
 
@@ -112,14 +116,35 @@ class GenerationClient:
     All replicas together are one client: each has one connection, and calls take turns among those that serve.
     """
 
-    def __init__(self, targets: str) -> None:
+    def __init__(self, targets: str, *, tls: TlsFiles | None = None, server_name: str = "") -> None:
         """Connect lazily to ``host:port``, or to several with commas between; see ``channel.target_uri``.
 
-        Raises ValueError, which says how to write targets, if it cannot read them.
+        tls: both sides prove who they are. Files that change are used from the next call on, while calls in flight go
+        on over the connections that they have. server_name: what the server's certificate must bear, instead of the
+        host in ``targets``; needed with several targets.
+
+        Raises ValueError, which says how to write targets, if it cannot read them; CertificatesError, which is one, if
+        the files cannot be used.
         """
-        self._channel = open_channel(targets)
+        self._targets = targets
+        self._server_name = server_name
+        self._certificates = None if tls is None else Certificates(tls)
+        self._former: dict[asyncio.Task[None], grpc.aio.Channel] = {}
+        self._open(None if self._certificates is None else self._certificates.pem)
+
+    def _open(self, pem: Pem | None) -> None:
+        self._channel = open_channel(self._targets, pem, self._server_name)
         # The asynchronous type of the stub exists only for type checkers.
         self._stub = cast("GenerationServiceAsyncStub", GenerationServiceStub(self._channel))
+
+    def _current(self) -> "GenerationServiceAsyncStub":
+        if self._certificates is not None and (pem := self._certificates.renewed()) is not None:
+            # gRPC reads certificates once a channel. Closing waits for the calls that the former one has.
+            closing = asyncio.create_task(self._channel.close(_LONGEST_CALL_SECONDS))
+            self._former[closing] = self._channel
+            closing.add_done_callback(self._former.pop)
+            self._open(pem)
+        return self._stub
 
     async def __aenter__(self) -> Self:
         return self
@@ -132,6 +157,9 @@ class GenerationClient:
     async def close(self) -> None:
         """Cancel what still runs and close the connections."""
         await self._channel.close()
+        for closing, channel in tuple(self._former.items()):
+            await channel.close()
+            await closing
 
     async def generate(self, spec: GenerationSpec, *, timeout: float = GENERATION_SECONDS) -> GenerateResponse:
         """A whole answer.
@@ -144,7 +172,7 @@ class GenerationClient:
         request = GenerateRequest(spec=spec)
         _check_size(request)
         try:
-            return await self._stub.Generate(request, timeout=timeout)
+            return await self._current().Generate(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from error
 
@@ -156,7 +184,7 @@ class GenerationClient:
         # An event costs about 50 us of CPU time in grpc.aio; what GenerationStream adds to that is below 0.1 us.
         request = GenerateStreamRequest(spec=spec)
         _check_size(request)
-        return GenerationStream(self._stub.GenerateStream(request, timeout=timeout))
+        return GenerationStream(self._current().GenerateStream(request, timeout=timeout))
 
     async def list_models(self, *, timeout: float = LIST_MODELS_SECONDS) -> list[Model]:
         """The models that can be asked, in the model server's order; may be empty while none is loaded.
@@ -164,7 +192,7 @@ class GenerationClient:
         Repeats itself up to 3 times while llm_service is UNAVAILABLE. Raises a GenerationError.
         """
         try:
-            response = await self._stub.ListModels(ListModelsRequest(), timeout=timeout)
+            response = await self._current().ListModels(ListModelsRequest(), timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise error_from(error) from error
         return list(response.models)
