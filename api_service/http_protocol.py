@@ -94,7 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._expect_nothing()
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        if self._nobody_replies():
             code = Code.SERVICE_UNAVAILABLE if status >= HTTPStatus.INTERNAL_SERVER_ERROR else Code.HTTP_ERROR
             content = problem(code, detail, uuid.uuid4().hex)
             content.status = status
@@ -105,6 +105,12 @@ class LimitedProtocol(HttpToolsProtocol):
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _nobody_replies(self) -> bool:
+        """Whether no other response is due before this one, or has begun in its place."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return not (self._in_head or self.pipeline or self.cycle.response_started)
 
     def _expect_within(self, seconds: float) -> None:
         self._expect_nothing()

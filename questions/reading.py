@@ -111,8 +111,8 @@ async def cancel(engine: AsyncEngine, owner: str, question_id: int) -> int | Non
         answer_id = (await connection.execute(_FIND_ANSWER, question)).scalar_one_or_none()
         if answer_id is None:
             return None
-        state = (await connection.execute(_LOCK_ANSWER, {"answer_id": answer_id})).scalar_one()
-        if State(state).is_final:
+        state = (await connection.execute(_LOCK_ANSWER, {"answer_id": answer_id})).scalar_one_or_none()
+        if state is None or State(state).is_final:  # None: it was erased meanwhile, and the question with it
             return None
         await connection.execute(_CANCEL_QUESTION, question)
         ended: int | None = (await connection.execute(_CANCEL_ANSWER, {"answer_id": answer_id})).scalar_one_or_none()

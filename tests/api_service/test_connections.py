@@ -30,7 +30,7 @@ class Connection:
     async def response(self) -> tuple[int, dict[str, str], bytes]:
         async with asyncio.timeout(30):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-            headers = {line.split(": ", 1)[0]: line.split(": ", 1)[1] for line in head[1:] if line}
+            headers = {line.split(": ", 1)[0].lower(): line.split(": ", 1)[1] for line in head[1:] if line}
             body = await self._reader.readexactly(int(headers["content-length"]))
         return int(head[0].split()[1]), headers, body
 

@@ -1,12 +1,13 @@
 import asyncio
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions.claims import finish
 from questions.reading import cancel, read
 from questions.states import State
-from tests.questions.actors import OWNER, ask, claim_one, completed, seen, worker
+from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration
 
@@ -55,3 +56,17 @@ async def test_a_cancel_that_races_with_completion_leaves_one_final_state(engine
         assert finished is (cancelled is None)
         expected = State.COMPLETED if finished else State.CANCELLED
         assert (await seen(engine, asked.question_id)).state is expected
+
+
+async def test_cancelling_a_question_that_is_being_erased_finds_nothing(engine: AsyncEngine) -> None:
+    """The cancel has found the question, and waits for the answer's row, which then is gone."""
+    question = (await ask(engine, "why?")).question_id
+    async with engine.begin() as connection:
+        await connection.execute(text("SELECT FROM answers FOR UPDATE"))
+        cancelling = asyncio.create_task(cancel(engine, OWNER, question))
+        async with asyncio.timeout(30):
+            while not await rows(engine, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        await connection.execute(text("DELETE FROM questions"))
+        await connection.execute(text("DELETE FROM answers"))
+    assert await cancelling is None

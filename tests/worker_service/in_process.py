@@ -68,9 +68,11 @@ async def working(engine: AsyncEngine, llm_target: str, redis: Redis) -> AsyncIt
         parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
         yield Worker(engine, lease, gate, claimer, answering, slots, texts)
-        for part in parts:
-            part.cancel()
-        await asyncio.wait(parts)
+        while parts:
+            for part in parts:
+                part.cancel()
+            # Again and again, as worker_service.runtime does: redis-py can swallow a cancellation.
+            _, parts = await asyncio.wait(parts, timeout=0.1)
 
 
 def refuse_with(code: grpc.StatusCode, reason: str, *, engine_started: bool = False) -> Any:

@@ -213,7 +213,7 @@ async def test_answers_and_a_stop_do_not_wait_for_a_broker_that_hangs(
 
 
 @pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
-async def test_rabbitmq_holds_one_quorum_queue_and_gives_out_no_more_than_there_are_slots(
+async def test_rabbitmq_holds_one_quorum_queue_and_gives_out_few_hints_at_a_time(
     engine: AsyncEngine, broker: Broker, start_worker: StartWorker
 ) -> None:
     assert isinstance(broker, Rabbit)
@@ -221,4 +221,4 @@ async def test_rabbitmq_holds_one_quorum_queue_and_gives_out_no_more_than_there_
     await eventually(lambda: broker.consumers() == 1, "the worker consumes", seconds=60)
 
     assert broker.server.queues() == {QUEUE: "quorum"}
-    assert broker.server.prefetches() == ["8"]
+    assert broker.server.prefetches() == ["4"]  # each for up to 16 slots; one waits where no slot is free

@@ -91,7 +91,7 @@ async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
             if message := await pubsub.get_message(timeout=5):
                 messages.append(message["data"])
 
-    assert messages == [b"0:0:first", b"0:0:"]
+    assert sorted(messages) == [b"0:0:", b"0:0:first"]
 
 
 async def test_in_a_flood_one_call_serves_many_answers(redis: Redis) -> None:
