@@ -112,14 +112,14 @@ def rotate(key_id: int, overlap: timedelta, expires: timedelta | None, as_json: 
 @click.argument("key_id", metavar="ID", type=click.IntRange(1))
 @click.argument("limits", metavar="NAME=NUMBER...", type=Limit(), nargs=-1, required=True)
 def limit(key_id: int, limits: Sequence[tuple[str, int | None]]) -> None:
-    r"""Change limits of a key; every process knows within 5 s.
+    """Change limits of a key; every process knows within 5 s.
 
     Those that are not named stay. 0 is no limit; default is what the setting says.
 
     \b
     requests_per_minute   tokens_per_minute   concurrent_questions   streams
     queued_questions      tokens_per_day      tokens_per_month
-    """
+    """  # noqa: D301 - click looks for the character, not for its name
     changed = run(lambda engine: api_keys.limit(engine, key_id, dict(limits)))
     if changed is None:
         raise _no_such_key(key_id)
