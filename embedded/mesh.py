@@ -73,10 +73,12 @@ class Mesh:
         self._grpc_ports = consecutive(settings.grpc_port, settings.llm_replicas, "ASKMESH_GRPC_PORT")
         self.url = f"http://{_shown(self._api_host)}:{self.port}"
         self.table.append(("api_service", self.url))
-        self.table.append(("llm_service", ", ".join(f"localhost:{port}" for port in self._grpc_ports) + " (gRPC)"))
+        tls = load(GrpcTlsSettings).files
+        ports = ", ".join(f"localhost:{port}" for port in self._grpc_ports)
+        self.table.append(("llm_service", f"{ports} ({'gRPC, mutual TLS' if tls else 'gRPC'})"))
         self.table.append(("worker_service", "no port"))
         os.environ["ASKMESH_LLM_TARGETS"] = ",".join(f"{HOST}:{port}" for port in self._grpc_ports)
-        if load(GrpcTlsSettings).files and not os.environ.get("ASKMESH_LLM_SERVER_NAME"):
+        if tls and not os.environ.get("ASKMESH_LLM_SERVER_NAME"):
             os.environ["ASKMESH_LLM_SERVER_NAME"] = "llm_service"
         if not os.environ.get("ASKMESH_DRAIN_SECONDS"):
             os.environ["ASKMESH_DRAIN_SECONDS"] = "5"

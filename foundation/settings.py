@@ -457,8 +457,12 @@ def effective() -> Iterator[tuple[str, str]]:
             values = dict(load(group))
         except SettingsError as error:
             problem = str(error)
-            for name in group.model_fields:
-                yield PREFIX + name.upper(), f"(not valid: {problem})"
+            variables = [PREFIX + name.upper() for name in group.model_fields]
+            named = re.findall(rf"{PREFIX}\w+", problem)
+            wrong = [variable for variable in variables if variable in named] or variables
+            for variable in variables:
+                others = f"(not read while {', '.join(wrong)} is not valid)"
+                yield variable, f"(not valid: {problem})" if variable in wrong else others
             continue
         for name, value in values.items():
             shown = "***" if isinstance(value, SecretStr) else "" if value is None else str(value)

@@ -65,14 +65,14 @@ def questions() -> None:
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most to list.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def list_(selection: str, limit: int, as_json: bool) -> None:
-    r"""List the newest questions of a SELECTION.
+    """List the newest questions of a SELECTION.
 
     \b
     stuck   not answered, and waiting for longer than a minute, backing off, lost or suspect (the default)
     failed  ended as failed, whatever the reason
     poison  set aside because they broke workers or engines again and again
     all     every question
-    """
+    """  # noqa: D301 - click looks for the character, not for its name
     entries = run(lambda engine: operating.list_questions(engine, Selection(selection), limit))
     _show(entries, as_json)
 

@@ -12,10 +12,11 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -62,12 +63,13 @@ def _base62(number: int, width: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as operators see it: without the key."""
+    """A key as operators see it: without the key. ``limits``: those that it has of its own, by their names."""
 
     id: int
     prefix: str
     tenant: str
     role: Role
+    limits: dict[str, int]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
@@ -86,7 +88,9 @@ class ValidKey:
 
 
 _VALID = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())"
-_COLUMNS = f"id, prefix, tenant, role, created_at, expires_at, revoked_at, {_VALID} AS valid"
+_COLUMNS = f"""
+    id, prefix, tenant, role, coalesce(limits, '{{}}') AS limits, created_at, expires_at, revoked_at, {_VALID} AS valid
+"""
 _INSERT = text(f"""
     INSERT INTO api_keys (hash, prefix, tenant, role, limits, expires_at)
     VALUES (:hash, :prefix, :tenant, :role, CAST(:limits AS jsonb),
@@ -101,6 +105,11 @@ _LOCK = text(f"""
     SELECT tenant, role, CAST(limits AS text) AS limits, expires_at - clock_timestamp() AS left
     FROM api_keys WHERE id = :id AND {_VALID} FOR UPDATE
 """)
+# What is not named, also by a later release, stays as it is.
+_LIMIT = text(f"""
+    UPDATE api_keys SET limits = jsonb_strip_nulls(coalesce(limits, '{{}}') || CAST(:limits AS jsonb))
+    WHERE id = :id AND {_VALID} RETURNING {_COLUMNS}
+""")
 _REVOKE = text(f"UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id AND {_VALID} RETURNING id")
 _END_AFTER = text("""
     UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + CAST(:overlap AS interval)) WHERE id = :id
@@ -111,10 +120,16 @@ _FIND = text(f"""
 """)
 
 
-async def create(engine: AsyncEngine, tenant: str, role: Role, lifetime: timedelta | None = None) -> tuple[str, ApiKey]:
+async def create(
+    engine: AsyncEngine,
+    tenant: str,
+    role: Role,
+    lifetime: timedelta | None = None,
+    limits: LimitOverrides = NO_OVERRIDES,
+) -> tuple[str, ApiKey]:
     """A new key, which nobody can ask for again, and what is kept of it."""
     async with engine.begin() as connection:
-        return await _insert(connection, tenant, role, None, lifetime)
+        return await _insert(connection, tenant, role, limits.model_dump_json(exclude_none=True), lifetime)
 
 
 async def list_keys(engine: AsyncEngine, tenant: str | None = None, *, all_: bool = False) -> list[ApiKey]:
@@ -141,6 +156,17 @@ async def rotate(
         else:
             await connection.execute(_REVOKE, {"id": key_id})
         return made
+
+
+async def limit(engine: AsyncEngine, key_id: int, limits: Mapping[str, int | None]) -> ApiKey | None:
+    """Give a key limits of its own, by their names in LimitOverrides; None: what the setting says holds again.
+
+    Limits that are not named stay. Returns None if there is no such key, or it is not valid.
+    """
+    async with engine.begin() as connection:
+        parameters = {"id": key_id, "limits": orjson.dumps(limits).decode()}
+        row = (await connection.execute(_LIMIT, parameters)).one_or_none()
+        return None if row is None else _key(row._asdict())
 
 
 async def revoke(engine: AsyncEngine, key_id: int) -> bool:

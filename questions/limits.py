@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Count = Annotated[int | None, Field(ge=0)]
+_Requests = Annotated[int | None, Field(ge=0, le=1_000_000_000)]
+_Tokens = Annotated[int | None, Field(ge=0, le=10**15)]
+_Places = Annotated[int | None, Field(ge=0, le=1_000_000)]
 
 
 class LimitOverrides(BaseModel):
@@ -15,13 +17,13 @@ class LimitOverrides(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    requests_per_minute: Count = None
-    tokens_per_minute: Count = None
-    concurrent_questions: Count = None
-    queued_questions: Count = None
-    streams: Count = None
-    tokens_per_day: Count = None
-    tokens_per_month: Count = None
+    requests_per_minute: _Requests = None
+    tokens_per_minute: _Tokens = None
+    concurrent_questions: _Places = None
+    queued_questions: _Places = None
+    streams: _Places = None
+    tokens_per_day: _Tokens = None
+    tokens_per_month: _Tokens = None
 
 
 NO_OVERRIDES = LimitOverrides()

@@ -69,7 +69,7 @@ class IssuerKeys:
                 self._keys = await self._fetch()
             except (aiohttp.ClientError, TimeoutError, ValueError, jwt.PyJWTError) as error:
                 kept = "there are none yet" if self._keys is None else "those of before stay"
-                logger.warning("the issuer's keys cannot be fetched (%s): %s", type(error).__name__, kept)
+                logger.warning("no keys of the issuer at ASKMESH_JWT_JWKS_URL (%s): %s", _why(error), kept)
                 self._reachable = False
             else:
                 self._reachable = True
@@ -81,9 +81,11 @@ class IssuerKeys:
             session.get(self._url, headers={"Accept": "application/json"}) as response,
         ):
             response.raise_for_status()
-            body = await response.content.read(_MOST_BYTES)
-            if not response.content.at_eof():
-                raise ValueError("the key set is too large")
+            body = bytearray()
+            async for piece in response.content.iter_any():
+                body += piece
+                if len(body) > _MOST_BYTES:
+                    raise ValueError("the key set is too large")
         keys = orjson.loads(body)
         if not isinstance(keys, dict):
             raise ValueError("the key set is no object")  # noqa: TRY004 - it is what came that is wrong
@@ -91,6 +93,16 @@ class IssuerKeys:
         if not usable:
             raise ValueError("the key set has no usable key")
         return {key.key_id: key for key in usable}
+
+
+def _why(error: Exception) -> str:
+    # What is said of a connection names its URL, which can hold a password.
+    match error:
+        case aiohttp.ClientResponseError():
+            return f"it answers {error.status}"
+        case aiohttp.ClientError() | TimeoutError():
+            return type(error).__name__
+    return str(error)
 
 
 def _is_usable(key: jwt.PyJWK) -> bool:

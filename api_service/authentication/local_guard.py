@@ -49,5 +49,5 @@ def _name(host: str) -> str:
 
 
 def _foreign(header: str, value: str, remedy: str) -> ProblemError:
-    detail = f"is {value[:100]}, which is not served without authentication"
+    detail = f"is {value[:100] or 'empty'}, which is not served without authentication"
     return ProblemError.of_fields(Code.FORBIDDEN, [FieldError(field=header, detail=detail, remedy=remedy)])

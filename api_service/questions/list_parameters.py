@@ -91,7 +91,9 @@ def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime |
             return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    errors.append(_error(name, "is not a time with its zone", "send for example 2026-01-31T12:00:00Z"))
+    errors.append(
+        _error(name, "is not a time with its zone", "send for example 2026-01-31T12:00:00Z; a + is written as %2B")
+    )
     return None
 
 

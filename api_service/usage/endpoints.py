@@ -10,13 +10,13 @@ from api_service.database import reach
 from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
 from api_service.documentation import problems
 from api_service.problems import Code, FieldError, ProblemError
+from questions.api_keys import TENANT
 from questions.ledger import Spent
 from questions.roles import Role
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
 
 _MOST_DAYS = 366
-_MOST_TENANT_CHARACTERS = 256
 
 
 class Tokens(BaseModel):
@@ -74,7 +74,7 @@ def _parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
 _PARAMETERS = [
     _parameter("from", "First day, in UTC; else the first of the month of `to`.", format="date"),
     _parameter("to", f"Last day, in UTC, at most {_MOST_DAYS} days with the first; else today.", format="date"),
-    _parameter("tenant", "For operators: whose usage; else your own.", minLength=1, maxLength=_MOST_TENANT_CHARACTERS),
+    _parameter("tenant", "For operators: whose usage; else your own.", minLength=1, pattern=f"^{TENANT.pattern}$"),
 ]
 _COUNTS = {"requests": 3, "prompt_tokens": 114, "completion_tokens": 24, "cached_prompt_tokens": 72}
 _COUNTS |= {"repeated_tokens": 0, "total_tokens": 138}
@@ -105,15 +105,19 @@ async def usage(
 
     What an answer takes is booked when it ends or is cut; a cut one at the last count that was received.
     """
+    known = [str(parameter["name"]) for parameter in _PARAMETERS]
+    if unknown := request.query_params.keys() - known:
+        raise _invalid(min(unknown)[:100], "is not known", f"send {', '.join(known)}, or none of them")
     last = _day(request, "to") or datetime.now(UTC).date()
     first = _day(request, "from") or last.replace(day=1)
     if not timedelta() <= last - first < timedelta(days=_MOST_DAYS):
-        raise _invalid("from", f"is not within {_MOST_DAYS} days before to", "send for example from=2026-01-01")
+        detail = f"is not within the {_MOST_DAYS} days that end on {last}, which is to"
+        raise _invalid("from", detail, f"send for example from={last.replace(day=1)}")
     tenant = _one(request, "tenant")
     if tenant is not None and tenant != caller.tenant:
         caller.require(Role.OPERATOR)
-    owner = tenant or caller.tenant
-    if len(owner) > _MOST_TENANT_CHARACTERS or "\0" in owner:
+    owner = caller.tenant if tenant is None else tenant
+    if not TENANT.fullmatch(owner):
         raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
     days = await reach(lambda: ledger(owner, first, last), again=True)
     allowance = limits.allowance(caller)
@@ -144,7 +148,7 @@ def _one(request: Request, name: str) -> str | None:
     values = request.query_params.getlist(name)
     if len(values) > 1:
         raise _invalid(name, "appears more than once", "send it once")
-    return values[0] if values and values[0] else None
+    return values[0] if values else None
 
 
 def _invalid(name: str, detail: str, remedy: str) -> ProblemError:

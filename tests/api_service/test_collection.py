@@ -91,6 +91,12 @@ async def test_a_parameter_that_is_wrong_is_named(api: ClientSession, query: str
         assert [error["field"] for error in problem["errors"]] == [field]
 
 
+async def test_a_plus_that_came_as_a_space_is_explained(api: ClientSession) -> None:
+    async with api.get("/api/questions?created_since=2026-01-31T12:00:00+02:00") as response:
+        assert response.status == 400
+        assert "a + is written as %2B" in (await response.json())["detail"]
+
+
 async def test_times_at_the_ends_of_the_calendar_are_taken(api: ClientSession) -> None:
     query = "?created_since=0001-01-01T00:00:00Z&created_before=9999-12-31T23:59:59.999999Z&limit=1"
     assert len((await listed(api, query))["questions"]) == 1

@@ -188,8 +188,28 @@ async def test_usage_is_the_callers_own_unless_it_is_an_operator(
     assert (await replicas[0].get(url, headers={"tenant": "other"})).status == 403
     async with replicas[0].get(url, headers={"tenant": "other", "role": "operator"}) as response:
         assert (await response.json())["total"] == total
-    for query in ("from=yesterday", "from=2026-01-02&to=2026-01-01", "from=2020-01-01&to=2026-01-01", "to=1&to=2"):
-        assert (await replicas[0].get(f"/api/usage?{query}")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("query", "detail"),
+    [
+        ("from=yesterday", "from is not a day: send for example from=2026-01-31."),
+        ("from=", "from is not a day: "),
+        ("from=2026-02-05&to=2026-02-03", "that end on 2026-02-03, which is to: send for example from=2026-02-01."),
+        ("from=2020-01-01&to=2026-01-01", "from is not within the 366 days that end on 2026-01-01"),
+        ("to=1&to=2", "to appears more than once: send it once."),
+        ("form=2026-01-01", "form is not known: send from, to, tenant, or none of them."),
+        ("tenant=", "tenant is not the name of a tenant"),
+        ("tenant=a%20b", "tenant is not the name of a tenant"),
+        (f"tenant={'a' * 256}", "tenant is not the name of a tenant"),
+    ],
+)
+async def test_usage_says_what_is_wrong_with_a_parameter(
+    replicas: list[ClientSession], query: str, detail: str
+) -> None:
+    async with replicas[0].get(f"/api/usage?{query}", headers={"role": "operator"}) as response:
+        assert response.status == 400
+        assert detail in (await response.json())["detail"]
 
 
 async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: Redis) -> None:

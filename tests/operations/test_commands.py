@@ -114,3 +114,14 @@ def test_in_a_container_it_finds_the_database_among_the_secrets(
     monkeypatch.setitem(DatabaseSettings.model_config, "secrets_dir", tmp_path)
     status, output = run("questions", "list", "all")
     assert (status, "listed" in output) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["questions", "list"], "  poison  set aside because they broke workers or engines again and again"),
+        (["keys", "limit"], "  requests_per_minute   tokens_per_minute   concurrent_questions   streams"),
+    ],
+)
+def test_tables_in_the_help_stay_tables(command: list[str], line: str) -> None:
+    assert line in CliRunner().invoke(askmesh, [*command, "--help"]).output.splitlines()

@@ -59,3 +59,47 @@ def test_a_key_is_rotated_and_revoked(database_url: str) -> None:
 def test_a_tenant_has_a_name_that_can_be_written_anywhere(database_url: str, tenant: str) -> None:
     status, _, said = run(database_url, "create", "--tenant", tenant)
     assert (status, "visible ASCII" in said) == (2, True)
+
+
+def test_a_key_has_limits_of_its_own_which_can_be_changed(database_url: str) -> None:
+    made = json.loads(
+        run(
+            database_url,
+            "create",
+            "--tenant",
+            "limited",
+            "--limit",
+            "streams=2",
+            "--limit",
+            "tokens_per_day=0",
+            "--json",
+        )[1]
+    )
+    assert made["limits"] == {"streams": 2, "tokens_per_day": 0}
+    status, said, _ = run(database_url, "limit", str(made["id"]), "streams=default", "requests_per_minute=60")
+    assert (status, said) == (0, f"{made['id']} has requests_per_minute=60 tokens_per_day=0\n")
+    assert "requests_per_minute=60 tokens_per_day=0" in run(database_url, "list", "--tenant", "limited")[1]
+    rotated = json.loads(run(database_url, "rotate", str(made["id"]), "--json")[1])
+    assert rotated["limits"] == {"requests_per_minute": 60, "tokens_per_day": 0}
+    status, _, said = run(database_url, "limit", str(made["id"]), "streams=1")
+    assert (status, "no valid key has the id" in said) == (1, True)
+    said = run(database_url, "create", "--tenant", "limited", "--limit", "streams=2")[2]
+    assert "of limited, user, streams=2, valid" in said
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [
+        ("streams", "valid integer"),
+        ("streams=", "valid integer"),
+        ("streams=-1", "greater than or equal to 0"),
+        ("streams=1.5", "valid integer"),
+        ("streams=1000001", "less than or equal to 1000000"),
+        ("tokens_per_day=1e6", "valid integer"),
+        ("flows=1", "is no limit: give one of requests_per_minute, "),
+    ],
+)
+def test_a_limit_that_cannot_be_is_refused_with_what_can(database_url: str, limit: str, why: str) -> None:
+    for command in (["create", "--tenant", "a", "--limit", limit], ["limit", "1", limit]):
+        status, _, said = run(database_url, *command)
+        assert (status, why in said) == (2, True), said

@@ -60,6 +60,8 @@ def test_settings_are_shown_without_their_secrets() -> None:
         ASKMESH_MODEL_URL="https://user:hidden@models.example.com/v1",
         ASKMESH_REDIS_URL="redis://:hidden@db",
         ASKMESH_WORKER_SLOTS="7",
+        ASKMESH_PORT="70000",
+        ASKMESH_JWT_ISSUER="https://login.example.com/",
     )
     assert shown.exit_code == 0
     values = dict(line.split("=", 1) for line in shown.output.splitlines())
@@ -68,6 +70,10 @@ def test_settings_are_shown_without_their_secrets() -> None:
     assert values["ASKMESH_WORKER_SLOTS"] == "7"
     assert "ASKMESH_REDIS_URL: has a password of less than 12 characters" in values["ASKMESH_REDIS_URL"]
     assert "is required" in values["ASKMESH_BROKER_URL"]
+    assert "65535" in values["ASKMESH_PORT"]
+    assert values["ASKMESH_GRPC_PORT"] == "(not read while ASKMESH_PORT is not valid)"
+    assert values["ASKMESH_REQUIRE_AUTH"].startswith("(not read while ASKMESH_JWT_ISSUER, ")
+    assert "set all three or none" in values["ASKMESH_JWT_AUDIENCE"]
     assert "hidden" not in shown.output
     unknown = run("settings", ASKMESH_WROKER_SLOTS="7")
     assert (unknown.exit_code, "ASKMESH_WROKER_SLOTS" in unknown.output) == (1, True)

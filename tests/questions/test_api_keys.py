@@ -6,7 +6,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.api_keys import create, find, hash_of, is_well_formed, list_keys, new_key, revoke, rotate
+from questions.api_keys import create, find, hash_of, is_well_formed, limit, list_keys, new_key, revoke, rotate
+from questions.limits import NO_OVERRIDES, LimitOverrides
 from questions.roles import Role
 from tests.questions.actors import rows
 
@@ -95,3 +96,19 @@ async def test_of_two_who_rotate_a_key_at_once_one_gets_a_new_one(engine: AsyncE
     rotated = await asyncio.gather(*(rotate(engine, made.id, timedelta(0)) for _ in range(5)))
     assert sum(one is not None for one in rotated) == 1
     assert len(await list_keys(engine, "raced")) == 1
+
+
+@pytest.mark.integration
+async def test_limits_of_a_key_that_is_in_use_change(engine: AsyncEngine) -> None:
+    key, made = await create(engine, "limited", Role.USER, limits=LimitOverrides(streams=2))
+
+    async def limits() -> LimitOverrides:
+        return (await find(engine, [hash_of(key)]))[hash_of(key)].limits
+
+    assert await limits() == LimitOverrides(streams=2)
+    await limit(engine, made.id, {"tokens_per_day": 5})
+    assert await limits() == LimitOverrides(streams=2, tokens_per_day=5)
+    await limit(engine, made.id, {"tokens_per_day": None, "streams": None})
+    assert await limits() == NO_OVERRIDES
+    assert await revoke(engine, made.id)
+    assert await limit(engine, made.id, {"streams": 2}) is None

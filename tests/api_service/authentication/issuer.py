@@ -1,5 +1,7 @@
 """An OIDC issuer: a real HTTP server with its keys, and tokens that it signs."""
 
+import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,17 +41,32 @@ def public(algorithm: str, key_id: str, signer: Any = None) -> dict[str, Any]:
 
 
 class Issuer:
-    """``keys`` are what it publishes now; ``broken``: it answers with this instead; ``fetches`` counts."""
+    """``keys`` are what it publishes now; ``broken``: it answers with this instead; ``fetches`` counts.
+
+    ``in_pieces``: it sends the halves of its answer one after the other, without saying how long it is.
+    """
 
     def __init__(self) -> None:
         self.keys = [public(algorithm, algorithm) for algorithm in SIGNERS]
         self.broken: web.Response | None = None
+        self.in_pieces = False
         self.fetches = 0
         self.url = ""
 
-    async def answer(self, _request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.fetches += 1
+        if self.in_pieces:
+            return await self._send_in_pieces(request)
         return self.broken or web.json_response({"keys": self.keys})
+
+    async def _send_in_pieces(self, request: web.Request) -> web.StreamResponse:
+        body = json.dumps({"keys": self.keys}).encode()
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        for piece in (body[:100], body[100:]):
+            await response.write(piece)
+            await asyncio.sleep(0.05)  # the first is read before the second is there
+        return response
 
 
 @asynccontextmanager

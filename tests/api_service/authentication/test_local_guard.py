@@ -67,6 +67,7 @@ async def test_a_foreign_name_that_leads_here_is_refused(host: str) -> None:
     assert (reply.status, reply.json()["code"]) == (403, "forbidden")
     (field,) = reply.json()["errors"]
     assert field["field"] == "Host"
+    assert f"is {host or 'empty'}, which" in field["detail"]
     assert "ASKMESH_ALLOWED_HOSTS" in field["remedy"]
 
 

@@ -147,27 +147,40 @@ async def test_many_unknown_keys_make_one_fetch(tokens: Tokens, issuer: Issuer) 
     assert issuer.fetches == 1
 
 
-BROKEN: dict[str, Any] = {
-    "an error": {"status": 500},
-    "no JSON": {"text": "<html>"},
-    "no object": {"text": "[]"},
-    "no keys": {"text": '{"keys": []}'},
-    "no usable keys": {"text": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "RSA", "use": "enc"}, 1]}'},
-    "too much": {"text": " " * 2_000_000 + "{}"},
+async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: Tokens, issuer: Issuer) -> None:
+    issuer.in_pieces = True
+    assert await tokens.principal(token()) == ALICE
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "an error": ({"status": 500}, "it answers 500"),
+    "no JSON": ({"text": "<html>"}, "unexpected character"),
+    "no object": ({"text": "[]"}, "the key set is no object"),
+    "no keys": ({"text": '{"keys": []}'}, "did not contain any keys"),
+    "no usable keys": (
+        {"text": '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "RSA", "use": "enc"}, 1]}'},
+        "the key set has no usable key",
+    ),
+    "too much": ({"text": " " * 2_000_000 + "{}"}, "the key set is too large"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-async def test_keys_stay_while_the_issuer_is_broken(issuer: Issuer, name: str) -> None:
+async def test_keys_stay_while_the_issuer_is_broken(
+    issuer: Issuer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     tokens = tokens_of(issuer)
-    issuer.broken = web.Response(**BROKEN[name])
+    answer, why = BROKEN[name]
+    issuer.broken = web.Response(**answer)
     with pytest.raises(ProblemError) as refused:
         await tokens.principal(token())
     assert refused.value.code is Code.ISSUER_UNAVAILABLE
+    assert "ASKMESH_JWT_JWKS_URL" in caplog.text
+    assert why in caplog.text
     issuer.broken = None
     tokens._keys._next_fetch_at = 0
     assert await tokens.principal(token()) == ALICE
-    issuer.broken = web.Response(**BROKEN[name])
+    issuer.broken = web.Response(**answer)
     tokens._keys._next_fetch_at = 0
     assert await tokens.principal(token(key_id="unknown")) is None
     assert await tokens.principal(token(sub="bob")) == Principal("bob", Role.USER)
