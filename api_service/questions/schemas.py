@@ -224,7 +224,7 @@ class AnswerResponse(BaseModel):
     error: AnswerError | None = Field(None, description="Only where the status is `failed`.")
     replayed_as: int | None = Field(None, description="An operator asked it again: read that question instead.")
     created_at: datetime
-    finished_at: datetime | None = None
+    finished_at: datetime | None = Field(None, description="Before `created_at` where the answer is an earlier one.")
 
 
 class StatusEvent(BaseModel):

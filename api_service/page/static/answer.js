@@ -90,7 +90,8 @@ function finish(question) {
   copyAnswer.hidden = shown.markdown.text === "";
   const cached = store.find(id)?.cached;
   const taken = (Date.parse(question.finished_at) - Date.parse(question.created_at)) / 1000;
-  const completed = cached ? words.cached : words.completed(Number.isFinite(taken) ? taken : null);
+  // Where only its link is known: an answer that was there before the question is one from before.
+  const completed = cached || taken < 0 ? words.cached : words.completed(Number.isFinite(taken) ? taken : null);
   setStatus(status, status === "completed" ? completed : words.states[status]);
   if (following) {
     toEnd(); // the notice would be beneath the question box

@@ -61,6 +61,10 @@ def test_ask_again_gets_a_new_answer_where_asking_would_get_the_same(read: Opene
     second = reader.question_id
     assert second != first
     assert reader.model.counts("once more")["requests"] == 1
+    elsewhere = read()  # which knows nothing but the link
+    elsewhere.page.goto(f"/#{second}")
+    elsewhere.expect_state("completed")
+    expect(elsewhere.status).to_have_text("Answered before: this is the same answer.")
     reader.button("Ask again").click()
     expect(reader.entries).to_have_count(3)
     expect(reader.status).to_have_text(re.compile("Answered in"))
