@@ -1,5 +1,6 @@
 """The REST endpoint for the ledger."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from questions.roles import Role
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
 
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MOST_DAYS = 366
 _MOST_TENANT_CHARACTERS = 256
 
@@ -110,10 +112,10 @@ async def usage(
     if not timedelta() <= last - first < timedelta(days=_MOST_DAYS):
         raise _invalid("from", f"is not within {_MOST_DAYS} days before to", "send for example from=2026-01-01")
     tenant = _one(request, "tenant")
-    if tenant is not None and tenant != caller.tenant:
+    owner = caller.tenant if tenant is None else tenant
+    if owner != caller.tenant:
         caller.require(Role.OPERATOR)
-    owner = tenant or caller.tenant
-    if len(owner) > _MOST_TENANT_CHARACTERS or "\0" in owner:
+    if not 1 <= len(owner) <= _MOST_TENANT_CHARACTERS or "\0" in owner:
         raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
     days = await reach(lambda: ledger(owner, first, last), again=True)
     allowance = limits.allowance(caller)
@@ -135,16 +137,18 @@ def _day(request: Request, name: str) -> date | None:
     if value is None:
         return None
     try:
-        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        if _DAY.fullmatch(value):
+            return date.fromisoformat(value)
     except ValueError:
-        raise _invalid(name, "is not a day", f"send for example {name}=2026-01-31") from None
+        pass
+    raise _invalid(name, "is not a day", f"send for example {name}=2026-01-31")
 
 
 def _one(request: Request, name: str) -> str | None:
     values = request.query_params.getlist(name)
     if len(values) > 1:
         raise _invalid(name, "appears more than once", "send it once")
-    return values[0] if values and values[0] else None
+    return values[0] if values else None
 
 
 def _invalid(name: str, detail: str, remedy: str) -> ProblemError:

@@ -188,7 +188,14 @@ async def test_usage_is_the_callers_own_unless_it_is_an_operator(
     assert (await replicas[0].get(url, headers={"tenant": "other"})).status == 403
     async with replicas[0].get(url, headers={"tenant": "other", "role": "operator"}) as response:
         assert (await response.json())["total"] == total
-    for query in ("from=yesterday", "from=2026-01-02&to=2026-01-01", "from=2020-01-01&to=2026-01-01", "to=1&to=2"):
+    for query in (
+        "from=yesterday",
+        "from=2026-01-02&to=2026-01-01",
+        "from=2020-01-01&to=2026-01-01",
+        "to=1&to=2",
+        "to=",
+        "from=2026-1-1",
+    ):
         assert (await replicas[0].get(f"/api/usage?{query}")).status == 400
 
 
