@@ -54,7 +54,7 @@ def map_body(context: HookContext, body: Any) -> Any:
 
 
 @schemathesis.hook
-def filter_failure(context: HookContext, failure: Exception, case: Case, response: Response) -> bool:
+def filter_failure(context: HookContext, failure: Exception, case: Case[Any], response: Response) -> bool:
     """Whether it is one."""
     title = getattr(failure, "title", "")
     if title == "Schema-valid request rejected" and response.status_code in (400, 422):
@@ -65,7 +65,7 @@ def filter_failure(context: HookContext, failure: Exception, case: Case, respons
 
 
 @schemathesis.check
-def nothing_of_the_stranger(ctx: CheckContext, response: Response, case: Case) -> None:
+def nothing_of_the_stranger(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """Neither a question of the other tenant nor an answer to one; and its ids are nobody's."""
     assert _STRANGERS_MARK not in _said(response), "the other tenant's text"
     question_id = (case.path_parameters or {}).get("question_id")
@@ -74,7 +74,7 @@ def nothing_of_the_stranger(ctx: CheckContext, response: Response, case: Case) -
 
 
 @schemathesis.check
-def nothing_of_the_insides(ctx: CheckContext, response: Response, case: Case) -> None:
+def nothing_of_the_insides(ctx: CheckContext, response: Response, case: Case[Any]) -> None:
     """No stack trace, no path of a file, no name of a library."""
     found = _INSIDES.search(_said(response))
     assert found is None, f"the insides: {found and found[0]}"

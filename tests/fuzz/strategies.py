@@ -4,7 +4,7 @@ from typing import Any
 
 from askmesh.llm.v1 import generation_pb2
 from google.protobuf import message_factory
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import strategies as st
 
@@ -29,7 +29,7 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 }
 
 
-def messages(descriptor: Descriptor) -> st.SearchStrategy[Message]:
+def messages(descriptor: Any) -> st.SearchStrategy[Message]:
     """Any message of this type: each field unset, usual, or extreme."""
     kind = message_factory.GetMessageClass(descriptor)
     fields = {field.name: _values(field) for field in descriptor.fields}
@@ -67,7 +67,7 @@ def valid_specs() -> st.SearchStrategy[generation_pb2.GenerationSpec]:
         "answer_prefix": st.text(max_size=60).map(str.rstrip),
     }
     required = {"messages": st.tuples(st.lists(before, max_size=5), last).map(lambda parts: [*parts[0], parts[1]])}
-    return st.fixed_dictionaries(required, optional=optional).map(lambda given: generation_pb2.GenerationSpec(**given))
+    return st.fixed_dictionaries(required, optional=optional).map(_spec)
 
 
 def nearly_valid_specs() -> st.SearchStrategy[generation_pb2.GenerationSpec]:
@@ -76,7 +76,7 @@ def nearly_valid_specs() -> st.SearchStrategy[generation_pb2.GenerationSpec]:
     def with_field(field: FieldDescriptor) -> st.SearchStrategy[generation_pb2.GenerationSpec]:
         def put(spec: generation_pb2.GenerationSpec, value: Any) -> generation_pb2.GenerationSpec:
             spec.ClearField(field.name)  # type: ignore[arg-type] # which lists the names
-            spec.MergeFrom(generation_pb2.GenerationSpec(**{field.name: value}))
+            spec.MergeFrom(_spec({field.name: value}))
             return spec
 
         return st.builds(put, valid_specs(), _values(field))
@@ -84,7 +84,11 @@ def nearly_valid_specs() -> st.SearchStrategy[generation_pb2.GenerationSpec]:
     return st.sampled_from(list(generation_pb2.GenerationSpec.DESCRIPTOR.fields)).flatmap(with_field)
 
 
-def encodings(descriptor: Descriptor) -> st.SearchStrategy[bytes]:
+def _spec(fields: dict[str, Any]) -> generation_pb2.GenerationSpec:
+    return generation_pb2.GenerationSpec(**fields)
+
+
+def encodings(descriptor: Any) -> st.SearchStrategy[bytes]:
     """Bytes that are no message, nearly one, or one with fields that nobody knows."""
     encoded = messages(descriptor).map(lambda message: message.SerializeToString())
     unknown = st.builds(_field, st.integers(20, 2**29 - 1), st.binary(max_size=_LONG))

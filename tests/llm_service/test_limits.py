@@ -82,7 +82,8 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(
 ) -> None:
     if method == "ListModels":
         content = b"\0"  # the others are fields that it does not know
-    call = client.channel.unary_stream(f"/{SERVICE}/{method}")(content, timeout=30)
+    channel: Any = client.channel
+    call = channel.unary_stream(f"/{SERVICE}/{method}")(content, timeout=30)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call.read()
     failure = failure_of(refused.value)
@@ -96,8 +97,9 @@ async def test_probes_log_nothing_either(caplog: pytest.LogCaptureFixture) -> No
     async with server_of(llm_health_port=0) as server:
         assert server.health_port is not None
         async with client_of(server.health_port) as prober:
+            channel: Any = prober.channel
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await prober.channel.unary_unary("/grpc.health.v1.Health/Check")(b"\0", timeout=30)
+                await channel.unary_unary("/grpc.health.v1.Health/Check")(b"\0", timeout=30)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caplog.records == []
 
