@@ -5,8 +5,10 @@ PYTHON ?= python3
 ARGS ?=
 # Processes that share the tests of `make test`. Many tests wait, so that three keep two cores busy.
 JOBS ?= 3
-# Of the faults' moments and places, as in `make chaos SEED=7`; a random one is chosen and printed.
+# Of the faults' moments and places, as in `make chaos SEED=7`, and of what `make fuzz` sends; a random one is chosen and printed.
 SEED ?=
+# How long each half of `make fuzz` goes on.
+FUZZ_SECONDS ?= 300
 # What `make bench` stores in: embedded, or debian for PostgreSQL, RabbitMQ and Redis of Debian's packages.
 STORES ?= embedded
 
@@ -22,7 +24,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2
 NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos vllm-test compose-test audit lint format protos requirements clean environment test-environment
+.PHONY: help run test bench chaos fuzz vllm-test compose-test audit lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -50,6 +52,9 @@ test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytes
 chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
 	@.ci/install-packages rabbitmq-server libfaketime
 	$(BIN)/python -m pytest tests/chaos -v $(if $(SEED),--chaos-seed=$(SEED)) $(ARGS)
+
+fuzz: test-environment ## send both doors whatever can be sent, 2 x 5 minutes; FUZZ_SECONDS=n, SEED=n
+	$(BIN)/python -m pytest tests/fuzz -v --timeout=0 --fuzz-seconds=$(FUZZ_SECONDS) $(if $(SEED),--fuzz-seed=$(SEED)) $(ARGS)
 
 vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the real vLLM: Linux, 3 GB of disk, 4 GB of memory
 	$(BIN)/python -m pytest tests/vllm -m vllm -v $(ARGS)

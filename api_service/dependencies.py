@@ -115,11 +115,11 @@ async def _wait_seconds(request: Request) -> float:
 
 async def _start(request: Request) -> Start | None:
     # EventSource repeats the query as it was at first, and says in the header how far it has got since.
+    cursors = request.query_params.getlist("starting_after")
+    start = Start.parse(",".join(cursors), "starting_after", Code.INVALID_PARAMETER) if cursors else None
     if ids := request.headers.getlist("last-event-id"):
         return Start.parse(",".join(ids), "Last-Event-ID", Code.INVALID_HEADER)
-    if cursors := request.query_params.getlist("starting_after"):
-        return Start.parse(",".join(cursors), "starting_after", Code.INVALID_PARAMETER)
-    return None
+    return start
 
 
 async def _ask_request(request: Request, questions: "Questions") -> AskRequest:

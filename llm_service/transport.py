@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untype
 
 from foundation.loopback import is_loopback
 from foundation.settings import GrpcTlsSettings, LlmServiceSettings, SettingsError
+from llm_service.unreadable import UnreadableRequests
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class Transport:
         self.health_port: int | None = None
         """The one in use, once there is a health server."""
         callers = frozenset(name.strip() for name in settings.llm_callers.split(",")) - {""}
-        self.interceptors = [] if self._certificates is None or callers == {"*"} else [Callers(callers)]
+        self.interceptors: list[grpc.aio.ServerInterceptor] = [UnreadableRequests()]
+        if self._certificates is not None and callers != {"*"}:
+            self.interceptors.insert(0, Callers(callers))
         if self._certificates is None and not settings.llm_plain_text and not is_loopback(self._host):
             raise SettingsError(
                 f"ASKMESH_LLM_HOST: {self._host} is reached from other machines, and there is no TLS: set"
@@ -62,7 +65,7 @@ class Transport:
         """A server that is not started, for probes, which have no certificate. None where no port is set for it."""
         if self._health_port is None:
             return None
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(interceptors=[UnreadableRequests()], options=[("grpc.so_reuseport", 0)])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         address = f"{self._health_host}:{self._health_port}"
         try:

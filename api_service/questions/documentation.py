@@ -51,15 +51,20 @@ _ACCEPT_LANGUAGE = _header(
     "Language of the sentences in `answer_text`: `en` or `ru`. Else the question's own.",
     examples=["ru, en;q=0.5"],
 )
+# No pattern: nothing is refused for it.
 _REQUEST_ID = _header(
-    "X-Request-ID",
-    "Your name for this request; any other than this pattern is replaced.",
-    pattern=r"^[A-Za-z0-9._:-]{1,128}$",
+    "X-Request-ID", "Your name for this request; any other than 1 to 128 of `A-Z a-z 0-9 . _ : -` is replaced."
 )
 
 
 def _examples(**values: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"examples": {name: {"value": value} for name, value in values.items()}}}
+
+
+_LINKS = {
+    operation: {"operationId": operation, "parameters": {"question_id": "$response.body#/question_id"}}
+    for operation in ("answer", "events", "cancel", "erase")
+}
 
 
 def _asked(**fields: object) -> dict[str, Any]:
@@ -87,8 +92,9 @@ ASK_REQUEST: dict[str, Any] = {
 _WAIT = {
     "name": "wait",
     "in": "query",
-    "description": "Seconds to wait for the end of the question, at most 60. Without it the reply comes at once.",
-    "schema": {"type": "number", "minimum": 0, "maximum": 60, "default": 0},
+    "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. Without it the"
+    " reply comes at once.",
+    "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
 }
 _STARTING_AFTER = {
     "name": "starting_after",
@@ -116,6 +122,7 @@ ASK_RESPONSES: _Responses = {
     202: {
         "description": "Accepted: the question is stored and will be answered.",
         "headers": _ASK_HEADERS,
+        "links": _LINKS,
         "content": _examples(
             new=_asked(answer_text=ACCEPTED[_ENGLISH]),
             russian=_asked(answer_text=ACCEPTED[_RUSSIAN]),
@@ -126,6 +133,7 @@ ASK_RESPONSES: _Responses = {
         "model": AskResponse,
         "description": "Accepted, and answered already.",
         "headers": _ASK_HEADERS,
+        "links": _LINKS,
         "content": _examples(cached=_asked(answer_text=_ANSWER["answer_text"], status="completed", cached=True)),
     },
     **problems(
@@ -182,7 +190,7 @@ LIST_REQUEST: dict[str, Any] = {
             "name": "cursor",
             "in": "query",
             "description": "`next_cursor` of the page before, with the same filters; without it, from the newest on.",
-            "schema": {"type": "string"},
+            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
         },
         _REQUEST_ID,
     ]

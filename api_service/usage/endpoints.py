@@ -1,5 +1,6 @@
 """The REST endpoint for the ledger."""
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from questions.roles import Role
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
 
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MOST_DAYS = 366
 
 
@@ -114,9 +116,9 @@ async def usage(
         detail = f"is not within the {_MOST_DAYS} days that end on {last}, which is to"
         raise _invalid("from", detail, f"send for example from={last.replace(day=1)}")
     tenant = _one(request, "tenant")
-    if tenant is not None and tenant != caller.tenant:
-        caller.require(Role.OPERATOR)
     owner = caller.tenant if tenant is None else tenant
+    if owner != caller.tenant:
+        caller.require(Role.OPERATOR)
     if not TENANT.fullmatch(owner):
         raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
     days = await reach(lambda: ledger(owner, first, last), again=True)
@@ -139,9 +141,11 @@ def _day(request: Request, name: str) -> date | None:
     if value is None:
         return None
     try:
-        return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC).date()
+        if _DAY.fullmatch(value):
+            return date.fromisoformat(value)
     except ValueError:
-        raise _invalid(name, "is not a day", f"send for example {name}=2026-01-31") from None
+        pass
+    raise _invalid(name, "is not a day", f"send for example {name}=2026-01-31")
 
 
 def _one(request: Request, name: str) -> str | None:

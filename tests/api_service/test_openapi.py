@@ -151,5 +151,15 @@ def test_the_request_is_described(document: dict[str, Any]) -> None:
     assert parameter["schema"]["type"] == "integer"
 
 
+@pytest.mark.parametrize("status", ["200", "202"])
+def test_links_lead_from_a_question_to_all_that_can_be_done_with_it(document: dict[str, Any], status: str) -> None:
+    links = operations(document)["/api/ask", "post"]["responses"][status]["links"]
+    taking_an_id = {
+        operation["operationId"] for (path, _), operation in operations(document).items() if "{question_id}" in path
+    }
+    assert {link["operationId"] for link in links.values()} == taking_an_id
+    assert all(link["parameters"] == {"question_id": "$response.body#/question_id"} for link in links.values())
+
+
 def test_no_page_loads_anything_from_elsewhere(document: dict[str, Any]) -> None:
     assert not re.search("https?://", str(document))

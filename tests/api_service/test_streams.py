@@ -162,6 +162,16 @@ async def test_a_cursor_that_cannot_be_is_refused(
             assert [(error["field"], error["detail"]) for error in problem["errors"]] == [(field, detail)]
 
 
+async def test_a_parameter_that_is_no_cursor_is_refused_beside_a_header_that_is_one(
+    streams: ClientSession, words: str
+) -> None:
+    question_id = await ask(streams, words)
+    headers = {"Last-Event-ID": "0:0"}
+    async with streams.get(f"/api/answer/{question_id}/events?starting_after=x", headers=headers) as response:
+        assert response.status == 400
+        assert [error["field"] for error in (await response.json())["errors"]] == ["starting_after"]
+
+
 async def test_a_cursor_ahead_of_the_text_waits_for_it(
     streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
 ) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import grpc
 import pytest
 from askmesh.llm.v1.generation_service_pb2 import GenerateRequest
-from askmesh_client.channel import MAX_REQUEST_BYTES
+from askmesh_client.channel import MAX_REQUEST_BYTES, SERVICE
 
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from tests.fakes.model_server import FakeModelServer, expected_answer
-from tests.llm_service.conftest import Client, ask, client_of
+from tests.llm_service.conftest import Client, ask, client_of, failure_of
 
 pytestmark = pytest.mark.integration
 
@@ -73,6 +73,35 @@ async def test_messages_and_metadata_have_limits(client: Client) -> None:
         await client.stub.Generate(GenerateRequest(spec=ask("hello")), metadata=metadata, timeout=30)
     assert refused.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
     assert await still_serves(client)
+
+
+@pytest.mark.parametrize("content", [b"\0", b"\xff" * 99, b"\x0a\x03\x12\x01\xff"])
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream", "ListModels"])
+async def test_bytes_that_are_no_message_are_the_callers_fault(
+    client: Client, method: str, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    if method == "ListModels":
+        content = b"\0"  # the others are fields that it does not know
+    channel: Any = client.channel
+    call = channel.unary_stream(f"/{SERVICE}/{method}")(content, timeout=30)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call.read()
+    failure = failure_of(refused.value)
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert failure.fields == ["request"]
+    assert caplog.records == []
+    assert await still_serves(client)
+
+
+async def test_probes_log_nothing_either(caplog: pytest.LogCaptureFixture) -> None:
+    async with server_of(llm_health_port=0) as server:
+        assert server.health_port is not None
+        async with client_of(server.health_port) as prober:
+            channel: Any = prober.channel
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await channel.unary_unary("/grpc.health.v1.Health/Check")(b"\0", timeout=30)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caplog.records == []
 
 
 async def test_a_connection_is_told_how_many_streams_and_headers_it_may_send() -> None:
