@@ -4,11 +4,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import orjson
@@ -17,8 +15,6 @@ from embedded.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("api_service", "worker_service", "llm_service")
-_LLM_PORT = 50_051
-_ESTABLISHED = "01"  # in /proc/net/tcp
 _SQL = """
 CREATE TABLE compose_claims (worker text);
 CREATE FUNCTION compose_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -110,21 +106,6 @@ class Stack:
             table = self.run("docker", "exec", container, "cat", "/proc/net/dev")
             received[container[:12]] = sum(int(row[1]) for row in map(str.split, table.splitlines()) if "eth" in row[0])
         return {name: amount // 1000 for name, amount in received.items()}
-
-    def addresses(self, service: str) -> set[str]:
-        """IPv4 addresses of a service's containers."""
-        template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
-        return {address for one in self.containers(service) for address in self.inspect(one, template).split()}
-
-    def clients_of_llm(self) -> list[set[str]]:
-        """For each llm_service, the IPv4 addresses that are connected with its port."""
-        clients = []
-        for container in self.containers("llm_service"):
-            table = self.run("docker", "exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6")
-            found = re.findall(rf":{_LLM_PORT:04X} [0-9A-F]*([0-9A-F]{{8}}):[0-9A-F]{{4}} {_ESTABLISHED} ", table)
-            # The kernel prints an address as a number in the machine's order of bytes.
-            clients.append({str(IPv4Address(int(word, 16).to_bytes(4, sys.byteorder))) for word in found})
-        return clients
 
     def down(self) -> None:
         """Remove all that belongs to this project, its images too; what they were built of stays as build cache."""
