@@ -22,7 +22,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from tests.llm_service.conftest import Client, ask, client_of
 from tests.llm_service.processes import service_process
-from tests.vllm.conftest import AT_ONCE, QUEUED, Vllm
+from tests.vllm.server import AT_ONCE, QUEUED, Vllm
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

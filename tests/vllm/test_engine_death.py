@@ -11,7 +11,7 @@ from askmesh.llm.v1.generation_pb2 import Sampling
 from embedded.ports import free_port
 from tests.llm_service.conftest import Answer, Client, ask, client_of
 from tests.llm_service.processes import service_process
-from tests.vllm.conftest import started
+from tests.vllm.server import started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -35,7 +35,8 @@ async def test_an_engine_that_dies_breaks_off_what_it_had_begun_and_nothing_else
 ) -> None:
     port = free_port()
     async with service_process(f"http://127.0.0.1:{port}/v1") as service, client_of(service.port) as client:
-        with started(tmp_path / "log", figures, port) as vllm:
+        with started(tmp_path / "log", port) as vllm:
+            figures.append(f"ready after {vllm.ready_seconds:.0f} s")
             poems = [ask("Write a long poem.", sampling=Sampling(temperature=1, seed=seed)) for seed in range(4)]
             begun = [asyncio.create_task(client.stream(poem, timeout=60)) for poem in poems]
             await vllm.until_running(4)
@@ -48,6 +49,7 @@ async def test_an_engine_that_dies_breaks_off_what_it_had_begun_and_nothing_else
             failures = [answer.failure for answer in asked_later if answer.failure and answer.started is None]
             assert {failure.reason for failure in failures} == {"MODEL_SERVER_UNAVAILABLE"}
             assert not any("engine_started" in failure.metadata for failure in failures)
-        with started(tmp_path / "log again", figures, port):
+        with started(tmp_path / "log again", port) as vllm:
+            figures.append(f"ready after {vllm.ready_seconds:.0f} s")
             answer = await client.stream(ask("hello", max_output_tokens=4), timeout=60)
             assert answer.completed is not None
