@@ -62,7 +62,7 @@ vllm-test: test-environment $(VLLM_VENV)/.installed ## test llm_service over the
 compose-test: test-environment ## build, run, scale, break and upgrade the containers; needs Docker; about 10 minutes
 	$(BIN)/python -m tests.compose
 
-bench: test-environment ## measure what askmesh adds and costs, 10 minutes; STORES=debian, ARGS="same_texts polling": some rows
+bench: test-environment $(if $(filter vllm,$(ARGS)),$(VLLM_VENV)/.installed) ## measure what askmesh adds and costs, 10 minutes; STORES=debian, ARGS="same_texts polling": some rows
 	@$(if $(filter debian,$(STORES)),.ci/install-packages postgresql redis-server rabbitmq-server)
 	$(BIN)/python -m benchmarks --stores $(STORES) $(ARGS)
 

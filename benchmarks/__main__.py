@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks import cpu, own_rows, queue_rows, rows
+from benchmarks import cpu, own_rows, queue_rows, rows, vllm_row
 from benchmarks.chart import chart
 from benchmarks.conditions import conditions
 from benchmarks.figures import Figure, Row, cpu_table, number, table
@@ -36,7 +36,10 @@ _ON_STAGE: dict[str, Callable[[Stage], Iterator[Figure]]] = {
     )
 }
 _ON_THEIR_OWN: dict[str, Callable[[bool], Iterator[Figure]]] = {"replicas": own_rows.replicas}
-_ONLY_WHEN_NAMED: dict[str, Callable[[bool], Iterator[Figure]]] = {"ten_million": own_rows.ten_million}
+_ONLY_WHEN_NAMED: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "ten_million": own_rows.ten_million,
+    "vllm": vllm_row.vllm,
+}
 
 
 def main() -> int:
@@ -81,18 +84,20 @@ def _row(name: str, about: str | None, measure: Callable[[], Iterator[Figure]]) 
     _say(f"{name}: {about}")
     began, used = time.monotonic(), _used()
     figures: list[Figure] = []
-    error = ""
+    error, others = "", 0.0
     try:
         for figure in measure():
             figures.append(figure)
             _say(f"  {figure.what}: {number(figure.value)} {figure.unit}")
+            # Before what was measured ends: vLLM does not wait for its engine's end, whose time would be nobody's then.
+            everything, ours = (after - before for after, before in zip(_used(), used, strict=True))
+            others = max(everything - ours, 0) / (time.monotonic() - began)
     except Exception as failure:  # noqa: BLE001 - the other rows are measured all the same
         traceback.print_exc()
         error = (str(failure) or type(failure).__name__).splitlines()[0]
     seconds = time.monotonic() - began
-    everything, ours = (after - before for after, before in zip(_used(), used, strict=True))
     _say(f"  ({seconds:.0f} s)")
-    return Row(name, figures, seconds, max(everything - ours, 0) / seconds, error)
+    return Row(name, figures, seconds, others, error)
 
 
 def _used() -> tuple[float, float]:

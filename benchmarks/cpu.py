@@ -10,6 +10,8 @@ import psutil
 _NAMES = {
     "benchmarks.load": "load",
     "benchmarks.model_server": "fake model",
+    "vllm.entrypoints.openai.api_server": "vLLM",
+    "VLLM": "vLLM",
     "llm_service": "llm_service",
     "worker_service": "worker_service",
     "api_service": "api_service",
@@ -22,8 +24,8 @@ _NAMES = {
     "epmd": "RabbitMQ",
 }
 
-INSTRUMENTS = frozenset({"benchmark", "load", "fake model"})
-"""What measures: no part of the mesh."""
+INSTRUMENTS = frozenset({"benchmark", "load", "fake model", "vLLM"})
+"""What measures, and the model: no part of the mesh."""
 
 
 def seconds(roots: Iterable[int]) -> dict[str, float]:

@@ -7,7 +7,17 @@ from typing import Any
 from benchmarks import cpu
 
 # The column of each process, in the order in which a question meets them.
-_COLUMNS = ("api_service", "PostgreSQL", "RabbitMQ", "Redis", "worker_service", "llm_service", "fake model", "load")
+_COLUMNS = (
+    "api_service",
+    "PostgreSQL",
+    "RabbitMQ",
+    "Redis",
+    "worker_service",
+    "llm_service",
+    "fake model",
+    "vLLM",
+    "load",
+)
 
 
 @dataclass(frozen=True)

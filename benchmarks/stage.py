@@ -32,12 +32,21 @@ class Stage:
     """The mesh and the model server for the length of a ``with`` block."""
 
     def __init__(
-        self, settings: Mapping[str, str] | None = None, *, debian: bool = False, beside: Iterable[int] = ()
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        debian: bool = False,
+        beside: Iterable[int] = (),
+        model: tuple[int, str] | None = None,
     ) -> None:
-        """``debian``: on stores from Debian's packages. ``beside``: processes that are the mesh's too."""
+        """``debian``: on stores from Debian's packages. ``beside``: processes that are the mesh's too.
+
+        ``model``: process id and URL of a model server that runs, instead of one that costs next to nothing.
+        """
         self._settings = dict(settings or {})
         self._debian = debian
         self._beside = set(beside)
+        self._given_model = model
         # Two stages may follow one another on one database, which must not know the second's questions.
         self._name = secrets.token_hex(3)
         self._loads = 0
@@ -45,7 +54,7 @@ class Stage:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="askmesh-bench-")))
-            self._model_pid, self.model = stack.enter_context(model_server())
+            self._model_pid, self.model = self._given_model or stack.enter_context(model_server())
             others = _children()
             if self._debian:
                 folder.chmod(0o755)  # PostgreSQL runs as a user of its own
