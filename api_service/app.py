@@ -55,6 +55,7 @@ from foundation.settings import (
 from questions.hints import Hints, celery_app
 from questions.ledger import read_days
 from questions.migrations import engine_is_up_to_date, needed_revision
+from questions.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +177,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     limits = Limits(settings.limits, reading_engine, redis, turns)
     backlog = Backlog(engine, settings.questions.backlog_limit, turns)
     stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
+    wakeups = Wakeups(redis)
+    stack.push_async_callback(_stop, asyncio.create_task(wakeups.run()))
     watcher = Watcher(engine, redis)
     watching = asyncio.create_task(watcher.run())
     watching.add_done_callback(_note_defect)
@@ -184,6 +187,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         engine=engine,
         redis=redis,
         hints=hints,
+        wakeups=wakeups,
         backlog=backlog,
         turns=turns,
         limits=limits,

@@ -43,6 +43,7 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
     engine = create_async_engine(
         async_url(settings.database_url.get_secret_value()),
         poolclass=FairPool,
+        pool_use_lifo=True,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_timeout=10,

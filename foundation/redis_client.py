@@ -7,8 +7,10 @@ from redis.backoff import NoBackoff
 from foundation.settings import RedisSettings
 
 
-def create_redis(settings: RedisSettings) -> Redis:
+def create_redis(settings: RedisSettings, *, blocks: float = 0) -> Redis:
     """A client whose calls fail within two seconds where Redis does not answer.
+
+    ``blocks``: seconds that a call may wait in Redis besides.
 
     It opens at most 50 connections; calls beyond that wait for one for at most a second.
     """
@@ -16,7 +18,7 @@ def create_redis(settings: RedisSettings) -> Redis:
         settings.redis_url.get_secret_value(),
         max_connections=50,
         timeout=1,
-        socket_timeout=1,
+        socket_timeout=1 + blocks,
         socket_connect_timeout=1,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,

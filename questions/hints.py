@@ -6,7 +6,6 @@ while rows are due. So sending never holds up whoever asks, and a failure costs 
 
 import logging
 import threading
-import time
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -24,11 +23,9 @@ _QUEUE = "askmesh.hints"
 _MOST_PENDING = 10_000
 # A hint for more slots than one worker may have free would leave other workers asleep.
 _SLOTS_A_HINT = 16
-# A hint costs sender, broker and worker 3 ms of CPU together, whatever it asks for. So one speaks for all that was
-# asked within 5 ms, and in a lasting flood there are 30 a second; after a quieter time the first few go out at once.
-_GATHERED_SECONDS = 0.005
-_PAUSE_SECONDS = 1 / 30
-_HINTS_AT_ONCE = 8
+# A hint costs sender, broker and worker 3 to 4 ms of CPU together, whatever it asks for. So one speaks for all that was
+# asked within this time. Seldom does anybody wait for it: a wake-up through Redis has come before (questions.wakeups).
+_GATHERED_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
 # A broker that takes no message for so long counts as away; a blocked RabbitMQ would otherwise hold the thread.
 _CONFIRM_SECONDS = 5.0
@@ -74,8 +71,6 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._pending = 0
-        self._earliest = 0.0
-        self._latest = 0.0
         self._changed = threading.Condition()
         self._closed = False
         self.reachable = True
@@ -101,10 +96,7 @@ class Hints:
         """For how many slots to send hints now; 0 when idle for a while, or closed with none left."""
         with self._changed:
             if self._changed.wait_for(lambda: self._pending or self._closed, timeout=_IDLE_SECONDS):
-                pause = max(self._earliest, self._latest + _GATHERED_SECONDS) - time.monotonic()
-                self._changed.wait_for(lambda: self._closed, timeout=max(pause, 0))
-                self._latest = now = time.monotonic()
-                self._earliest = max(self._earliest, now - (_HINTS_AT_ONCE - 1) * _PAUSE_SECONDS) + _PAUSE_SECONDS
+                self._changed.wait_for(lambda: self._closed, timeout=_GATHERED_SECONDS)
             count, self._pending = self._pending, 0
             return count
 

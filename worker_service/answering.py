@@ -89,6 +89,7 @@ class Answering:
             logger.error("answer %d: %s\n%s", claim.answer_id, describe(error), frames)  # noqa: TRY400
         finally:
             self._running.discard(running)
+            self._forget_text(running)
 
     def stop(self, tokens: frozenset[int]) -> None:
         """Stop generating for these claims and write nothing for them: they are not ours any more."""
@@ -124,6 +125,7 @@ class Answering:
             return await self._generating.generate(running.claim, running.opened)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
+                self._forget_text(running)
                 return None
             raise
         finally:
@@ -157,6 +159,10 @@ class Answering:
             await self._book(running)
         elif is_final:
             self._texts.close(claim.answer_id)
+
+    def _forget_text(self, running: _Running) -> None:
+        if running.text is not None:
+            self._texts.forget(running.text)
 
     async def _book(self, running: _Running) -> None:
         """Book what was received. Once: who stops an answer does not wait for the ledger."""

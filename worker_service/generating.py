@@ -64,7 +64,7 @@ class Generating:
     async def generate(self, claim: Claim, opened: Callable[[Text], None]) -> Outcome | None:
         """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
 
-        ``opened`` is told the text that is being written, whose ``usage`` counts what it takes.
+        ``opened`` is told the text that is being written, whose ``usage`` counts what it takes. Who calls forgets it.
         """
         if claim.interruptions >= claims.SUSPECT_FROM and not await self._answers_others(claim):
             return Refused("a control question was not answered either")
@@ -75,15 +75,12 @@ class Generating:
         opened(text)
         if lost and not await self._take_back(text):
             return None
+        if text.finish is not None:  # only the final write is missing
+            return outcome_of_finish(text.finish, str(text), text.usage)
         try:
-            if text.finish is not None:  # only the final write is missing
-                return outcome_of_finish(text.finish, str(text), text.usage)
-            try:
-                return await self._go_on(text)
-            except _CannotContinueError:
-                return await self._go_on(text) if await self._take_back(text) else None
-        finally:
-            self._texts.forget(text)
+            return await self._go_on(text)
+        except _CannotContinueError:
+            return await self._go_on(text) if await self._take_back(text) else None
 
     async def _answers_others(self, suspect: Claim) -> bool:
         """Whether the engine answers a harmless question now: only then a suspect is to blame for what breaks next.
@@ -104,7 +101,7 @@ class Generating:
     async def _go_on(self, text: Text) -> Outcome:
         prefix, before = str(text), text.usage
         if before.written_tokens >= self._settings.max_output_tokens:
-            return await self._finish(text, FinishReason.OUTPUT_LIMIT, before)
+            return self._finish(text, FinishReason.OUTPUT_LIMIT, before)
         claim = text.claim
         spec = generation_spec(
             claim.answer_id,
@@ -132,19 +129,19 @@ class Generating:
                             finish = finish_of_end(event)
                             if finish is None:
                                 return Broken(f"unknown finish reason {event.finish_reason}")
-                            return await self._finish(text, finish, usage)
+                            return self._finish(text, finish, usage)
         except GenerationError as error:
             if prefix and error.reason == pb_errors.ERROR_REASON_CANNOT_CONTINUE:
                 raise _CannotContinueError from None
             if (finish := finish_of_error(error, continued=bool(prefix))) is not None:
-                return await self._finish(text, finish, text.usage)
+                return self._finish(text, finish, text.usage)
             await self._texts.settle(text)
             return outcome_of_error(error)
         await self._texts.settle(text)
         return Broken("no end")
 
-    async def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
-        await self._texts.end(text, finish, usage)
+    def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
+        self._texts.end(text, finish, usage)
         return outcome_of_finish(finish, str(text), usage)
 
     async def _take_back(self, text: Text) -> bool:

@@ -27,6 +27,7 @@ from foundation.settings import (
 )
 from questions.migrations import engine_is_up_to_date, needed_revision
 from questions.signals import ENDED_CHANNEL, Subscriber
+from questions.wakeups import WAIT_SECONDS
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 from worker_service.engine_gate import EngineGate
@@ -37,6 +38,7 @@ from worker_service.retention import keep_retention
 from worker_service.slots import Slots
 from worker_service.sweeper import Sweeper
 from worker_service.texts import Texts
+from worker_service.wakeups import take_wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Runtime:
             settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
         )
         self._redis = create_redis(settings.redis)
+        self._blocking_redis = create_redis(settings.redis, blocks=WAIT_SECONDS)
         tls = TlsFiles(*settings.grpc_tls.files) if settings.grpc_tls.files else None
         self._client = GenerationClient(settings.llm.llm_targets, tls=tls, server_name=settings.llm.llm_server_name)
         self._database = Outage("PostgreSQL", "questions wait until it does")
@@ -130,6 +133,7 @@ class Runtime:
         self._run(self._lease.keep(self.slots))
         self._run(self._texts.run())
         self._run(self._sweeper.run())
+        self._run(take_wakeups(self._blocking_redis, self.slots, self._cache))
         self._run(Subscriber(self._redis, _EndedAnswers(self.slots, self._cache), ENDED_CHANNEL).run())
         self._run(self._tell_ready())
         if self._retention_days:
@@ -180,6 +184,7 @@ class Runtime:
             logger.warning("PostgreSQL took nothing back: what is held is free when the lease has run out")
         await self._client.close()
         await self._redis.aclose()
+        await self._blocking_redis.aclose()
         await _dispose(self._engine)
         await _dispose(self._lease_engine)
 

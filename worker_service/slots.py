@@ -44,10 +44,15 @@ class Slots:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(_LONGEST_HINT_SECONDS):
-                while self.free == 0 and not self._closing:
-                    self._freed.clear()
-                    await self._freed.wait()
+                await self.until_free()
         self.start(count)
+
+    async def until_free(self) -> bool:
+        """Wait until a slot could start; False once none ever will."""
+        while self.free == 0 and not self._closing:
+            self._freed.clear()
+            await self._freed.wait()
+        return not self._closing
 
     def start(self, count: int) -> None:
         """Let up to ``count`` free slots look for due questions, and those that have just become free."""

@@ -160,11 +160,12 @@ class Texts:
             self._pending.add(text)
             self._wake_at(text.due_at)
 
-    async def end(self, text: Text, finish: FinishReason, usage: Usage) -> None:
-        """The model has written the last of it: tell Redis why and what it took, unless Redis does not answer."""
+    def end(self, text: Text, finish: FinishReason, usage: Usage) -> None:
+        """The model has written the last of it: tell Redis why and what it took. Never waits."""
         text.end(finish)
         text.usage = usage
-        await self.settle(text)
+        if text.is_pending and not text.lost:
+            self._send_soon(text)
 
     async def settle(self, text: Text) -> None:
         """Wait until Redis has all that is released, or does not answer."""

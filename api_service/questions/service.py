@@ -33,6 +33,7 @@ from questions.room import NoRoomError
 from questions.signals import publish_ended, publish_erased
 from questions.states import State
 from questions.turns import Flow, Priority
+from questions.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class QuestionService:
         engine: AsyncEngine,
         redis: Redis,
         hints: Hints,
+        wakeups: Wakeups,
         backlog: Backlog,
         turns: TurnKeeper,
         limits: Limits,
@@ -75,6 +77,7 @@ class QuestionService:
         self._redis = redis
         self._cache = AnswerCache(redis)
         self._hints = hints
+        self._wakeups = wakeups
         self._backlog = backlog
         self._turns = turns
         self._limits_of_callers = limits
@@ -98,6 +101,7 @@ class QuestionService:
         admission = await self._limits_of_callers.admit(caller)
         accepted = await self._accept(caller, ask, admission)
         if accepted.source is Source.NEW:
+            self._wakeups.wake()
             self._hints.wake()
         question = accepted.question or await self.read(caller.tenant, accepted.question_id)
         self._note(question)

@@ -21,7 +21,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "chaos: a scenario of the fault suite that only `make chaos` plays")
     seed = config.getoption("chaos_seed", None)
     config.stash[_SEED] = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     config.stash[_OUTCOMES] = []

@@ -59,8 +59,9 @@ def _sent(broker: _Broker, slots: int) -> list[int]:
     return broker.sent
 
 
-def test_one_message_speaks_for_all_that_was_asked_while_the_one_before_was_sent(broker: _Broker, hints: Hints) -> None:
+def test_one_message_speaks_for_all_that_is_asked_within_a_moment(broker: _Broker, hints: Hints) -> None:
     broker.takes.clear()
+    hints.wake()
     hints.wake()
     while hints._pending:
         time.sleep(0.001)
@@ -68,7 +69,7 @@ def test_one_message_speaks_for_all_that_was_asked_while_the_one_before_was_sent
         hints.wake()
     broker.takes.set()
 
-    assert _sent(broker, 11) == [1, 10]
+    assert _sent(broker, 12) == [2, 10]
 
 
 def test_a_message_is_for_no_more_slots_than_a_worker_can_be_expected_to_have(broker: _Broker, hints: Hints) -> None:
@@ -86,7 +87,7 @@ def test_in_a_flood_hints_are_gathered(broker: _Broker, hints: Hints) -> None:
     seconds = time.monotonic() - began
 
     assert sum(sent) == 500
-    assert len(sent) <= 8 + seconds * 30 + sum(count == 16 for count in sent)
+    assert len(sent) <= 1 + seconds * 20 + sum(count == 16 for count in sent)
 
 
 def test_what_is_pending_is_sent_on_closing(broker: _Broker, hints: Hints) -> None:

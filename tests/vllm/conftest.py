@@ -18,7 +18,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "vllm: needs the real vLLM; only `make vllm-test` runs it")
     config.stash[_FIGURES] = []
 
 

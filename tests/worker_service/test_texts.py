@@ -157,7 +157,8 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
                 assert str(again) == whole.rstrip()
                 again.held = whole[len(str(again)) :]  # the model writes it again
                 text = again
-        await texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, Usage())
+        await texts.settle(text)
         final = str(text)
         assert final == "".join(pieces)
         while len(together) < len(final.encode()):
@@ -184,7 +185,8 @@ async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: Re
         for number in range(50):
             texts.add(text, f" {number}", Usage())
         assert text.due_at == held_until
-        await texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, Usage())
+        await texts.settle(text)
         calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
         assert calls == 2
         texts.forget(text)
@@ -235,7 +237,8 @@ async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confi
         assert await stored(redis) is None
         texts.lease_renewed(frozenset({10}))
         await until_stored(redis, "one two three")
-        await texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, Usage())
+        await texts.settle(text)
         assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(0, 3, b" two three", 13, finished=True)]
 
 
