@@ -36,6 +36,11 @@ class Connection(asyncio.Protocol):
         if written < len(data):
             self._transport.write(data[written:])
 
+    def end(self) -> None:
+        """The response is written: close, where the request asked for it."""
+        if not self._stays:
+            self._transport.close()
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - how it was lost does not matter
         self._closed(self)
 
@@ -53,6 +58,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self.body = bytes(self._body)
+        self._stays = self._parser.should_keep_alive()
         self._handle(self)
 
 

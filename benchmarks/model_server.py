@@ -77,6 +77,7 @@ class ModelServer:
         """Take another profile, and clear the counts."""
         for answer in self._running.values():
             answer.connection.write(b"".join(self.events[answer.written :]))
+            answer.connection.end()
         self._running.clear()
         self._due.clear()
         self.profile = profile
@@ -128,6 +129,7 @@ class ModelServer:
         self.stats.tokens += last - first
         if last == profile.tokens:
             answer.connection.write(b"".join(self.events[first:]))
+            answer.connection.end()
             del self._running[answer.connection]
             self.stats.completed += 1
         else:

@@ -68,10 +68,9 @@ class StreamingChatModel(BaseChatModel):
                 yield message
             return
         messages = self._convert_input(input).to_messages()
-        async with aclosing(self._astream(messages, stop, **kwargs)) as chunks:
+        async with aclosing(self._messages(messages, stop, **kwargs)) as chunks:
             async for chunk in chunks:
-                assert isinstance(chunk.message, AIMessageChunk)
-                yield chunk.message
+                yield chunk
 
     async def _astream(
         self,
@@ -80,6 +79,13 @@ class StreamingChatModel(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002  # callbacks are called by what calls this
         **kwargs: Any,
     ) -> AsyncGenerator[ChatGenerationChunk, None]:
+        async with aclosing(self._messages(messages, stop, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield ChatGenerationChunk(message=chunk)
+
+    async def _messages(
+        self, messages: list[BaseMessage], stop: list[str] | None, **kwargs: Any
+    ) -> AsyncGenerator[AIMessageChunk, None]:
         body: dict[str, Any] = {
             "model": self.model,
             "stream": True,
@@ -93,13 +99,13 @@ class StreamingChatModel(BaseChatModel):
         counted: TokenCounts | None = None
         async with aclosing(self.server.complete(orjson.dumps(body))) as pieces:
             await anext(pieces)
-            yield _chunk("", response_metadata={"model_name": body["model"]})
+            yield AIMessageChunk(content="", response_metadata={"model_name": body["model"]})
             async for piece in pieces:
                 finish_reason = piece.finish_reason or finish_reason
                 if piece.text or piece.counts:
-                    yield _chunk(piece.text, usage_metadata=_added(counted, piece.counts))
+                    yield AIMessageChunk(content=piece.text, usage_metadata=_added(counted, piece.counts))
                     counted = piece.counts or counted
-        yield _chunk("", response_metadata={"finish_reason": finish_reason}, chunk_position="last")
+        yield AIMessageChunk(content="", response_metadata={"finish_reason": finish_reason}, chunk_position="last")
 
     async def _agenerate(
         self,
@@ -126,10 +132,6 @@ def _role(message: BaseMessage) -> str:
         if isinstance(message, kind):
             return role
     raise ValueError(f"a message of the type {message.type} cannot be sent: system, human and ai can")
-
-
-def _chunk(text: str, **fields: Any) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=AIMessageChunk(content=text, **fields))
 
 
 def _added(before: TokenCounts | None, now: TokenCounts | None) -> UsageMetadata | None:

@@ -66,19 +66,24 @@ class CompletionReader:
 
     def _read(self, events: Sequence[bytes]) -> Piece:
         piece = Piece()
-        for event in events:
-            self._events += 1
-            if event == b"[DONE]":
-                piece.done = True
-                break
-            try:
+        counting: Mapping[str, Any] | None = None
+        try:
+            for event in events:
+                self._events += 1
+                if event == b"[DONE]":
+                    piece.done = True
+                    break
                 chunk = orjson.loads(event)
                 if error := chunk.get("error"):
                     piece.error = error if isinstance(error, dict) else {"message": str(error)}
                     break
                 _add(piece, chunk)
-            except (ValueError, TypeError, AttributeError, LookupError):
-                raise invalid("sent an event that is not a completion chunk") from None
+                if chunk.get("usage") or chunk.get("timings"):
+                    counting = chunk
+            if counting is not None:  # each counts since the beginning
+                piece.counts = _counts_of(counting)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            raise invalid("sent an event that is not a completion chunk") from None
         return piece
 
 
@@ -95,14 +100,15 @@ def _add(piece: Piece, chunk: Mapping[str, Any]) -> None:
         piece.text += choice["delta"].get("content") or ""
         if finish_reason := choice.get("finish_reason"):
             piece.finish_reason = str(finish_reason)
+
+
+def _counts_of(chunk: Mapping[str, Any]) -> TokenCounts:
     if usage := chunk.get("usage"):
         details = usage.get("prompt_tokens_details") or {}
-        piece.counts = _counts(
-            usage["prompt_tokens"], usage.get("completion_tokens") or 0, details.get("cached_tokens")
-        )
-    elif timings := chunk.get("timings"):  # llama.cpp's counts while it writes, asked for by timings_per_token
-        cached = timings["cache_n"]
-        piece.counts = _counts(timings["prompt_n"] + cached, timings["predicted_n"], cached)
+        return _counts(usage["prompt_tokens"], usage.get("completion_tokens") or 0, details.get("cached_tokens"))
+    timings = chunk["timings"]  # llama.cpp's counts while it writes, asked for by timings_per_token
+    cached = timings["cache_n"]
+    return _counts(timings["prompt_n"] + cached, timings["predicted_n"], cached)
 
 
 def _counts(prompt: Any, completion: Any, cached: Any) -> TokenCounts:

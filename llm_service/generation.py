@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.messages.ai import UsageMetadata, add_usage
+from langchain_core.messages.ai import UsageMetadata
 
 from llm_service.catalogue import ModelCatalogue, ServedModel
 from llm_service.completions import TokenCounts, invalid
@@ -91,7 +91,7 @@ class Generator:
         Closing the generator stops the model. Raises LlmError.
         """
         deadline = None if request.time_limit is None else arrived + request.time_limit
-        usage: UsageMetadata | None = None
+        counts: TokenCounts | None = None
         wrote = False
         try:
             model = await _before(deadline, self._prepare(request))
@@ -102,18 +102,18 @@ class Generator:
                 while finish is None:
                     chunk = await _before(deadline, anext(chunks))
                     if chunk.usage_metadata is not None:
-                        usage = add_usage(usage, chunk.usage_metadata)
+                        counts = _sum(counts, chunk.usage_metadata)
                     if chunk.content:
                         wrote = True
-                        yield Text(str(chunk.content), _counts(usage))
+                        yield Text(str(chunk.content), counts)
                     finish = chunk.response_metadata.get("finish_reason")
             if finish not in _FINISHES:
                 raise invalid("ended its answer for a reason that is not OpenAI's")
-            yield Completed(_FINISHES[finish], _counts(usage))
+            yield Completed(_FINISHES[finish], counts)
         except TimeoutError:
             if not wrote:
                 raise LlmError(Reason.TIME_LIMIT, "the time limit passed before any text was written") from None
-            yield Completed(Finish.TIME_LIMIT, _counts(usage))
+            yield Completed(Finish.TIME_LIMIT, counts)
         except LlmError as error:
             if error.reason in (Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_NOT_FOUND):
                 self._catalogue.forget()
@@ -144,8 +144,11 @@ async def _before(deadline: float | None, work: Awaitable[T]) -> T:
         return await work
 
 
-def _counts(usage: UsageMetadata | None) -> TokenCounts | None:
-    if usage is None:
-        return None
-    cached = usage.get("input_token_details", {}).get("cache_read")
-    return TokenCounts(usage["input_tokens"], usage["output_tokens"], cached)
+def _sum(counts: TokenCounts | None, added: UsageMetadata) -> TokenCounts:
+    before = counts or TokenCounts(0, 0)
+    cached = added.get("input_token_details", {}).get("cache_read")
+    if cached is None:
+        cached = before.cached_prompt
+    elif before.cached_prompt is not None:
+        cached += before.cached_prompt
+    return TokenCounts(before.prompt + added["input_tokens"], before.completion + added["output_tokens"], cached)

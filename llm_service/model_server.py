@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -32,6 +32,10 @@ _MAX_LOOKUP_BYTES: Final = 1 << 22
 _GATHERED_SECONDS_A_REQUEST: Final = 0.002
 _GATHERED_FROM_SECONDS: Final = 0.01
 _MOST_GATHERED_SECONDS: Final = 0.12
+# So much does not wait for the time; the kernel also wakes a program whose buffer is nearly full.
+_GATHERED_BYTES: Final = 1 << 13
+# Elsewhere a lower mark wakes nobody before the next token, which may take minutes.
+_GATHERS: Final = sys.platform == "linux"
 # Reasons by which vLLM says that its engine gave a request up.
 _BROKEN_OFF: Final = frozenset({"abort", "error"})
 
@@ -103,21 +107,23 @@ class ModelServer:
             reader = CompletionReader()
             finish_reason, wrote = None, False
             piece = Piece()
-            while not piece.done:
-                try:
-                    if wrote:
-                        await self._gather(response.content)
-                    received = await response.content.readany()
-                except (aiohttp.ClientError, OSError):
-                    raise _interrupted() from None
-                piece = reader.feed(received) if received else reader.finish()
-                finish_reason = piece.finish_reason or finish_reason
-                wrote = wrote or bool(piece.text)
-                yield piece
-                if piece.error is not None:
-                    raise _failure(piece.error, wrote=wrote)
-                if not received:
-                    break
+            with closing(_LowWater(response)) as low_water:
+                while not piece.done:
+                    try:
+                        received = await response.content.readany()
+                    except (aiohttp.ClientError, OSError):
+                        raise _interrupted() from None
+                    piece = reader.feed(received) if received else reader.finish()
+                    finish_reason = piece.finish_reason or finish_reason
+                    wrote = wrote or bool(piece.text)
+                    seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
+                    if wrote and seconds >= _GATHERED_FROM_SECONDS:
+                        low_water.raise_for(seconds)
+                    yield piece
+                    if piece.error is not None:
+                        raise _failure(piece.error, wrote=wrote)
+                    if not received:
+                        break
             if finish_reason in _BROKEN_OFF:
                 raise _interrupted()
             if finish_reason is None:
@@ -125,14 +131,6 @@ class ModelServer:
                 if piece.done or reader.read_nothing:
                     raise invalid("ended its answer without a finish reason")
                 raise _interrupted()
-
-    async def _gather(self, content: aiohttp.StreamReader) -> None:
-        """Let text come together, until the stream's end at the latest."""
-        seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
-        if seconds >= _GATHERED_FROM_SECONDS:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await content.wait_eof()
 
     async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> Mapping[str, Any]:
         try:
@@ -192,6 +190,35 @@ class ModelServer:
                 logger.warning("the model server at %s answers again", self._host)
             else:
                 logger.warning("the model server at %s cannot be used: %s", self._host, why)
+
+
+class _LowWater:
+    """Lets a stream's text come together in the kernel, so that it wakes this process for much text, or at the end.
+
+    The end is that of the connection, which the model server closes with the answer, because the request asks for it.
+    From one that does not the last text comes when the time is up.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._transport = response.connection.transport if response.connection else None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def raise_for(self, seconds: float) -> None:
+        """Have what comes next wait, for so long at most."""
+        if _GATHERS:
+            self.close()
+            self._set(_GATHERED_BYTES)
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._set, 1)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _set(self, low_water: int) -> None:
+        transport = self._transport
+        # The descriptor of one that closes may be another connection's by now.
+        if transport is not None and not transport.is_closing():
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
 
 
 def _of_lookup(error: LlmError) -> LlmError:

@@ -1,5 +1,8 @@
 """The answers of the service, over the fake model server."""
 
+import asyncio
+import sys
+
 import pytest
 from askmesh.llm.v1 import generation_pb2, generation_service_pb2
 from askmesh.llm.v1.generation_pb2 import (
@@ -11,6 +14,7 @@ from askmesh.llm.v1.generation_pb2 import (
 )
 from google.protobuf.duration_pb2 import Duration
 
+from llm_service.model_server import ModelServer
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, ask, service_over
 
@@ -46,6 +50,35 @@ async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_firs
     assert len(answer.deltas) == 2
     assert answer.deltas[0].usage.completion_tokens < 30
     assert answer.deltas[1].usage.completion_tokens == 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gathers")
+async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_service.model_server._GATHERED_SECONDS_A_REQUEST", 0.2)
+    done = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for number in range(10):
+            event = b'data: {"choices": [{"delta": {"content": "%d"}}]}\n\n' % number
+            writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+            await asyncio.sleep(0.001)
+        end = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(end), end))
+        await done.wait()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        async with ModelServer(f"http://127.0.0.1:{port}/v1") as server:
+            pieces = [piece async for piece in server.complete(b"{}")]
+        done.set()
+
+    texts = [piece.text for piece in pieces if piece.text]
+    assert "".join(texts) == "0123456789"
+    assert len(texts) < 10
+    assert pieces[-1].done
 
 
 async def test_a_unary_call_gives_the_same_and_streams_upstream(client: Client, fake: FakeModelServer) -> None:
