@@ -45,6 +45,10 @@ class Broker(ABC):
         """Hints that wait in the queue; if none does, those that are delivered and not acknowledged."""
 
     @abstractmethod
+    def forget_unfinished(self) -> None:
+        """Drop what a worker that was killed has not acknowledged, where the broker would keep it."""
+
+    @abstractmethod
     def consumers(self) -> int:
         """Workers that wait for the queue's next hint."""
 
@@ -76,6 +80,9 @@ class Rabbit(Broker):
     def unfinished(self) -> int:
         return self.server.waiting(QUEUE) or self.server.messages(QUEUE)
 
+    def forget_unfinished(self) -> None:
+        """RabbitMQ has put it back into the queue."""
+
     def consumers(self) -> int:
         return self.server.consumers(QUEUE)
 
@@ -104,10 +111,13 @@ class RedisBroker(Broker):
         os.kill(self._server.pid, signal.SIGCONT)
 
     def unfinished(self) -> int:
+        # In this order, or one that is just being delivered is seen in neither place.
+        if waiting := self.waiting():
+            return waiting
         with self._client() as client:
             unacknowledged = client.hlen("unacked")
         assert isinstance(unacknowledged, int)
-        return self.waiting() or unacknowledged
+        return unacknowledged
 
     def waiting(self) -> int:
         """Hints that no worker has taken."""
@@ -115,6 +125,10 @@ class RedisBroker(Broker):
             waiting = client.llen(QUEUE)
         assert isinstance(waiting, int)
         return waiting
+
+    def forget_unfinished(self) -> None:
+        with self._client() as client:
+            client.delete("unacked", "unacked_index")
 
     def consumers(self) -> int:
         with self._client() as client:

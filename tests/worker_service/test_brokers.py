@@ -37,6 +37,7 @@ def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def hints(broker: Broker) -> Iterator[Hints]:
+    broker.forget_unfinished()
     hints = Hints(celery_app("tests", BrokerSettings(broker_url=SecretStr(broker.url))))
     yield hints
     hints.close()
