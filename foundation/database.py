@@ -15,7 +15,6 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 from foundation.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
 
-
 BY_INDEX: Final = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",

@@ -81,7 +81,7 @@ _STOP_REUSE = text(f"""
 # An hour is far beyond any lease: such a row serves nobody, and operators have seen it.
 _FORGET_WORKERS = text("""
     DELETE FROM workers w WHERE lease_until < clock_timestamp() - interval '1 hour'
-      AND NOT EXISTS (SELECT FROM answers WHERE holder = w.id)
+      AND NOT EXISTS (SELECT FROM answers WHERE holder = w.id OFFSET 0)
 """)
 _COUNT_DUE = text("""
     SELECT count(*) FROM (
