@@ -79,7 +79,7 @@ async def states(engine: AsyncEngine) -> AsyncIterator[str]:
     yield "all are final"
     await add("queued", 5_000)
     yield "a burst after that"
-    await run("DELETE FROM questions")
+    await run("DELETE FROM questions WHERE answer_id % 50 <> 0")
     await run("DELETE FROM answers WHERE id % 50 <> 0")
     await run("ANALYZE")
     yield "most were removed"
