@@ -40,23 +40,30 @@ FILLING = {
 
 
 def replicas(debian: bool) -> Iterator[Figure]:
-    """Two of each service against one: 256 in flight, 100 ms + 32 x 20 ms."""
+    """Two of each service against one: 512 in flight, of which two have 256 each, and 256; 100 ms + 32 x 20 ms."""
     row = "two of each"
     two = {f"ASKMESH_{name}_REPLICAS": "2" for name in ("API", "WORKER", "LLM")}
     with Stage(debian=debian) as small, Stage(two, debian=debian) as large:
-        seen: list[list[Measured]] = [[], []]
         for stage in (small, large):
-            stage.profile(Profile(first=0.1, tokens=32, delay=0.02, batch=256))
-            stage.put("wait", 256, at_once=256)
-        for _ in range(TURNS):
-            for stage, loads in zip((small, large), seen, strict=True):
-                loads.append(stage.put("wait", 1_000, at_once=256))
-    one, both = middle(seen[0]), middle(seen[1])
-    yield Figure(row, "CPU a question with one of each", one.mesh_cpu_each, "ms", cpu=one.cpu_each)
-    yield Figure(row, "CPU a question", both.mesh_cpu_each, "ms", cpu=both.cpu_each)
-    yield Figure(row, "CPU a question, of that with one", both.mesh_cpu_each / one.mesh_cpu_each, "", 1.15)
-    for name in ("api_service", "worker_service", "llm_service"):
-        yield Figure(row, f"one core of {name} carries", 1e3 / both.cpu_each[name], "questions/s")
+            stage.profile(Profile(first=0.1, tokens=32, delay=0.02, batch=512))
+            stage.put("wait", 512, at_once=512)
+        one, both = _in_turns(small, large, 512)
+        yield Figure(row, "CPU a question with one of each", one.mesh_cpu_each, "ms", cpu=one.cpu_each)
+        yield Figure(row, "CPU a question", both.mesh_cpu_each, "ms", cpu=both.cpu_each)
+        yield Figure(row, "CPU a question, of that with one", both.mesh_cpu_each / one.mesh_cpu_each, "", 1.15)
+        for name in ("api_service", "worker_service", "llm_service"):
+            yield Figure(row, f"one core of {name} carries", 1e3 / both.cpu_each[name], "questions/s")
+        # Without a bar: a process that is given half as much puts less into each message and each statement.
+        one, both = _in_turns(small, large, 256)
+        detail = f"{both.mesh_cpu_each:.2f} and {one.mesh_cpu_each:.2f} ms"
+        grown = both.mesh_cpu_each / one.mesh_cpu_each
+        yield Figure(row, "CPU a question with 128 in flight for each, of that with one", grown, "", detail=detail)
+
+
+def _in_turns(small: Stage, large: Stage, at_once: int) -> tuple[Measured, Measured]:
+    turns = [[stage.put("wait", 4 * at_once, at_once=at_once) for stage in (small, large)] for _ in range(TURNS)]
+    one, both = (middle(loads) for loads in zip(*turns, strict=True))
+    return one, both
 
 
 def ten_million(debian: bool, finished: int = _FINISHED) -> Iterator[Figure]:

@@ -20,6 +20,8 @@ SLOTS = 512
 """What the one worker takes off the queue before it is full: its default."""
 TURNS = 2
 _LONG = 50_000
+_SHORT = 3_000
+_DRAINED = 2_000
 _FINISHED = 100_000
 _CLAIMS = 40
 _WARM = 200
@@ -71,15 +73,20 @@ def long_queue(stage: Stage) -> Iterator[Figure]:
         grown = memory_after[name] / memory_before[name]
         yield Figure(row, f"{name}'s memory, of that with 50", grown, "", 1.15, detail=detail)
     yield Figure(row, "tables read as a whole by the sweeper, heartbeats and api_service", _scans(stage), bar=0)
-    long_rate = drain(stage, 2_000)
-    hold(stage)
-    _leave_queued(stage, 50)
-    queue(stage, 3_000)
-    short_rate = drain(stage, 2_000)
+    drain(
+        stage, _DRAINED
+    )  # the first is slower by a fifth, however long the queue: the worker has done next to nothing
+    drained: dict[int, list[float]] = {_LONG: [], _SHORT: []}
+    for _ in range(TURNS):
+        for length, rates in drained.items():
+            hold(stage)
+            _leave_queued(stage, 50)
+            queue(stage, length)
+            rates.append(drain(stage, _DRAINED))
+    long_rate, short_rate = (median(rates) for rates in drained.values())
     detail = f"{long_rate:.0f} of {short_rate:.0f} answers/s"
-    yield Figure(
-        row, "answers claimed and finished, of that with 3,000", long_rate / short_rate, "", 0.85, False, detail
-    )
+    what = f"answers claimed and finished, of that with {_SHORT:,}"
+    yield Figure(row, what, long_rate / short_rate, "", 0.85, False, detail)
     _leave_queued(stage, 0)
     release(stage)
 

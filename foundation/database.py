@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import TextClause, event
@@ -14,6 +14,19 @@ from sqlalchemy.util.concurrency import greenlet_spawn
 
 from foundation.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
+
+BY_INDEX: Final = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+"""What leaves PostgreSQL one plan for a statement: by an index that fits its WHERE and ORDER BY, row by row.
+
+A plan by statistics is one by statistics that are a minute old, in which a burst has not begun or is not over.
+"""
 
 
 def async_url(url: str) -> URL:
@@ -34,11 +47,13 @@ def tls_arguments(url: str) -> dict[str, str]:
     return {"dsn": URL.create("postgresql", query=query).render_as_string()} if query else {}
 
 
-def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
+def create_engine(settings: DatabaseSettings, application: str, *, planned_freely: bool = False) -> AsyncEngine:
     """A pool of connections that shows itself as ``application`` in pg_stat_activity.
 
     A statement may take 10 s, a transaction may idle 10 s, and a peer that vanished is noticed within 10 s
     (tcp_user_timeout), so that a frozen process holds no lock for longer.
+
+    ``planned_freely``: for statements that are no look-ups by an index, as operators' are; else see ``BY_INDEX``.
     """
     engine = create_async_engine(
         async_url(settings.database_url.get_secret_value()),
@@ -58,6 +73,7 @@ def create_engine(settings: DatabaseSettings, application: str) -> AsyncEngine:
                 "idle_in_transaction_session_timeout": "10s",
                 "tcp_user_timeout": "10s",
                 "jit": "off",
+                **({} if planned_freely else BY_INDEX),
             },
         },
     )

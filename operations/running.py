@@ -60,7 +60,7 @@ def run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     database = _database()
 
     async def connected() -> T:
-        engine = create_engine(database, "askmesh")
+        engine = create_engine(database, "askmesh", planned_freely=True)
         try:
             return await work(engine)
         finally:

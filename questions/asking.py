@@ -64,7 +64,8 @@ class IdempotencyKeyReusedError(Exception):
 
 
 _CLEAR = text("UPDATE answers SET reusable = false WHERE answer_key = :answer_key AND reusable")
-_CLEAR_STALE = text(f"{_CLEAR.text} AND reuse_until <= clock_timestamp()")
+# Not "reuse_until <= …", for which the index of all that can be reused would do as well.
+_CLEAR_STALE = text(f"{_CLEAR.text} AND coalesce(reuse_until, 'infinity') <= clock_timestamp()")
 _FIND_REPLAY = text("""
     SELECT id, request_hash FROM questions WHERE owner = :owner AND idempotency_key_hash = :idempotency_key_hash
 """)
@@ -100,7 +101,7 @@ _ASK = text("""
     ), brought_forward AS (
         UPDATE answers SET next_deadline = least(next_deadline, (SELECT deadline FROM question)),
             turn = CASE state WHEN 'queued' THEN least(turn, CAST(:turn AS bigint)) ELSE turn END
-        WHERE state IN ('queued', 'in_progress') AND id = (
+        WHERE finished_at IS NULL AND id = (
             SELECT known.id FROM known JOIN question ON question.answer_id = known.id
             WHERE known.next_deadline > question.deadline
                 OR known.state = 'queued' AND known.turn > CAST(:turn AS bigint)

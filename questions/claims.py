@@ -69,6 +69,15 @@ class Result:
         return self.finish_reason in (FinishReason.STOP, FinishReason.OUTPUT_LIMIT)
 
 
+def first_question(answer_id: str) -> str:
+    """SQL: whoever asked first for the answer, after FROM. All who asked are read, by the index for it.
+
+    Without OFFSET 0, PostgreSQL would read all questions in the order of their ids until it meets one, where its
+    statistics say that few answers have most of the questions.
+    """
+    return f"(SELECT * FROM questions WHERE answer_id = {answer_id} OFFSET 0) AS asked ORDER BY id LIMIT 1"
+
+
 _REGISTER = text("""
     INSERT INTO workers (name, lease_until)
     VALUES (:name, clock_timestamp() + make_interval(secs => :lease_seconds)) RETURNING id
@@ -79,7 +88,7 @@ _RENEW = text("""
     WHERE id = :worker_id AND lease_until > clock_timestamp() RETURNING id
 """)
 _RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :worker_id")
-_HELD = text("SELECT token FROM answers WHERE holder = :worker_id AND state = 'in_progress'")
+_HELD = text("SELECT token FROM answers WHERE holder = :worker_id")
 _CLAIM = text(f"""
     WITH due AS (
         SELECT id FROM answers
@@ -89,16 +98,16 @@ _CLAIM = text(f"""
     ), claimed AS (
         UPDATE answers SET state = 'in_progress', holder = :worker_id, token = nextval('claim_tokens'),
             attempt = attempt + 1, started_at = coalesce(started_at, clock_timestamp())
-        FROM due
-        WHERE answers.id = due.id
+        WHERE id = ANY(ARRAY(SELECT id FROM due))
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
-        RETURNING answers.id AS answer_id, token, attempt, epoch, waits, interruptions,
+        RETURNING id AS answer_id, token, attempt, epoch, waits, interruptions,
             owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
     )
     SELECT claimed.*, q.text AS question_text FROM claimed
-    CROSS JOIN LATERAL (SELECT text FROM questions WHERE answer_id = claimed.answer_id ORDER BY id LIMIT 1) q
+    CROSS JOIN LATERAL (SELECT text FROM {first_question("claimed.answer_id")}) q
 """)
-_IF_CURRENT = "WHERE id = :answer_id AND token = :token AND state = 'in_progress' RETURNING id"
+# In progress, said so that it fits no index but the primary key.
+_IF_CURRENT = "WHERE id = :answer_id AND token = :token AND finished_at IS NULL AND state <> 'queued' RETURNING id"
 # The entry has what the row did not have before: nobody but the holder of its token changes the counts.
 _FINISH = text(f"""
     WITH finished AS (
@@ -111,7 +120,7 @@ _FINISH = text(f"""
         {_IF_CURRENT}, owner
     )
     INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
-    SELECT coalesce(owner, (SELECT owner FROM questions WHERE answer_id = finished.id ORDER BY id LIMIT 1), ''),
+    SELECT coalesce(owner, (SELECT owner FROM {first_question("finished.id")}), ''),
         coalesce(CAST(:prompt_tokens AS integer), 0) - :booked_prompt_tokens,
         coalesce(CAST(:completion_tokens AS integer), 0) - :booked_completion_tokens,
         coalesce(CAST(:cached_prompt_tokens AS integer), 0) - :booked_cached_prompt_tokens,
@@ -141,7 +150,7 @@ _INTERRUPTED = text(f"""
 """)
 _HAND_BACK_ALL_BUT = text("""
     UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL
-    WHERE holder = :worker_id AND state = 'in_progress' AND token <> ALL(CAST(:tokens AS bigint[]))
+    WHERE holder = :worker_id AND token <> ALL(CAST(:tokens AS bigint[]))
 """)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from questions.answer_stream import Usage
-from questions.claims import Claim
+from questions.claims import Claim, first_question
 
 ENTRY_SECONDS: Final = 60
 """For so long an entry is kept apart, so that the last minute can be counted."""
@@ -60,9 +60,9 @@ _TODAY = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
 _THIS_MONTH = "date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date"
 # Whoever has the token may book, even after the answer was ended under its holder's hands: the row keeps the token of
 # the latest claim. No row at all: it is erased, and its owner is charged all the same.
-_BOOK = text("""
+_BOOK = text(f"""
     WITH before AS (
-        SELECT id, coalesce(owner, (SELECT owner FROM questions WHERE answer_id = answers.id ORDER BY id LIMIT 1), '')
+        SELECT id, coalesce(owner, (SELECT owner FROM {first_question("answers.id")}), '')
                 AS owner,
             coalesce(prompt_tokens, 0) AS prompt_tokens, coalesce(completion_tokens, 0) AS completion_tokens,
             coalesce(cached_prompt_tokens, 0) AS cached_prompt_tokens, repeated_tokens
@@ -70,7 +70,7 @@ _BOOK = text("""
     ), booked AS (
         UPDATE answers SET prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
             cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens
-        FROM before WHERE answers.id = before.id
+        WHERE id = ANY(ARRAY(SELECT id FROM before))
     ), paying AS (
         SELECT owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens FROM before
         UNION ALL

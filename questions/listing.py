@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from questions.reading import ITS_ANSWER
 from questions.states import State
 
 MOST_SCANNED = 10_000
@@ -63,7 +64,7 @@ _SCAN = f"""
 _LIST = text(f"""
     SELECT q.id, coalesce(q.ended, a.state) AS state, q.text, q.created_at,
            coalesce(q.ended_at, a.finished_at) AS finished_at
-    FROM ({_SCAN}) AS q JOIN answers a ON a.id = q.answer_id
+    FROM ({_SCAN}) AS q JOIN {ITS_ANSWER}
     WHERE :any_state OR coalesce(q.ended, a.state) = ANY(CAST(:states AS text[]))
     ORDER BY q.created_at DESC, q.id DESC LIMIT :limit
 """)

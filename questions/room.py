@@ -35,8 +35,9 @@ class NoRoomError(Exception):
 _LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
 # A statement of its own, so that it sees what was committed while the lock was awaited.
 _COUNT = text("""
-    SELECT count(*) AS live, count(*) FILTER (WHERE state = 'queued') AS queued FROM answers
-    WHERE owner = :owner AND state IN ('queued', 'in_progress')
+    SELECT count(*) AS live, count(*) FILTER (WHERE state = 'queued') AS queued FROM (
+        SELECT state FROM answers WHERE owner = :owner AND state IN ('queued', 'in_progress') ORDER BY priority, turn
+    ) AS live
 """)
 
 

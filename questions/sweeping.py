@@ -27,7 +27,7 @@ class Swept:
 _REQUEUE_LOST = text(f"""
     WITH lost AS (
         SELECT id FROM answers a
-        WHERE state = 'in_progress'
+        WHERE holder IS NOT NULL
           AND NOT EXISTS (SELECT FROM workers w WHERE w.id = a.holder AND w.lease_until > clock_timestamp())
         LIMIT {BATCH} FOR UPDATE OF a SKIP LOCKED
     ), taken AS (
@@ -36,8 +36,8 @@ _REQUEUE_LOST = text(f"""
             error_reason = CASE WHEN losses + 1 >= {POISON_FROM} THEN 'poison' END,
             finished_at = CASE WHEN losses + 1 >= {POISON_FROM} THEN clock_timestamp() END,
             reusable = reusable AND losses + 1 < {POISON_FROM}
-        FROM lost WHERE answers.id = lost.id
-        RETURNING answers.id, answers.state
+        WHERE id = ANY(ARRAY(SELECT id FROM lost))
+        RETURNING id, state
     )
     SELECT count(*) AS lost, coalesce(array_agg(id) FILTER (WHERE state = 'failed'), '{{}}') AS poisoned FROM taken
 """)
@@ -48,7 +48,7 @@ _MAKE_DUE = text(f"""
         SELECT id FROM answers WHERE state = 'queued' AND due_at <= (SELECT clock_timestamp())
         ORDER BY due_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED
     )
-    UPDATE answers SET due_at = NULL FROM due WHERE answers.id = due.id
+    UPDATE answers SET due_at = NULL WHERE id = ANY(ARRAY(SELECT id FROM due))
 """)
 _LOCK_OVERDUE = text(f"""
     SELECT id FROM answers
@@ -60,33 +60,33 @@ _EXPIRE_QUESTIONS = text("""
     WHERE answer_id = ANY(:answer_ids) AND ended IS NULL AND deadline <= clock_timestamp()
 """)
 _EXPIRE_ANSWERS = text("""
-    UPDATE answers SET
-        next_deadline = coalesce(waiting.deadline, next_deadline),
-        state = CASE WHEN waiting.deadline IS NULL THEN 'expired' ELSE state END,
-        holder = CASE WHEN waiting.deadline IS NOT NULL THEN holder END,
-        finished_at = CASE WHEN waiting.deadline IS NULL THEN clock_timestamp() END,
-        reusable = reusable AND waiting.deadline IS NOT NULL
-    FROM unnest(CAST(:answer_ids AS bigint[])) AS overdue(id)
-    CROSS JOIN LATERAL (
-        SELECT min(deadline) AS deadline FROM questions WHERE answer_id = overdue.id AND ended IS NULL
-    ) AS waiting
-    WHERE answers.id = overdue.id
-    RETURNING answers.id, answers.state = 'expired' AS ended
+    UPDATE answers SET (next_deadline, state, holder, finished_at, reusable) = (
+        SELECT coalesce(waiting.deadline, next_deadline),
+            CASE WHEN waiting.deadline IS NULL THEN 'expired' ELSE state END,
+            CASE WHEN waiting.deadline IS NOT NULL THEN holder END,
+            CASE WHEN waiting.deadline IS NULL THEN clock_timestamp() END,
+            reusable AND waiting.deadline IS NOT NULL
+        FROM (SELECT min(deadline) AS deadline FROM questions WHERE answer_id = answers.id AND ended IS NULL) AS waiting
+    )
+    WHERE id = ANY(:answer_ids)
+    RETURNING id, state = 'expired' AS ended
 """)
 _STOP_REUSE = text(f"""
     WITH stale AS (
         SELECT id FROM answers WHERE reusable AND reuse_until <= (SELECT clock_timestamp())
         ORDER BY reuse_until LIMIT {BATCH} FOR UPDATE SKIP LOCKED
     )
-    UPDATE answers SET reusable = false FROM stale WHERE answers.id = stale.id
+    UPDATE answers SET reusable = false WHERE id = ANY(ARRAY(SELECT id FROM stale))
 """)
 # An hour is far beyond any lease: such a row serves nobody, and operators have seen it.
 _FORGET_WORKERS = text("""
     DELETE FROM workers w WHERE lease_until < clock_timestamp() - interval '1 hour'
-      AND NOT EXISTS (SELECT FROM answers WHERE holder = w.id AND state = 'in_progress')
+      AND NOT EXISTS (SELECT FROM answers WHERE holder = w.id OFFSET 0)
 """)
 _COUNT_DUE = text("""
-    SELECT count(*) FROM (SELECT FROM answers WHERE state = 'queued' AND due_at IS NULL LIMIT :limit) AS due
+    SELECT count(*) FROM (
+        SELECT FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT :limit
+    ) AS due
 """)
 
 

@@ -111,7 +111,7 @@ answers = Table(
     Index("answers_reusable_key", "answer_key", unique=True, postgresql_where=text("reusable")),
     Index("answers_claim", "turn", "id", postgresql_where=text("state = 'queued' AND due_at IS NULL")),
     Index("answers_due", "due_at", postgresql_where=text("state = 'queued' AND due_at IS NOT NULL")),
-    Index("answers_holder", "holder", postgresql_where=text("state = 'in_progress'")),
+    Index("answers_holder", "holder", postgresql_where=text("holder IS NOT NULL")),
     Index("answers_deadline", "next_deadline", postgresql_where=text(_among("state", LIVE))),
     Index("answers_reuse", "reuse_until", postgresql_where=text("reusable AND reuse_until IS NOT NULL")),
     comment="One generation, shared by every question that asked for it.",

@@ -100,7 +100,7 @@ class Turns:
 # What is in progress was claimed. Where nothing is, as after all workers have gone, the queue has got to its head.
 _CLAIMS = text("""
     SELECT greatest(
-        (SELECT max(turn) FROM answers WHERE state = 'in_progress'),
+        (SELECT max(turn) FROM answers WHERE holder IS NOT NULL),
         (SELECT turn - 1 FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT 1),
         0
     ) AS last_claim, (SELECT last_value FROM claim_tokens) AS claims

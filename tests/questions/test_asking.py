@@ -1,11 +1,9 @@
 import asyncio
 
 import pytest
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import _compiled
-from questions.asking import _ASK, IdempotencyKeyReusedError, Source
+from questions.asking import IdempotencyKeyReusedError, Source
 from questions.claims import finish
 from questions.reading import cancel
 from questions.states import State
@@ -119,16 +117,3 @@ async def test_a_shorter_wait_brings_the_answers_deadline_forward_and_a_longer_o
     assert await next_deadline() == at_first
     await ask(engine, "why?", wait=10)
     assert await rows(engine, "SELECT min(deadline) FROM questions") == [(await next_deadline(),)]
-
-
-async def test_asking_costs_the_same_however_many_answers_there_are(engine: AsyncEngine) -> None:
-    """On an empty table the planner is tempted by indexes that cover all answers which wait."""
-    statement, names = _compiled(_ASK)
-    nothing = ", ".join(["NULL"] * len(names))
-    async with engine.connect() as connection:
-        await connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
-        await connection.exec_driver_sql(f"PREPARE ask AS {statement}")
-        plan = (await connection.exec_driver_sql(f"EXPLAIN EXECUTE ask ({nothing})")).scalars().all()
-        await connection.exec_driver_sql("DEALLOCATE ask")
-    reads = {words.split(" using ")[-1].split()[0] for words in plan if " on answers" in words and "Scan" in words}
-    assert reads == {"answers_reusable_key", "answers_pkey"}
