@@ -31,7 +31,7 @@ _LOOK_WITHOUT_REDIS_SECONDS = 1.0
 _SAMPLE_SECONDS = 1.0
 # Between reading a question and waiting for it, its end may be told. Far more answers do not end in that time.
 _MOST_ENDED = 10_000
-_MOST_GATHERING_SECONDS = 0.02
+_MOST_GATHERING_SECONDS = 0.01
 # At most so many answers come with their text at a time.
 _CHANGED_AT_ONCE = 100
 _TEXTS_AT_ONCE = 100
