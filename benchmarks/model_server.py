@@ -11,6 +11,7 @@ written is written out at once. ``GET /stats`` counts requests, ended answers an
 
 import argparse
 import asyncio
+import time
 from collections import deque
 from dataclasses import asdict, dataclass
 
@@ -93,7 +94,8 @@ class ModelServer:
         while self._queued and len(self._running) < self.profile.batch:
             connection = self._queued.popleft()
             connection.write(STREAM_HEAD)
-            answer = self._running[connection] = _Answer(connection, self.loop.time() + self.profile.first)
+            # The loop's own time is that of the millisecond that has begun: the first token would come too early by it.
+            answer = self._running[connection] = _Answer(connection, time.monotonic() + self.profile.first)
             self._plan(answer)
 
     def _plan(self, answer: _Answer) -> None:

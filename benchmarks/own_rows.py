@@ -53,11 +53,13 @@ def replicas(debian: bool) -> Iterator[Figure]:
         yield Figure(row, "CPU a question, of that with one", both.mesh_cpu_each / one.mesh_cpu_each, "", 1.15)
         for name in ("api_service", "worker_service", "llm_service"):
             yield Figure(row, f"one core of {name} carries", 1e3 / both.cpu_each[name], "questions/s")
-        # Without a bar: a process that is given half as much puts less into each message and each statement.
+        # A process that is given half as much puts less into each message and each statement.
         one, both = _in_turns(small, large, 256)
         detail = f"{both.mesh_cpu_each:.2f} and {one.mesh_cpu_each:.2f} ms"
         grown = both.mesh_cpu_each / one.mesh_cpu_each
-        yield Figure(row, "CPU a question with 128 in flight for each, of that with one", grown, "", detail=detail)
+        yield Figure(
+            row, "CPU a question with 128 in flight for each, of that with one", grown, "", 1.15, detail=detail
+        )
 
 
 def _in_turns(small: Stage, large: Stage, at_once: int) -> tuple[Measured, Measured]:

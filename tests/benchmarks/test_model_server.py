@@ -46,8 +46,7 @@ async def test_tokens_come_one_by_one_at_their_pace(client: Client) -> None:
     parts: list[bytes] = []
     began = time.monotonic()
     await client.post("/v1/chat/completions", ASK, on_part=parts.append)
-    # uvloop's clock counts whole milliseconds: a request that came within one counts from its beginning.
-    assert time.monotonic() - began > 0.05 + 4 * 0.02 - 0.001
+    assert time.monotonic() - began >= 0.05 + 4 * 0.02
     assert len(parts) == 6  # the last token comes with the end
     assert _text(b"".join(parts)) == answer_text(5)
 
