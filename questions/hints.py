@@ -5,7 +5,9 @@ while rows are due. So sending never holds up whoever asks, and a failure costs 
 """
 
 import logging
+import math
 import threading
+import time
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -24,8 +26,10 @@ _MOST_PENDING = 10_000
 # A hint for more slots than one worker may have free would leave other workers asleep.
 _SLOTS_A_HINT = 16
 # A hint costs sender, broker and worker 3 to 4 ms of CPU together, whatever it asks for. So one speaks for all that was
-# asked within this time. Seldom does anybody wait for it: a wake-up through Redis has come before (questions.wakeups).
+# asked within this time.
 _GATHERED_SECONDS = 0.05
+# The same where a wake-up through Redis has gone before (questions.wakeups), so that nobody waits for the hint.
+_REMINDED_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
 # A broker that takes no message for so long counts as away; a blocked RabbitMQ would otherwise hold the thread.
 _CONFIRM_SECONDS = 5.0
@@ -71,6 +75,7 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._pending = 0
+        self._due = math.inf
         self._changed = threading.Condition()
         self._closed = False
         self.reachable = True
@@ -81,9 +86,14 @@ class Hints:
     def wake(self, count: int = 1) -> None:
         """Ask that up to ``count`` worker slots look for work. Returns at once, from any thread."""
         with self._changed:
-            if not self._pending:
-                self._changed.notify()
             self._pending = min(self._pending + count, _MOST_PENDING)
+            self._be_due_in(_GATHERED_SECONDS)
+
+    def remind(self) -> None:
+        """Say again by a hint that somebody asked, of whom Redis was told; twice a second at most, in one hint."""
+        with self._changed:
+            self._pending = max(self._pending, min(self._pending + 1, _SLOTS_A_HINT))
+            self._be_due_in(_REMINDED_SECONDS)
 
     def close(self) -> None:
         """Send what is pending if the broker takes it within 2 s, then stop."""
@@ -92,12 +102,20 @@ class Hints:
             self._changed.notify()
         self._thread.join(timeout=2)
 
+    def _be_due_in(self, seconds: float) -> None:
+        due = time.monotonic() + seconds
+        if due < self._due:
+            self._due = due
+            self._changed.notify()
+
     def _take(self) -> int:
         """For how many slots to send hints now; 0 when idle for a while, or closed with none left."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._pending or self._closed, timeout=_IDLE_SECONDS):
-                self._changed.wait_for(lambda: self._closed, timeout=_GATHERED_SECONDS)
+            self._changed.wait_for(lambda: self._pending or self._closed, timeout=_IDLE_SECONDS)
+            while self._pending and not self._closed and (left := self._due - time.monotonic()) > 0:
+                self._changed.wait(left)
             count, self._pending = self._pending, 0
+            self._due = math.inf
             return count
 
     def _run(self) -> None:

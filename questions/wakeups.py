@@ -12,6 +12,8 @@ from redis.exceptions import RedisError
 _KEY: Final = "askmesh:wakeups"
 # Where more wait, there is no worker, or none that has a free slot.
 _MOST_KEPT: Final = 100
+# One for more slots than a worker may have free would leave other workers asleep.
+_SLOTS_A_WAKEUP: Final = 16
 # One speaks for all that was asked within this time, so that a flood makes 200 a second.
 _PAUSE_SECONDS: Final = 0.005
 _RETRY_SECONDS: Final = 1.0
@@ -27,6 +29,8 @@ class Wakeups:
         self._redis = redis
         self._pending = 0
         self._wanted = asyncio.Event()
+        self.reachable = False
+        """Whether Redis took the latest."""
 
     def wake(self) -> None:
         """Ask that one more worker slot look for work. Returns at once."""
@@ -42,12 +46,19 @@ class Wakeups:
             pause = _PAUSE_SECONDS
             try:
                 async with self._redis.pipeline(transaction=False) as pipeline:
-                    pipeline.rpush(_KEY, count)
+                    pipeline.rpush(_KEY, *_shares(count))
                     pipeline.ltrim(_KEY, -_MOST_KEPT, -1)
                     await pipeline.execute()
+                self.reachable = True
             except (RedisError, OSError):
+                self.reachable = False
                 pause = _RETRY_SECONDS
             await asyncio.sleep(pause)
+
+
+def _shares(count: int) -> list[int]:
+    whole, rest = divmod(count, _SLOTS_A_WAKEUP)
+    return [_SLOTS_A_WAKEUP] * whole + [rest] * bool(rest)
 
 
 async def next_wakeup(redis: Redis) -> int:

@@ -102,7 +102,10 @@ class QuestionService:
         accepted = await self._accept(caller, ask, admission)
         if accepted.source is Source.NEW:
             self._wakeups.wake()
-            self._hints.wake()
+            if self._wakeups.reachable:
+                self._hints.remind()
+            else:
+                self._hints.wake()
         question = accepted.question or await self.read(caller.tenant, accepted.question_id)
         self._note(question)
         return Asked(accepted, language, question, admission.headers)

@@ -78,6 +78,23 @@ def test_a_message_is_for_no_more_slots_than_a_worker_can_be_expected_to_have(br
     assert _sent(broker, 40) == [16, 16, 8]
 
 
+def test_one_message_reminds_of_all_that_redis_was_told(broker: _Broker, hints: Hints) -> None:
+    for _ in range(100):
+        hints.remind()
+    assert _sent(broker, 16) == [16]
+
+    hints.remind()
+    assert _sent(broker, 17) == [16, 1]
+
+
+def test_a_reminder_goes_along_with_a_hint(broker: _Broker, hints: Hints) -> None:
+    for _ in range(100):
+        hints.remind()
+    hints.wake(4)
+
+    assert _sent(broker, 20) == [16, 4]
+
+
 def test_in_a_flood_hints_are_gathered(broker: _Broker, hints: Hints) -> None:
     began = time.monotonic()
     for _ in range(500):

@@ -51,6 +51,14 @@ async def test_one_speaks_for_all_that_was_asked_in_the_meantime(valkey: Valkey)
         assert await next_wakeup(redis) == 7
 
 
+async def test_many_are_shared_among_workers(valkey: Valkey) -> None:
+    async with waking(valkey) as (redis, wakeups):
+        await redis.flushdb()
+        for _ in range(40):
+            wakeups.wake()
+        assert [await next_wakeup(redis) for _ in range(3)] == [16, 16, 8]
+
+
 async def test_what_nobody_takes_does_not_grow(valkey: Valkey) -> None:
     async with waking(valkey) as (redis, wakeups):
         await redis.flushdb()
@@ -68,10 +76,18 @@ async def test_a_server_that_was_lost_is_used_again(tmp_path: Path) -> None:
             waiting = asyncio.create_task(next_wakeup(redis))
             while not await redis.client_list(_type="normal"):
                 await asyncio.sleep(0.01)
+            assert not wakeups.reachable  # nothing was sent yet
+            wakeups.wake()
+            assert await waiting == 1
+            while not wakeups.reachable:
+                await asyncio.sleep(0.01)
+            waiting = asyncio.create_task(next_wakeup(redis))
             valkey.kill()
             with pytest.raises((RedisError, OSError)):
                 await waiting
             wakeups.wake()  # lost
+            while wakeups.reachable:
+                await asyncio.sleep(0.01)
             valkey.start()
             waiting = asyncio.create_task(next_wakeup(redis))
             while not waiting.done():
