@@ -159,7 +159,7 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
         "description": "An API key, or a token of the OIDC issuer that is set. Only with ASKMESH_REQUIRE_AUTH=true:"
         " otherwise everybody who reaches the API is one and the same caller.",
     },
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, as with `bearer`."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, and no token."},
 }
 
 

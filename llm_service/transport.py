@@ -1,9 +1,8 @@
 """Who may reach the server: mutual TLS, the names of callers, and the port for probes."""
 
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable
+from typing import Any, Final
 
 import grpc
 from askmesh_client import Certificates, CertificatesError, TlsFiles
@@ -12,16 +11,12 @@ from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untype
 
 from foundation.loopback import is_loopback
 from foundation.settings import GrpcTlsSettings, LlmServiceSettings, SettingsError
+from llm_service.guard import Context, Guard, Handler, refusing
 from llm_service.unreadable import UnreadableRequests
 
 logger = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
-Behaviour = Callable[[Any, Context], Any]
-
 _HEALTH: Final = f"/{health.SERVICE_NAME}/"
-_BEHAVIOURS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 # As the certificate's subjectAltName gives them; the common name counts for nothing.
 _NAMES: Final = ("peer_dns", "peer_uri")
 
@@ -78,56 +73,27 @@ class Transport:
         return server
 
 
-class Callers(grpc.aio.ServerInterceptor):
+class Callers(Guard):
     """Refuses callers whose certificate bears none of the names, with PERMISSION_DENIED. Health is for everybody."""
 
     def __init__(self, names: frozenset[str]) -> None:
+        super().__init__()
         self._names = names
-        self._guarded: dict[str, Handler] = {}
         self._told: set[frozenset[str]] = set()
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
-        """As grpc.aio calls it, once a call."""
-        method = str(handler_call_details.method)
-        if method in self._guarded:
-            return self._guarded[method]
-        handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_HEALTH):
-            return handler
-        kind = next(kind for kind in _BEHAVIOURS if getattr(handler, kind) is not None)
-        replace: Any = handler._replace  # type: ignore[attr-defined] # a named tuple, which the stubs do not say
-        self._guarded[method] = replace(**{kind: self._guard(getattr(handler, kind))})
-        return self._guarded[method]
+    def guarded(self, method: str, handler: Handler) -> Handler:
+        """The handler, which strangers do not get to, unless it is health's."""
+        return handler if method.startswith(_HEALTH) else refusing(handler, self._refusal)
 
-    def _guard(self, behaviour: Behaviour) -> Behaviour:
-        if inspect.isasyncgenfunction(behaviour):
-
-            async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
-                await self._refuse_strangers(context)
-                async for response in behaviour(request, context):
-                    yield response
-
-            return stream
-
-        async def answer(request: Any, context: Context) -> Any:
-            await self._refuse_strangers(context)
-            return await behaviour(request, context)
-
-        return answer
-
-    async def _refuse_strangers(self, context: Context) -> None:
+    def _refusal(self, _: Any, context: Context) -> Awaitable[None] | None:
         properties = context.auth_context()
         names = frozenset(name.decode() for kind in _NAMES for name in properties.get(kind, ()))
         if names & self._names:
-            return
+            return None
         if names not in self._told and len(self._told) < 100:
             self._told.add(names)
             logger.warning("a caller is refused whose certificate names %s", ", ".join(sorted(names)) or "nobody")
-        await context.abort(
+        return context.abort(
             grpc.StatusCode.PERMISSION_DENIED,
             "your certificate bears no name that ASKMESH_LLM_CALLERS of llm_service lists",
         )

@@ -8,6 +8,7 @@ however fast one hashes.
 """
 
 import hashlib
+import logging
 import re
 import secrets
 import string
@@ -17,11 +18,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from questions.limits import NO_OVERRIDES, LimitOverrides
 from questions.roles import Role
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "askmesh_"
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -88,9 +92,9 @@ class ValidKey:
 
 
 _VALID = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())"
-_COLUMNS = f"""
-    id, prefix, tenant, role, coalesce(limits, '{{}}') AS limits, created_at, expires_at, revoked_at, {_VALID} AS valid
-"""
+# Whoever edits the table by hand can write anything there.
+_LIMITS = "CASE jsonb_typeof(limits) WHEN 'object' THEN limits ELSE '{}' END"
+_COLUMNS = f"id, prefix, tenant, role, {_LIMITS} AS limits, created_at, expires_at, revoked_at, {_VALID} AS valid"
 _INSERT = text(f"""
     INSERT INTO api_keys (hash, prefix, tenant, role, limits, expires_at)
     VALUES (:hash, :prefix, :tenant, :role, CAST(:limits AS jsonb),
@@ -107,7 +111,7 @@ _LOCK = text(f"""
 """)
 # What is not named, also by a later release, stays as it is.
 _LIMIT = text(f"""
-    UPDATE api_keys SET limits = jsonb_strip_nulls(coalesce(limits, '{{}}') || CAST(:limits AS jsonb))
+    UPDATE api_keys SET limits = jsonb_strip_nulls({_LIMITS} || CAST(:limits AS jsonb))
     WHERE id = :id AND {_VALID} RETURNING {_COLUMNS}
 """)
 _REVOKE = text(f"UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id AND {_VALID} RETURNING id")
@@ -115,7 +119,8 @@ _END_AFTER = text("""
     UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + CAST(:overlap AS interval)) WHERE id = :id
 """)
 _FIND = text(f"""
-    SELECT hash, id, tenant, role, limits, CAST(extract(epoch FROM expires_at - clock_timestamp()) AS float8) AS left
+    SELECT hash, id, tenant, role, CAST(nullif(limits, 'null') AS text) AS limits,
+        CAST(extract(epoch FROM expires_at - clock_timestamp()) AS float8) AS left
     FROM api_keys WHERE hash = ANY(:hashes) AND {_VALID}
 """)
 
@@ -176,19 +181,35 @@ async def revoke(engine: AsyncEngine, key_id: int) -> bool:
 
 
 async def find(engine: AsyncEngine, hashes: Sequence[bytes]) -> dict[bytes, ValidKey]:
-    """Those of the hashes that are of valid keys."""
+    """Those of the hashes that are of valid keys. One with limits that none can have is left out, and logged."""
     async with engine.connect() as connection:
         rows = (await connection.execute(_FIND, {"hashes": list(hashes)})).all()
     return {
-        row.hash: ValidKey(
-            row.id,
-            row.tenant,
-            Role(row.role),
-            LimitOverrides.model_validate(row.limits) if row.limits else NO_OVERRIDES,
-            row.left,
-        )
+        row.hash: ValidKey(row.id, row.tenant, Role(row.role), limits, row.left)
         for row in rows
+        if (limits := _limits(row.id, row.limits)) is not None
     }
+
+
+def _limits(key_id: int, stored: str | None) -> LimitOverrides | None:
+    if stored is None:
+        return NO_OVERRIDES
+    try:
+        return LimitOverrides.model_validate_json(stored)
+    except ValidationError as error:
+        # What is no object at all names no limit: all of them, then.
+        names = sorted(
+            {str(wrong["loc"][0]) for wrong in error.errors() if wrong["loc"]} or LimitOverrides.model_fields
+        )
+        logger.warning(
+            "API key %d is refused, because its limits in api_keys are wrong: %s. Run"
+            " `askmesh keys limit %d %s`, or give it others: `askmesh keys limit --help`",
+            key_id,
+            ", ".join(f"{'.'.join(map(str, wrong['loc'])) or 'all'}: {wrong['msg']}" for wrong in error.errors()),
+            key_id,
+            " ".join(f"{name}=default" for name in names),
+        )
+        return None
 
 
 async def _insert(

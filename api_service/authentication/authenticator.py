@@ -26,6 +26,9 @@ class Authenticator:
         self._keys = keys
         self._tokens = tokens
         self._remedy = f"{_REMEDY}{', or a token of your issuer as the former' if tokens else ''}."
+        self._no_key = f"X-API-Key takes an API key, which begins with {PREFIX}."
+        if tokens:
+            self._no_key += " Send a token of your issuer as `Authorization: Bearer`."
 
     async def principal(self, headers: Headers) -> Principal:
         """Who calls. Raises ProblemError."""
@@ -47,7 +50,10 @@ class Authenticator:
         if len(bearers) + len(keys) > 1:
             raise _unauthenticated("There is more than one key: send one.", 'Bearer realm="askmesh"')
         if keys:
-            return keys[0].strip()
+            key = keys[0].strip()
+            if not key.startswith(PREFIX):
+                raise _unauthenticated(self._no_key, 'Bearer realm="askmesh"')
+            return key
         if bearers:
             scheme, _, credential = bearers[0].partition(" ")
             if scheme.lower() == "bearer":

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from api_service.database import reach
 from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
 from api_service.documentation import problems
+from api_service.limits.allowance import Allowance
 from api_service.problems import Code, FieldError, ProblemError
 from questions.api_keys import TENANT
 from questions.ledger import Spent
@@ -66,7 +67,9 @@ class UsageResponse(BaseModel):
     last: date = Field(alias="to")
     days: list[Day]
     total: Tokens
-    budgets: Budgets = Field(description="Of the caller.")
+    budgets: Budgets | None = Field(
+        default=None, description="The caller's. Left out for another tenant: each of its keys can have its own."
+    )
 
 
 def _parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
@@ -122,18 +125,20 @@ async def usage(
     if not TENANT.fullmatch(owner):
         raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
     days = await reach(lambda: ledger(owner, first, last), again=True)
-    allowance = limits.allowance(caller)
     response.headers["Cache-Control"] = "no-store"
     return UsageResponse(
         tenant=owner,
         **{"from": first, "to": last},
         days=[Day.of(spent, day=day) for day, spent in days.items()],
         total=Tokens.of(sum(days.values(), start=Spent())),
-        budgets=Budgets(
-            tokens_per_day=(allowance and allowance.tokens_per_day) or None,
-            tokens_per_month=(allowance and allowance.tokens_per_month) or None,
-        ),
+        budgets=_budgets(limits.allowance(caller)) if owner == caller.tenant else None,
     )
+
+
+def _budgets(allowance: Allowance | None) -> Budgets:
+    if allowance is None:
+        return Budgets()
+    return Budgets(tokens_per_day=allowance.tokens_per_day or None, tokens_per_month=allowance.tokens_per_month or None)
 
 
 def _day(request: Request, name: str) -> date | None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from fastapi import FastAPI, Request
 
-from api_service.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS
+from api_service.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
 from api_service.problems import MEDIA_TYPE
 from tests.api_service.serving import running
 
@@ -17,7 +17,11 @@ pytestmark = pytest.mark.integration
 GET = b"GET /alive HTTP/1.1\r\nHost: test\r\n"
 
 
-def application() -> FastAPI:
+_HURRY_SECONDS = 0.2
+"""For so long a head or a body is waited for in these tests."""
+
+
+def application(slow_until: asyncio.Event | None = None) -> FastAPI:
     app = FastAPI()
 
     @app.get("/alive")
@@ -26,7 +30,8 @@ def application() -> FastAPI:
 
     @app.get("/slow")
     async def slow() -> str:
-        await asyncio.sleep(0.5)
+        assert slow_until is not None
+        await slow_until.wait()
         return "slow"
 
     @app.post("/unread")
@@ -60,8 +65,8 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(max_connections: int = 100) -> AsyncIterator[Client]:
-    async with running(application(), max_connections) as (url, _):
+async def connected(max_connections: int = 100, slow_until: asyncio.Event | None = None) -> AsyncIterator[Client]:
+    async with running(application(slow_until), max_connections) as (url, _):
         port = int(url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         yield Client(port, reader, writer)
@@ -84,8 +89,8 @@ async def assert_refused(client: Client, status: int, said: str) -> None:
 
 @pytest.fixture
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api_service.http_protocol.HEAD_SECONDS", 0.2)
-    monkeypatch.setattr("api_service.http_protocol.BODY_SECONDS", 0.2)
+    monkeypatch.setattr("api_service.http_protocol.HEAD_SECONDS", _HURRY_SECONDS)
+    monkeypatch.setattr("api_service.http_protocol.BODY_SECONDS", _HURRY_SECONDS)
 
 
 @pytest.mark.usefixtures("_in_a_hurry")
@@ -116,7 +121,9 @@ async def test_a_second_head_on_a_connection_has_its_own_time() -> None:
     async with connected() as client:
         client.writer.write(GET + b"\r\n")
         assert (await client.reply())[0] == 200
-        await asyncio.sleep(0.4)  # longer than a head may take: between requests, the keep-alive time counts
+        # Longer than a head may take, and nothing happens: between requests, the keep-alive time counts. The server's
+        # timers are of this loop and would be due before.
+        await asyncio.sleep(1.25 * _HURRY_SECONDS)
         client.writer.write(GET + b"\r\n")
         assert (await client.reply())[0] == 200
         client.writer.write(GET)
@@ -140,8 +147,16 @@ async def test_a_body_that_nobody_reads_may_not_drip_for_ever() -> None:
 
 
 @pytest.mark.usefixtures("_in_a_hurry")
-async def test_a_response_that_takes_longer_is_not_cut_off() -> None:
-    async with connected() as client:
+async def test_a_response_that_takes_longer_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    time_is_up = asyncio.Event()
+    end = LimitedProtocol._end
+
+    def noted_end(protocol: LimitedProtocol, seconds: float) -> None:
+        end(protocol, seconds)
+        time_is_up.set()
+
+    monkeypatch.setattr(LimitedProtocol, "_end", noted_end)
+    async with connected(slow_until=time_is_up) as client:
         client.writer.write(GET.replace(b"alive", b"slow") + b"\r\n" + GET)
         assert (await client.reply())[2] == b'"slow"'
         client.writer.write(b"\r\n")

@@ -186,8 +186,13 @@ async def test_usage_is_the_callers_own_unless_it_is_an_operator(
     assert body["budgets"] == {"tokens_per_day": 9}
     url = "/api/usage?tenant=usage"
     assert (await replicas[0].get(url, headers={"tenant": "other"})).status == 403
-    async with replicas[0].get(url, headers={"tenant": "other", "role": "operator"}) as response:
-        assert (await response.json())["total"] == total
+    operator = {"role": "operator", "limit-tokens-per-day": "7"}
+    async with replicas[0].get(url, headers={"tenant": "other", **operator}) as response:
+        body = await response.json()
+    assert body["total"] == total
+    assert "budgets" not in body, "those of the operator's key say nothing about another tenant"
+    async with replicas[0].get(url, headers={"tenant": "usage", **operator}) as response:
+        assert (await response.json())["budgets"] == {"tokens_per_day": 7}
 
 
 @pytest.mark.parametrize(

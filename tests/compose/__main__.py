@@ -148,8 +148,12 @@ class Run:
         self.stack.scale(api_service=3, worker_service=3, llm_service=2)
         counts = {service: len(self.stack.containers(service)) for service in SERVICES}
         assert counts == {"api_service": 3, "worker_service": 3, "llm_service": 2}, counts
-        # Workers look for further llm_services when a connection of theirs has reached its age of 10 s.
-        time.sleep(12)
+        # A worker looks for further llm_services when its connection has reached its age of 10 s. One that has asked
+        # nothing yet has no connection, and looks with its first call.
+        give_up_at = time.monotonic() + 60
+        while any(len(found) == 1 for found in self.stack.llm_services_by_worker()):
+            assert time.monotonic() < give_up_at, "a worker has not found the second llm_service"
+            time.sleep(0.2)
         return ", ".join(f"{name} {count}" for name, count in counts.items())
 
     def spread(self) -> str:

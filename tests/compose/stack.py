@@ -15,6 +15,8 @@ from embedded.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ("api_service", "worker_service", "llm_service")
+_GRPC_PORT = 50051
+_ESTABLISHED = "01"
 _SQL = """
 CREATE TABLE compose_claims (worker text);
 CREATE FUNCTION compose_note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -107,6 +109,14 @@ class Stack:
             received[container[:12]] = sum(int(row[1]) for row in map(str.split, table.splitlines()) if "eth" in row[0])
         return {name: amount // 1000 for name, amount in received.items()}
 
+    def llm_services_by_worker(self) -> list[set[str]]:
+        """To the addresses of which llm_services each worker is connected; none, for one that has not asked yet."""
+        read = ("sh", "-c", "cat /proc/net/tcp*")
+        return [
+            peers(self.run("docker", "exec", container, *read), _GRPC_PORT)
+            for container in self.containers("worker_service")
+        ]
+
     def down(self) -> None:
         """Remove all that belongs to this project, its images too; what they were built of stays as build cache."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "60")
@@ -122,3 +132,14 @@ class Stack:
     def state(self, service: str) -> list[dict[str, object]]:
         lines = self.compose("ps", "--all", "--format", "json", service).splitlines()
         return [orjson.loads(line) for line in lines]
+
+
+def peers(sockets: str, port: int) -> set[str]:
+    """IPv4 addresses, in the hexadecimal form of /proc/net/tcp, that connections to this port lead to."""
+    found = set()
+    for line in sockets.splitlines():
+        _, _, remote, state, *_ = line.split()
+        # In tcp6 an IPv4 address is the end of a longer one.
+        if state == _ESTABLISHED and remote.endswith(f":{port:04X}"):
+            found.add(remote.partition(":")[0][-8:])
+    return found

@@ -13,8 +13,8 @@ from askmesh.llm.v1.generation_service_pb2 import GenerateRequest, GenerateStrea
 from askmesh.llm.v1.generation_service_pb2_grpc import GenerationServiceStub
 from askmesh_client import AccessDeniedError, GenerationClient, TlsFiles, UnavailableError
 from askmesh_client.channel import SERVICE
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
 from foundation.settings import GenerationSettings, GrpcTlsSettings, LlmServiceSettings, SettingsError
 from llm_service.server import LlmServer
@@ -26,6 +26,8 @@ from tests.llm_service.conftest import ask
 pytestmark = pytest.mark.integration
 
 HOST = "127.0.0.1"
+RUBBISH = b"\xff\xff"
+"""No message of any type."""
 
 
 @pytest.fixture
@@ -139,6 +141,49 @@ async def test_a_caller_who_is_not_listed_gets_health_and_nothing_else(
             await client.generate(ask("hello"))
     told = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
     assert told == ["a caller is refused whose certificate names nginx"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/{SERVICE}/Generate",
+        f"/{SERVICE}/GenerateStream",
+        f"/{SERVICE}/ListModels",
+        f"/{reflection.SERVICE_NAME}/ServerReflectionInfo",
+    ],
+)
+async def test_a_stranger_who_sends_rubbish_is_told_no_more_than_another(
+    folder: Path, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(tls_settings(folder, "llm_service")) as server:
+        told = {}
+        for name in ("nginx", "worker_service"):
+            async with channel_of(server.port, tls_files(folder, name)) as channel:
+                # Of a stream, the first answer does: nothing comes before the refusal.
+                call: Any = channel.unary_unary(path)
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await call(RUBBISH, timeout=30)
+            told[name] = refused.value
+    assert told["nginx"].code() is grpc.StatusCode.PERMISSION_DENIED
+    assert "ASKMESH_LLM_CALLERS" in (told["nginx"].details() or "")
+    assert "request" not in (told["nginx"].details() or "")
+    assert not told["nginx"].trailing_metadata()
+    # Those who may call learn what is wrong; gRPC itself answers for reflection, which takes a stream of requests.
+    readable = path.startswith(f"/{SERVICE}/")
+    expected = grpc.StatusCode.INVALID_ARGUMENT if readable else grpc.StatusCode.UNKNOWN
+    assert told["worker_service"].code() is expected
+    assert not [record for record in caplog.records if record.exc_info and readable]
+
+
+async def test_health_tells_a_stranger_too_that_its_request_is_rubbish(folder: Path) -> None:
+    async with (
+        serving(tls_settings(folder, "llm_service")) as server,
+        channel_of(server.port, tls_files(folder, "nginx")) as channel,
+    ):
+        check: Any = channel.unary_unary(f"/{health.SERVICE_NAME}/Check")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await check(RUBBISH, timeout=30)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("callers", ["nginx", "other, nginx", "*"])

@@ -11,6 +11,8 @@ from questions.limits import NO_OVERRIDES, LimitOverrides
 from questions.roles import Role
 from tests.questions.actors import rows
 
+_ALL_DEFAULT = " ".join(f"{name}=default" for name in sorted(LimitOverrides.model_fields))
+
 
 def test_a_key_is_recognised_by_its_form_and_its_checksum() -> None:
     key = new_key()
@@ -112,3 +114,44 @@ async def test_limits_of_a_key_that_is_in_use_change(engine: AsyncEngine) -> Non
     assert await limits() == NO_OVERRIDES
     assert await revoke(engine, made.id)
     assert await limit(engine, made.id, {"streams": 2}) is None
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("edited", "listed", "remedy"),
+    [
+        ('{"streams": -1, "tokens_per_day": 5}', {"streams": -1, "tokens_per_day": 5}, "streams=default"),
+        ('{"tokens_per_day": 10000000000000000}', {"tokens_per_day": 10**16}, "tokens_per_day=default"),
+        ('{"streams": "many", "queued_questions": 1.5}', None, "queued_questions=default streams=default"),
+        ('{"streams": 1e5000}', None, _ALL_DEFAULT),  # more digits than Python reads
+        ("[1]", {}, _ALL_DEFAULT),
+        ('"none"', {}, _ALL_DEFAULT),
+    ],
+)
+async def test_a_key_whose_limits_somebody_broke_is_refused_until_they_are_mended(
+    engine: AsyncEngine, edited: str, listed: dict[str, int] | None, remedy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, made = await create(engine, "broken", Role.USER, limits=LimitOverrides(streams=2))
+    other, _ = await create(engine, "broken", Role.USER)
+    hashes = [hash_of(key), hash_of(other)]
+    update = "UPDATE api_keys SET limits = CAST(:limits AS jsonb) WHERE id = :id RETURNING id"
+    await rows(engine, update, id=made.id, limits=edited)
+    assert (await find(engine, hashes)).keys() == {hash_of(other)}
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "questions.api_keys"]
+    assert said.startswith(f"API key {made.id} is refused")
+    assert f"`askmesh keys limit {made.id} {remedy}`" in said
+    if listed is not None:
+        assert listed in [entry.limits for entry in await list_keys(engine, "broken")]
+    mended = await limit(engine, made.id, dict.fromkeys(name.split("=")[0] for name in remedy.split()))
+    assert mended is not None
+    found = await find(engine, hashes)
+    assert found.keys() == set(hashes)
+    assert found[hash_of(key)].limits.model_dump(exclude_none=True) == mended.limits
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("nothing", ["NULL", "'null'", "'{}'", "'{\"of_a_later_release\": -1}'"])
+async def test_a_key_without_limits_of_its_own_has_those_of_the_settings(engine: AsyncEngine, nothing: str) -> None:
+    key, made = await create(engine, "unlimited", Role.USER)
+    await rows(engine, f"UPDATE api_keys SET limits = {nothing} WHERE id = :id RETURNING id", id=made.id)
+    assert (await find(engine, [hash_of(key)]))[hash_of(key)].limits == NO_OVERRIDES

@@ -17,6 +17,7 @@ from tests.api_service import answers
 from tests.api_service.authentication.conftest import Caller, Callers
 from tests.api_service.authentication.issuer import token
 from tests.api_service.serving import client_of, serving, serving_app, settings_for
+from tests.questions.actors import rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -49,9 +50,42 @@ async def test_a_token_of_the_issuer_is_as_good(callers: Callers) -> None:
         assert (reply.status, (await reply.json())["code"]) == (status, code)
 
 
+async def test_a_token_does_not_go_where_keys_go(callers: Callers, database_url: str, valkey: Valkey) -> None:
+    good = token("ES256", sub="alice", role="user")
+
+    async def refusal(caller: Caller, key: str) -> str:
+        reply = await caller.send("GET", "/api/questions", headers={"X-API-Key": key})
+        problem = await reply.json()
+        assert (reply.status, problem["code"]) == (401, "unauthenticated")
+        assert reply.headers["WWW-Authenticate"] == 'Bearer realm="askmesh"'
+        return str(problem["detail"])
+
+    assert (await Caller(callers.anonymous.client, good).send("GET", "/api/questions")).status == 200
+    said = "X-API-Key takes an API key, which begins with askmesh_."
+    with_issuer = f"{said} Send a token of your issuer as `Authorization: Bearer`."
+    # A good token is told no more than a forged one, and than what is none.
+    for key in (good, token(exp=1, role="user"), "rubbish"):
+        assert await refusal(callers.anonymous, key) == with_issuer
+    app = create_app(settings_for(database_url, valkey, AccessSettings(require_auth=True)))
+    async with serving_app(app) as url, client_of(url) as client:
+        assert await refusal(Caller(client), good) == said
+
+
 async def test_who_may_not_ask_is_told_before_the_body_is_read(callers: Callers) -> None:
     reply = await callers.anonymous.send("POST", "/api/ask", data=b"{" * 60_000)
     assert reply.status == 401
+
+
+async def test_a_key_whose_limits_somebody_broke_is_refused_and_no_other_is(
+    callers: Callers, engine: AsyncEngine
+) -> None:
+    made = [await create(engine, "erin", Role.USER) for _ in range(4)]
+    await rows(engine, "UPDATE api_keys SET limits = '{\"streams\": -1}' WHERE id = :id RETURNING id", id=made[0][1].id)
+    replies = await asyncio.gather(
+        *(Caller(callers.anonymous.client, key).send("GET", "/api/questions") for key, _ in made)
+    )
+    assert [reply.status for reply in replies] == [401, 200, 200, 200]
+    assert (await replies[0].json())["code"] == "unauthenticated"
 
 
 async def test_a_revoked_key_is_refused_by_every_replica_within_five_seconds(
