@@ -211,8 +211,8 @@ class _LowWater:
                 self._timer.cancel()
             self._set(_GATHERED_BYTES)
             loop = asyncio.get_running_loop()
-            # On a beat that all share: what is read in one turn of the loop shares its wake-ups of gRPC and the caller, a
-            # seventh of what an answer costs both.
+            # On a beat that all share: what is read in one turn of the loop shares its wake-ups of gRPC and the caller,
+            # a seventh of what an answer costs both.
             self._timer = loop.call_at((loop.time() // seconds + 1) * seconds, self._set, 1)
 
     def close(self) -> None:
