@@ -25,8 +25,9 @@ _FINAL = (*_WRITTEN, "failed", "cancelled", "expired")
 class Load:
     """``count`` requests of a kind, ``at_once`` in flight; or ``rate`` a second, whatever is in flight.
 
-    ``direct``: the model server's stream. ``wait``: ask, then wait with ``?wait=60``. ``stream``: ask and read the
-    events. ``submit``: ask only. ``poll``, ``cancel``: one of ``question_ids`` in turn. ``hold``: wait for the first.
+    ``direct``: the model server's stream. ``wait``: ask and wait in one request (``?wait=60``). ``stream``: ask and
+    read the events. ``submit``: ask only. ``poll``, ``cancel``: one of ``question_ids`` in turn. ``hold``: wait for
+    the first.
     """
 
     kind: str
@@ -132,7 +133,7 @@ class _Users:
         self._check(response.status in (200, 202), f"asked: {response.status}")
 
     async def _wait(self, number: int) -> None:
-        response = await self._client.post("/api/ask", self._question(number))
+        response = await self._client.post("/api/ask?wait=60", self._question(number))
         answer = orjson.loads(response.body)
         while response.status in (200, 202) and answer["status"] not in _FINAL:
             response = await self._client.get(f"/api/answer/{answer['question_id']}?wait=60")

@@ -71,12 +71,23 @@ def _asked(**fields: object) -> dict[str, Any]:
     return {"question_id": 42, "status": "queued", "cached": False, "coalesced": False, **fields}
 
 
+def _wait(described: str) -> dict[str, Any]:
+    return {
+        "name": "wait",
+        "in": "query",
+        "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. Without it"
+        f" the reply comes at once.{described}",
+        "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
+    }
+
+
 ASK_REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AskRequest"}}},
     },
     "parameters": [
+        _wait(" It does nothing with `Accept: text/event-stream`."),
         _header(
             "Idempotency-Key",
             "Your name for this question. Repeating the request with the same key and body returns the same question"
@@ -89,13 +100,6 @@ ASK_REQUEST: dict[str, Any] = {
         _REQUEST_ID,
     ],
 }
-_WAIT = {
-    "name": "wait",
-    "in": "query",
-    "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. Without it the"
-    " reply comes at once.",
-    "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
-}
 _STARTING_AFTER = {
     "name": "starting_after",
     "in": "query",
@@ -103,7 +107,7 @@ _STARTING_AFTER = {
     "schema": {"type": "string", "pattern": _CURSOR_PATTERN, "examples": ["0:12"]},
 }
 CANCEL_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
-ANSWER_REQUEST: dict[str, Any] = {"parameters": [_WAIT, _ACCEPT_LANGUAGE, _REQUEST_ID]}
+ANSWER_REQUEST: dict[str, Any] = {"parameters": [_wait(""), _ACCEPT_LANGUAGE, _REQUEST_ID]}
 EVENTS_REQUEST: dict[str, Any] = {
     "parameters": [
         _STARTING_AFTER,
@@ -120,7 +124,7 @@ EVENTS_REQUEST: dict[str, Any] = {
 
 ASK_RESPONSES: _Responses = {
     202: {
-        "description": "Accepted: the question is stored and will be answered.",
+        "description": "Accepted: the question is stored and will be answered. With `wait`, it has not ended yet.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
         "content": _examples(
@@ -131,14 +135,19 @@ ASK_RESPONSES: _Responses = {
     },
     200: {
         "model": AskResponse,
-        "description": "Accepted, and answered already.",
+        "description": "Accepted, and ended: answered already, or while you waited.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
-        "content": _examples(cached=_asked(answer_text=_ANSWER["answer_text"], status="completed", cached=True)),
+        "content": _examples(
+            cached=_asked(answer_text=_ANSWER["answer_text"], status="completed", cached=True),
+            waited=_asked(answer_text=_ANSWER["answer_text"], status="completed"),
+            failed=_asked(answer_text=FAILED[ErrorReason.CONTEXT_TOO_LONG][_ENGLISH], status="failed"),
+        ),
     },
     **problems(
         Code.INVALID_JSON,
         Code.INVALID_HEADER,
+        Code.INVALID_PARAMETER,
         Code.BODY_TIMEOUT,
         Code.BODY_TOO_LARGE,
         Code.UNSUPPORTED_MEDIA_TYPE,

@@ -1,9 +1,10 @@
 """The REST endpoints for questions."""
 
+from contextlib import nullcontext
 from functools import partial
 from http import HTTPStatus
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from api_service.dependencies import (
     AskBody,
@@ -52,20 +53,30 @@ async def ask(
     fresh: WantsFresh,
     language: PreferredLanguage,
     events: WantsEvents,
+    wait: WaitSeconds,
     watcher: Watching,
     limits: LimitsInForce,
+    request: Request,
     response: Response,
 ) -> AskResponse | Response:
     """Accept a question: 202, or 200 where its answer is there already.
 
     Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
 
+    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds, with 202. Send an
+    `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the same question.
+
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
-    if events:
+    seconds = 0.0 if events else wait
+    if events or seconds:
         limits.refuse_stream(caller)
-    asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
+    with limits.stream(caller) if seconds else nullcontext():
+        asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
+        if seconds:
+            receive = request.receive if body.cancel_on_disconnect else None
+            asked = await questions.wait_for_end(asked, seconds, receive)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from api_service.questions.answering import answer_response
 from api_service.questions.cursor import Cursor, Start
 from api_service.questions.languages import Language
+from api_service.questions.leaving import leaving_noticed
 from api_service.questions.live_text import LiveText, is_within_code_point, sse_event
 from api_service.questions.watch import Watch
 from api_service.questions.watcher import Watcher
@@ -81,14 +82,11 @@ class EventStream(Response):
                     await Response(status_code=HTTPStatus.NO_CONTENT, headers=HEADERS)(scope, receive, send)
                     return
                 await _check(self._start, watch)
-            leaving = asyncio.create_task(_notice_leaving(receive, watch))
-            try:
+            with leaving_noticed(receive, watch):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 await self._send_events(watch, send)
                 left = watch.left
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            finally:
-                leaving.cancel()
         if left and not watch.question.state.is_final and self._on_leave is not None:
             await self._on_leave()
 
@@ -148,14 +146,6 @@ class EventStream(Response):
         event, self._cursor = delta
         self._has_text = True
         return event
-
-
-async def _notice_leaving(receive: Receive, watch: Watch) -> None:
-    try:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-    finally:
-        watch.leave()
 
 
 async def _check(start: Start, watch: Watch) -> None:

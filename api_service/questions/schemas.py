@@ -86,8 +86,9 @@ class AskRequest(BaseModel):
     )
     cancel_on_disconnect: bool | None = Field(
         None,
-        description="`true`: cancel the question when you leave the event stream of this request before its end. Only"
-        " with `Accept: text/event-stream`; by default the question goes on, and its answer is there when you return.",
+        description="`true`: cancel the question when you leave this request before its end. Only with"
+        " `Accept: text/event-stream` or `wait`; by default the question goes on, and its answer is there when you"
+        " return.",
     )
     # Strict mode takes no string for an enumeration.
     priority: Annotated[Priority, Strict(False)] | None = Field(

@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Coroutine, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Receive
 
 from api_service.authentication.principal import Principal
 from api_service.backlog import Backlog
@@ -17,6 +20,7 @@ from api_service.limits.limits import Admission, Limits
 from api_service.limits.priorities import check_priority
 from api_service.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
 from api_service.questions.languages import Language, detect
+from api_service.questions.leaving import leaving_noticed
 from api_service.questions.schemas import AskLimits, AskRequest
 from api_service.questions.watcher import Watcher
 from api_service.turns import TurnKeeper
@@ -109,6 +113,25 @@ class QuestionService:
         question = accepted.question or await self.read(caller.tenant, accepted.question_id)
         self._note(question)
         return Asked(accepted, language, question, admission.headers)
+
+    async def wait_for_end(self, asked: Asked, seconds: float, receive: Receive | None) -> Asked:
+        """The question as soon as it has ended, or as it is after so many seconds.
+
+        Where it cannot be read then, it is as last known: whoever has asked must get its id. With ``receive``, leaving
+        cancels it.
+        """
+        noticing = partial(leaving_noticed, receive) if receive else nullcontext
+        with self._watcher.watch(asked.question, text=False) as watch, noticing(watch):
+            await watch.until(lambda: False, seconds)
+            question, left = watch.question, watch.left
+        if question.state.is_final:
+            return replace(asked, question=question)
+        if left:
+            await self.leave(question.owner, question.id)
+        # It may have begun since, and somebody may have been told so elsewhere.
+        with suppress(ProblemError):
+            question = await self.read(question.owner, question.id)
+        return replace(asked, question=question)
 
     async def read(self, owner: str, question_id: int) -> Question:
         """The question as it is now: from Redis if it was completed, else from PostgreSQL."""

@@ -40,3 +40,10 @@ async def rows(engine: AsyncEngine) -> tuple[int, int]:
     async with engine.connect() as connection:
         questions, answers = (await connection.execute(text(counts))).one()
         return questions, answers
+
+
+async def stored(engine: AsyncEngine, words: str) -> list[int]:
+    """The ids of the questions with these words."""
+    async with engine.connect() as connection:
+        found = await connection.execute(text("SELECT id FROM questions WHERE text = :words"), {"words": words})
+        return list(found.scalars())

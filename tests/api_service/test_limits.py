@@ -59,12 +59,13 @@ async def replicas(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIter
 
 
 async def ask(client: ClientSession, tenant: str, words: str, key: str = "", /, **limits: Any) -> ClientResponse:
+    query = {"wait": limits.pop("wait")} if "wait" in limits else {}
     headers = {"tenant": tenant, "role": limits.pop("role", "user")}
     if key:
         headers["Idempotency-Key"] = key
     fields = {"priority": limits.pop("priority")} if "priority" in limits else {}
     headers |= {f"limit-{name.replace('_', '-')}": str(limit) for name, limit in limits.items()}
-    return await client.post("/api/ask", json={"question_text": words, **fields}, headers=headers)
+    return await client.post("/api/ask", params=query, json={"question_text": words, **fields}, headers=headers)
 
 
 async def refused(response: ClientResponse) -> str:
@@ -157,6 +158,15 @@ async def test_streams_and_waits_are_counted_until_they_end(replicas: list[Clien
     async with asyncio.timeout(30):
         while await status() != 200:
             await asyncio.sleep(0.01)
+
+
+async def test_who_asks_and_waits_is_counted_before_anything_is_stored(replicas: list[ClientSession]) -> None:
+    replies = await asyncio.gather(*(ask(replicas[0], "waits", f"wait {n}?", wait="2", streams=2) for n in range(6)))
+    assert sorted(reply.status for reply in replies) == [202] * 2 + [429] * 4
+    assert await refused(next(reply for reply in replies if reply.status == 429)) == "too_many_streams"
+    async with replicas[0].get("/api/questions", headers={"tenant": "waits"}) as response:
+        assert len((await response.json())["questions"]) == 2
+    assert (await ask(replicas[0], "waits", "wait no more?", wait="0.01", streams=1)).status == 202
 
 
 async def test_priority_takes_a_role_and_is_no_part_of_the_answer(

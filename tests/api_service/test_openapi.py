@@ -141,7 +141,8 @@ def test_the_request_is_described(document: dict[str, Any]) -> None:
     assert ask["requestBody"]["content"].keys() == {"application/json"}
     assert schema["required"] == ["question_text"]
     assert schema["additionalProperties"] is False
-    assert [header["name"] for header in ask["parameters"]] == [
+    assert [parameter["name"] for parameter in ask["parameters"]] == [
+        "wait",
         "Idempotency-Key",
         "Cache-Control",
         "Accept-Language",

@@ -6,6 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,31 @@ async def test_without_postgresql_requests_are_refused_until_it_is_back(
     assert await read(api, asked["question_id"]) == 200
     ours = [record for record in caplog.records if record.name.startswith("api_service")]
     assert [record for record in ours if record.levelno >= logging.WARNING] == []
+
+
+async def ask_and_wait(api: ClientSession, words: str, seconds: int) -> tuple[int, Any]:
+    async with api.post(f"/api/ask?wait={seconds}", json={"question_text": words}) as response:
+        return response.status, await response.json()
+
+
+async def test_who_asks_and_waits_is_told_that_it_was_accepted_though_postgresql_goes_away(
+    api: ClientSession, mortal: PostgreSQL, engine: AsyncEngine, words: str
+) -> None:
+    hasty = asyncio.create_task(ask_and_wait(api, words, 3))
+    patient = asyncio.create_task(ask_and_wait(api, words + "?", 60))
+
+    for asked in (words, words + "?"):
+        await until(partial(answers.stored, engine, asked))
+    await stop(mortal)
+    try:
+        status, body = await hasty
+        assert (status, body["status"]) == (202, "queued")
+    finally:
+        await start(mortal)
+    assert await read(api, body["question_id"]) == 200
+    await answers.complete(engine, words + "?", "It says so.")
+    status, body = await patient
+    assert (status, body["answer_text"]) == (200, "It says so.")
 
 
 async def is_ready(api: ClientSession, ready: bool) -> bool:

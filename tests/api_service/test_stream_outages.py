@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from tests.api_service.serving import serving, settings_for
+from tests.api_service.answers import complete, stored
+from tests.api_service.serving import serving, settings_for, until
 from tests.api_service.sse import Event, Stream, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer
 
@@ -128,6 +129,26 @@ async def test_a_stream_goes_on_when_redis_is_back(
             assert [event.name for event in await late.rest()] == ["completed"]
 
 
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_who_asks_and_waits_gets_the_answer_though_redis_goes_away(
+    streams: ClientSession, engine: AsyncEngine, redis: Redis, mortal: Valkey, words: str, how: str
+) -> None:
+    async def ask_and_wait() -> tuple[int, str]:
+        async with streams.post("/api/ask?wait=60", json={"question_text": words}) as response:
+            return response.status, (await response.json())["answer_text"]
+
+    waiting = asyncio.create_task(ask_and_wait())
+    await until(lambda: stored(engine, words))
+    if how == "killed":
+        mortal.kill()
+    with frozen(mortal) if how == "frozen" else nullcontext():
+        await complete(engine, words, "It says so.")
+        assert await waiting == (200, "It says so.")
+    if how == "killed":
+        mortal.start()
+    await back(redis)
+
+
 class Process:
     """``python -m api_service`` on a port of its own."""
 
@@ -195,7 +216,12 @@ async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopp
                 status: str = (await response.json())["status"]
                 return status
 
-        waiting = asyncio.create_task(poll())
+        async def ask_and_wait() -> tuple[int, str | None, str]:
+            async with other.post("/api/ask?wait=60", json={"question_text": words + "!"}) as response:
+                return response.status, response.headers.get("Location"), (await response.json())["status"]
+
+        waiting, asking = asyncio.create_task(poll()), asyncio.create_task(ask_and_wait())
+        await until(lambda: stored(engine, words + "!"))
         async with watching(other, question_id, seen[-1].id) as stream:
             while text_of(seen) != "It says ":
                 seen.append(await stream.next())
@@ -205,6 +231,8 @@ async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopp
             second.child.terminate()
             assert await stream.rest() == []  # a whole response, without a last event
             assert await waiting == "queued"
+            (asked,) = await stored(engine, words + "!")
+            assert await asking == (202, f"/api/answer/{asked}", "queued")
         assert await asyncio.to_thread(second.child.wait, 20) == 0
         async with serving_again(database_url, mortal) as third:
             last_id = [event.id for event in seen if event.id][-1]

@@ -32,6 +32,7 @@ _BEYOND_SCHEMAS = {
     "cursor": {"is not one"},
     "from": {"is not within the 366 days that end on "},
     "max_wait_seconds": {"is out of range"},
+    "question_text": {"contains the character U+0000"},
 }
 
 

@@ -6,10 +6,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from api_service.dependencies import _MOST_WAIT_SECONDS
 from api_service.problems import KINDS, MEDIA_TYPE, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import MAX_BODY_BYTES, needs_nginx
+from tests.nginx.edge import CONFIGURATION, MAX_BODY_BYTES, needs_nginx
 from tests.nginx.upstream import Writer, answer, break_off, upstream
 
 pytestmark = [pytest.mark.integration, needs_nginx]
@@ -149,14 +150,22 @@ async def test_only_what_may_be_repeated_goes_to_another_replica(
     async with upstream(break_off) as broken, upstream() as sound:
         edge = open_edge(api=[broken.port, sound.port])
         # Both take turns, so one of two requests begins at the broken one, which is then left alone.
-        replies = [await request(edge.url, method, headers=headers, data=b"body") for _ in range(4)]
+        url = f"{edge.url}/api/ask?wait=60"
+        replies = [await request(url, method, headers=headers, data=b"body") for _ in range(4)]
         assert len(broken.requests) == 1
         assert sorted(reply.status for reply, _ in replies) == [200, 200, 200, status]
         assert len(sound.requests) == (4 if status == 200 else 3)
         assert all(request.endswith(b"\r\n\r\nbody") for request in sound.requests)
+        assert all(request.startswith(f"{method} /api/ask?wait=60 ".encode()) for request in sound.requests)
         for reply, body in replies:
             if reply.status == 502:
                 assert problem_in(reply, body).code is Code.SERVICE_UNAVAILABLE
+
+
+def test_a_replica_may_be_silent_for_longer_than_anybody_may_wait() -> None:
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", (CONFIGURATION / "askmesh/proxy.conf").read_text())
+    postgresql_hangs = 20  # for a connection and for a statement, before whoever has asked is told its id
+    assert int(seconds) > _MOST_WAIT_SECONDS + postgresql_hangs
 
 
 @pytest.mark.parametrize(
