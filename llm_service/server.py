@@ -30,15 +30,11 @@ from foundation.settings import (
 from llm_service.admission import Admission
 from llm_service.catalogue import ModelCatalogue
 from llm_service.chat_model import StreamingChatModel
+from llm_service.event_loop import new_event_loop
 from llm_service.generation import Generator
 from llm_service.model_server import ModelServer
 from llm_service.servicer import GenerationServicer
 from llm_service.transport import Transport
-
-if sys.platform == "win32":
-    from asyncio import new_event_loop
-else:
-    from uvloop import new_event_loop
 
 logger = logging.getLogger(__name__)
 
