@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks import cpu, own_rows, queue_rows, rows, vllm_row
+from benchmarks import cpu, own_rows, parts_row, queue_rows, rows, vllm_row
 from benchmarks.chart import chart
 from benchmarks.conditions import conditions
 from benchmarks.figures import Figure, Row, cpu_table, number, table
@@ -37,6 +37,7 @@ _ON_STAGE: dict[str, Callable[[Stage], Iterator[Figure]]] = {
 }
 _ON_THEIR_OWN: dict[str, Callable[[bool], Iterator[Figure]]] = {"replicas": own_rows.replicas}
 _ONLY_WHEN_NAMED: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "bare_parts": parts_row.bare_parts,
     "ten_million": own_rows.ten_million,
     "vllm": vllm_row.vllm,
 }

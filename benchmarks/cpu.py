@@ -12,6 +12,7 @@ _NAMES = {
     "benchmarks.model_server": "fake model",
     "vllm.entrypoints.openai.api_server": "vLLM",
     "VLLM": "vLLM",
+    "benchmarks.parts": "bare parts",
     "llm_service": "llm_service",
     "worker_service": "worker_service",
     "api_service": "api_service",

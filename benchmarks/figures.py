@@ -14,6 +14,7 @@ _COLUMNS = (
     "Redis",
     "worker_service",
     "llm_service",
+    "bare parts",
     "fake model",
     "vLLM",
     "load",

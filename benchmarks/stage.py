@@ -80,10 +80,10 @@ class Stage:
         return counts
 
     def put(self, kind: str, count: int, **how: Any) -> Measured:
-        """Put load on the mesh, or on the model server where the kind is ``direct``."""
+        """Put load on the mesh, on the model server where the kind is ``direct``, or on a ``url``."""
         self._loads += 1
-        url = self.model if kind == "direct" else self.mesh.api
-        load = Load(kind=kind, url=url, count=count, name=f"load {self._name} {self._loads} question", **how)
+        how = {"url": self.model if kind == "direct" else self.mesh.api} | how
+        load = Load(kind=kind, count=count, name=f"load {self._name} {self._loads} question", **how)
         before = self._cpu()
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.load"],
@@ -104,6 +104,10 @@ class Stage:
             first_tokens=seen["first_tokens"],
             cpu=used | {"load": seen["cpu_seconds"]},
         )
+
+    def also(self, pids: Iterable[int]) -> None:
+        """Count these processes as the mesh's from now on."""
+        self._roots |= set(pids)
 
     def megabytes(self) -> dict[str, float]:
         """The largest process of each name."""
