@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.parts edge DATABASE_URL GRPC_ADDRESS`` takes a question over HTTP, writes it into PostgreSQL,
 asks by gRPC, writes the answer and replies. ``python -m benchmarks.parts llm MODEL_URL`` is whom it asks: it reads the
-model server's stream when it has ended, and sends as few messages as the contract allows. There is no queue, no Redis, no
-worker that claims, no validation and no text while it is written, and what breaks is lost.
+model server's stream when it has ended, and sends as few messages as the contract allows. There is no queue, no Redis,
+no worker that claims, no validation and no text while it is written, and what breaks is lost.
 """
 
 import argparse
