@@ -33,6 +33,11 @@ async def waking(valkey: Valkey) -> AsyncIterator[tuple[Redis, Wakeups]]:
         await redis.aclose()
 
 
+async def until(wakeups: Wakeups, *, reachable: bool) -> None:
+    while wakeups.reachable is not reachable:
+        await asyncio.sleep(0.01)
+
+
 async def test_one_who_waits_is_woken_and_the_other_is_not(valkey: Valkey) -> None:
     async with waking(valkey) as (redis, wakeups):
         await redis.flushdb()
@@ -79,15 +84,13 @@ async def test_a_server_that_was_lost_is_used_again(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             wakeups.wake()
             assert await waiting == 1
-            while not wakeups.reachable:
-                await asyncio.sleep(0.01)
+            await until(wakeups, reachable=True)
             waiting = asyncio.create_task(next_wakeup(redis))
             valkey.kill()
             with pytest.raises((RedisError, OSError)):
                 await waiting
             wakeups.wake()  # lost
-            while wakeups.reachable:
-                await asyncio.sleep(0.01)
+            await until(wakeups, reachable=False)
             valkey.start()
             waiting = asyncio.create_task(next_wakeup(redis))
             while not waiting.done():
