@@ -176,13 +176,13 @@ async def test_a_database_that_goes_away_quotes_nothing_either(session: aiohttp.
     psutil.Process(mesh.processes()["postgresql"]).send_signal(signal.SIGKILL)
     statuses: list[int] = []
     async with asyncio.timeout(60):
-        while statuses[-1:] != [202]:
+        # For a moment after its postmaster was killed a backend can still serve.
+        while 503 not in statuses or statuses[-1] != 202:
             async with session.post("/api/ask", json={"question_text": f"during an outage {MARK}"}) as reply:
                 statuses.append(reply.status)
                 body = await reply.text()
                 assert reply.status == 202 or MARK not in body, body
-            await asyncio.sleep(0.1)
-    assert 503 in statuses
+            await asyncio.sleep(0.05)
     await end_of(session, orjson.loads(body)["question_id"])
 
 
