@@ -124,6 +124,7 @@ class StreamingChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
+        # Abstract in LangChain, so that it must be here; a call without an event loop has no connections to use.
         raise NotImplementedError("this model's connections belong to an event loop: use astream or ainvoke")
 
 

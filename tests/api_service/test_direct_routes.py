@@ -104,6 +104,9 @@ async def test_a_dependency_that_two_share_is_called_once() -> None:
     assert reply.json()["number"] == 1
 
 
+# Of these only the signatures are looked at: a route that is refused is never called.
+
+
 async def with_query(limit: Annotated[int, Query()] = 1) -> Seen:
     raise NotImplementedError(limit)
 
