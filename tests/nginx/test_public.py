@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from api_service.dependencies import _MOST_WAIT_SECONDS
+from api_service.dependencies import LONGEST_WAIT_SECONDS
 from api_service.problems import KINDS, MEDIA_TYPE, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
@@ -165,7 +165,7 @@ async def test_only_what_may_be_repeated_goes_to_another_replica(
 def test_a_replica_may_be_silent_for_longer_than_anybody_may_wait() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", (CONFIGURATION / "askmesh/proxy.conf").read_text())
     postgresql_hangs = 20  # for a connection and for a statement, before whoever has asked is told its id
-    assert int(seconds) > _MOST_WAIT_SECONDS + postgresql_hangs
+    assert int(seconds) > LONGEST_WAIT_SECONDS + postgresql_hangs
 
 
 @pytest.mark.parametrize(
