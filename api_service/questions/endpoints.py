@@ -1,5 +1,6 @@
 """The REST endpoints for questions."""
 
+import time
 from contextlib import nullcontext
 from functools import partial
 from http import HTTPStatus
@@ -63,12 +64,13 @@ async def ask(
 
     Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
 
-    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds, with 202. Send an
-    `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the same question.
+    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds (50 at the latest),
+    with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the same question.
 
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
+    began = time.monotonic()
     seconds = 0.0 if events else wait
     if events or seconds:
         limits.refuse_stream(caller)
@@ -76,7 +78,8 @@ async def ask(
         asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
         if seconds:
             receive = request.receive if body.cancel_on_disconnect else None
-            asked = await questions.wait_for_end(asked, seconds, receive)
+            seconds_left = max(0.0, began + seconds - time.monotonic())
+            asked = await questions.wait_for_end(asked, seconds_left, receive)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events:
@@ -128,7 +131,7 @@ async def answer(
 ) -> AnswerResponse:
     """Return the question as it is now, whatever became of it: a failed one is a 200 too.
 
-    With `wait` it comes as soon as the question has ended, or after so many seconds as it is then.
+    With `wait` it comes as soon as the question has ended, or after so many seconds (50 at the latest) as it is then.
     """
     if not wait:
         return _answer(await questions.read(caller.tenant, question_id), language, response)
