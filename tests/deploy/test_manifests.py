@@ -7,18 +7,22 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from askmesh_client.channel import SERVICE, target_uri
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
+from api_service.dependencies import LONGEST_WAIT_SECONDS
 from api_service.health import router
 from foundation import settings
+from operations import commands
 from tests.deploy.manifests import APP, FOLDER, OVERLAYS, Manifests, container, ports, probes, render
 from worker_service.health import READY
 
 KUBERNETES = ("1.31", "1.37")
 """The oldest and the newest version that the manifests are checked against."""
+NAMESPACE = "kubernetes.io/metadata.name"
 KEDA = {"ScaledObject": ScaledObject, "TriggerAuthentication": TriggerAuthentication}
 OURS: dict[str, tuple[type[settings.Group], ...]] = {
     "api-service": (
@@ -29,6 +33,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.BrokerSettings,
         settings.GenerationSettings,
         settings.QuestionSettings,
+        settings.LimitSettings,
         settings.LlmClientSettings,
         settings.GrpcTlsSettings,
         settings.ProcessSettings,
@@ -51,6 +56,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.ProcessSettings,
     ),
     "migrations": (settings.DatabaseSettings,),
+    "restored": (settings.DatabaseSettings, settings.RedisSettings),
 }
 SECRETS = {
     "database-url": "postgresql://user:0123456789abcdef@postgresql:5432/askmesh",
@@ -59,6 +65,7 @@ SECRETS = {
 }
 # A worker's steps after its drain: outcomes, lease, broker. See worker_service/slots.py, runtime.py, runtime_step.py.
 LAST_STEPS_SECONDS = 15
+VERSION = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["version"]
 SERVICES = ("api-service", "worker-service", "llm-service")
 
 
@@ -269,7 +276,7 @@ def test_who_may_connect_to_whom(manifests: Manifests) -> None:
             for rule in policy["spec"].get(kind, ()):
                 for peer in rule.get(side, ()):
                     others = manifests.selected(peer["podSelector"]) if "podSelector" in peer else []
-                    assert others or "namespaceSelector" in peer, f"{name} names no pod"
+                    assert others or {"namespaceSelector", "ipBlock"} & peer.keys(), f"{name} names no pod"
                     found |= {(other, pod) if kind == "ingress" else (pod, other) for pod in chosen for other in others}
                     for port in rule["ports"]:
                         if isinstance(port["port"], str):
@@ -282,46 +289,148 @@ def test_who_may_connect_to_whom(manifests: Manifests) -> None:
 
 
 def test_images_have_the_release_as_their_tag(manifests: Manifests) -> None:
-    version = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["version"]
     images = {name: container(pod)["image"] for name, pod in manifests.pods().items()}
-    assert images["migrations"] == images["api-service"] == f"askmesh/api_service:{version}"
-    assert images["worker-service"] == f"askmesh/worker_service:{version}"
-    assert images["llm-service"] == f"askmesh/llm_service:{version}"
+    assert images["migrations"] == images["restored"] == images["api-service"] == f"askmesh/api_service:{VERSION}"
+    assert images["worker-service"] == f"askmesh/worker_service:{VERSION}"
+    assert images["llm-service"] == f"askmesh/llm_service:{VERSION}"
     assert all(re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+$", image) for image in images.values())
 
 
 def test_labels_name_each_pod(manifests: Manifests) -> None:
-    assert all(pod["metadata"]["labels"][APP] == name for name, pod in manifests.pods().items())
+    for name, thing in manifests.of_kind("Deployment").items():
+        assert thing["spec"]["template"]["metadata"]["labels"][APP] == name
+    # A Job cannot be changed: that of another release has another name.
+    (migrations,) = manifests.of_kind("Job")
+    assert migrations == f"migrations-{VERSION.replace('.', '-')}"
+    assert "ttlSecondsAfterFinished" not in manifests.of_kind("Job")[migrations]["spec"]
 
 
-def test_the_overlays_of_the_document_work(tmp_path: Path) -> None:
+def test_what_is_for_after_a_restore_never_runs_by_itself(manifests: Manifests) -> None:
+    ((name, job),) = manifests.of_kind("CronJob").items()
+    assert job["spec"]["suspend"] is True
+    assert f"--from=cronjob/{name}" in (FOLDER.parents[1] / "docs" / "operations.md").read_text()
+    assert container(manifests.pods()[name])["command"][-2:] == ["operations", "restored"]
+    assert commands.askmesh.get_command(click.Context(commands.askmesh), "restored") is not None
+
+
+def test_a_proxy_waits_for_longer_than_anybody_may_be_silent(gpu: Manifests) -> None:
+    annotations = gpu.of_kind("Ingress")["askmesh"]["metadata"]["annotations"]
+    named = {name.removeprefix("nginx.ingress.kubernetes.io/"): value for name, value in annotations.items()}
+    postgresql_hangs = 20
+    assert int(named["proxy-read-timeout"]) > LONGEST_WAIT_SECONDS + postgresql_hangs
+    assert named["proxy-buffering"] == "off"
+    (largest,) = (
+        limit.le for limit in settings.ApiSettings.model_fields["max_body_bytes"].metadata if hasattr(limit, "le")
+    )
+    assert int(named["proxy-body-size"].removesuffix("m")) * 2**20 == largest
+
+
+def test_the_overlays_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = (FOLDER / "README.md").read_text()
-    own, elsewhere = (
+    own, elsewhere, tokens, ports_elsewhere, route = (
         textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", document, re.DOTALL | re.MULTILINE)
     )
     shutil.copytree(FOLDER, tmp_path / "deploy" / "kubernetes")
-    first = tmp_path / "my-askmesh"
-    first.mkdir()
-    (first / "kustomization.yaml").write_text(own)
-    manifests = render(first)
+
+    def rendered(name: str, overlay: str) -> Manifests:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text(overlay)
+        return render(folder)
+
+    base = "resources: [../deploy/kubernetes/base]\n"
+    manifests = rendered("my-askmesh", own)
     assert container(manifests.pods()["migrations"])["image"] == "registry.example.com/askmesh/api_service:0.1.0"
     assert manifests.of_kind("Ingress")["askmesh"]["spec"]["rules"][0]["host"] == "ask.example.com"
-    second = tmp_path / "elsewhere"
-    second.mkdir()
-    (second / "kustomization.yaml").write_text(f"resources: [../deploy/kubernetes/base]\n{elsewhere}")
-    environment = render(second).environment(render(second).pods()["llm-service"], SECRETS)
+    other = rendered("elsewhere", base + elsewhere)
+    environment = other.environment(other.pods()["llm-service"], SECRETS)
     assert environment["ASKMESH_MODEL_URL"] == "https://models.example.com/v1"
     assert environment["ASKMESH_MODEL_NAME"] == "your/model"
+    with_tokens = rendered("tokens", base + tokens)
+    environment = with_tokens.environment(with_tokens.pods()["api-service"], SECRETS)
+    for key, value in environment.items():
+        if key.startswith("ASKMESH_"):
+            monkeypatch.setenv(key, value)
+    assert settings.load(settings.AccessSettings).takes_tokens
+    assert settings.load(settings.LimitSettings).limit_requests_per_minute == 60
+    assert 443 in allowed_out(with_tokens, "api-service")
+    with_ports = rendered("ports", base + ports_elsewhere)
+    assert {6432, 6380} < allowed_out(with_ports, "worker-service")
+    assert allowed_out(with_ports, "llm-service") == {443, 8000}
+    (rule,) = with_ports.of_kind("NetworkPolicy")["names"]["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} == {53, 5353}
+    assert {peer.get("namespaceSelector", {}).get("matchLabels", {}).get(NAMESPACE) for peer in rule["to"]} == {
+        "kube-system",
+        "openshift-dns",
+        None,
+    }
+    (gateway,) = rendered("gateway", base + route).of_kind("HTTPRoute").values()
+    assert gateway["spec"]["hostnames"] == ["ask.example.com"]
+    assert gateway["spec"]["parentRefs"] == [{"name": "public", "namespace": "gateways"}]
 
 
-def test_grpc_by_mutual_tls_is_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_component(tmp_path: Path, component: str) -> Manifests:
+    """The base and a component, as an overlay of one's own has them."""
     shutil.copytree(FOLDER, tmp_path / "kubernetes")
     overlay = tmp_path / "mine"
     overlay.mkdir()
     (overlay / "kustomization.yaml").write_text(
-        "resources: [../kubernetes/base]\ncomponents: [../kubernetes/components/grpc-tls]\n"
+        f"resources: [../kubernetes/base]\nnamespace: askmesh\ncomponents: [../kubernetes/components/{component}]\n"
     )
-    manifests = render(overlay)
+    return render(overlay)
+
+
+def allowed_out(manifests: Manifests, pod: str) -> set[int]:
+    """The numbered ports that policies let it connect to at any address."""
+    return {
+        port["port"]
+        for policy in manifests.of_kind("NetworkPolicy").values()
+        if pod in manifests.selected(policy["spec"]["podSelector"])
+        for rule in policy["spec"].get("egress", ())
+        if "to" not in rule
+        for port in rule["ports"]
+    }
+
+
+def test_only_a_component_lets_api_service_out_to_an_issuer(tmp_path: Path, manifests: Manifests) -> None:
+    stores = {5432, 5671, 5672, 6379}
+    assert allowed_out(manifests, "api-service") == allowed_out(manifests, "worker-service") == stores
+    opened = with_component(tmp_path, "issuer")
+    assert allowed_out(opened, "api-service") == stores | {443}
+    assert allowed_out(opened, "worker-service") == allowed_out(opened, "migrations") == stores
+    for policy in opened.of_kind("NetworkPolicy").values():
+        assert policy["metadata"]["namespace"] == "askmesh"
+        kubernetes_validate.validate(policy, KUBERNETES[-1], strict=True)
+
+
+def test_names_are_asked_for_wherever_clusters_answer(manifests: Manifests) -> None:
+    ((rule,),) = (
+        policy["spec"]["egress"] for name, policy in manifests.of_kind("NetworkPolicy").items() if name == "names"
+    )
+    # Of the cluster's own DNS, and NodeLocal DNSCache, which has an address of the node and is no pod.
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"]
+    assert {port["port"] for port in rule["ports"]} == {53}
+
+
+def test_an_http_route_is_a_component_in_place_of_the_ingress(tmp_path: Path) -> None:
+    manifests = with_component(tmp_path, "gateway")
+    assert manifests.of_kind("Ingress") == {}
+    (route,) = manifests.of_kind("HTTPRoute").values()
+    assert (route["apiVersion"], route["metadata"]["namespace"]) == ("gateway.networking.k8s.io/v1", "askmesh")
+    # As the Gateway API's schema of v1 has them.
+    assert route["spec"].keys() == {"parentRefs", "hostnames", "rules"}
+    (rule,) = route["spec"]["rules"]
+    assert rule.keys() == {"matches", "timeouts", "backendRefs"}
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/"}}]
+    # 0s: none. A stream lasts as long as its answer is written.
+    assert rule["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+    (backend,) = rule["backendRefs"]
+    offered = manifests.of_kind("Service")[backend["name"]]["spec"]["ports"]
+    assert backend["port"] in {port["port"] for port in offered}
+
+
+def test_grpc_by_mutual_tls_is_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = with_component(tmp_path, "grpc-tls")
     for thing in manifests.of_kind("Deployment").values():
         kubernetes_validate.validate(thing, KUBERNETES[-1], strict=True)
     for name in SERVICES:

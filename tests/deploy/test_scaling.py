@@ -7,8 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.deploy.manifests import Manifests, container, render
+from tests.deploy.manifests import FOLDER, Manifests, container, render
 
+README = FOLDER / "README.md"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 # Migrations, the askmesh command, KEDA, and those that PostgreSQL keeps for its superuser.
 SPARE_CONNECTIONS = 20
@@ -83,9 +84,14 @@ async def test_keda_counts_wanted_slots_by_index(database_url: str) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.fetchval(query)
         await connection.execute("RESET ROLE")
-        await connection.execute("GRANT SELECT ON answers TO keda_test")
+        (grant,) = re.findall(r"`(GRANT .*?) TO keda`", README.read_text())
+        await connection.execute(f"{grant} TO keda_test")
         await connection.execute("SET ROLE keda_test")
         assert await connection.fetchval(query) == 300 + 40
+        # It can count, and read nothing of what anybody has asked or was answered.
+        for table, column in (("answers", "text"), ("answers", "answer_key"), ("questions", "text"), ("api_keys", "*")):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetch(f"SELECT {column} FROM {table} LIMIT 1")
         plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}"))[0]
         await connection.execute("RESET ROLE")
     finally:
