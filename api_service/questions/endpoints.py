@@ -13,6 +13,7 @@ from api_service.dependencies import (
     IdempotencyKey,
     LimitsInForce,
     PreferredLanguage,
+    PublicPrefix,
     Questions,
     StartingAfter,
     WaitSeconds,
@@ -55,6 +56,7 @@ async def ask(
     language: PreferredLanguage,
     events: WantsEvents,
     wait: WaitSeconds,
+    prefix: PublicPrefix,
     watcher: Watching,
     limits: LimitsInForce,
     request: Request,
@@ -64,8 +66,9 @@ async def ask(
 
     Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
 
-    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds (50 at the latest),
-    with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the same question.
+    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds (50 at the
+    latest), with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the
+    same question.
 
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
@@ -84,7 +87,7 @@ async def ask(
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events:
         leave = partial(questions.leave, caller.tenant, accepted.question_id)
-        headers = {"Location": f"/api/answer/{accepted.question_id}", **asked.headers}
+        headers = {"Location": prefix + f"/api/answer/{accepted.question_id}", **asked.headers}
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
         return EventStream(
@@ -100,7 +103,7 @@ async def ask(
         response.status_code = HTTPStatus.OK
     _set_headers(response, question.state)
     response.headers.update(asked.headers)
-    response.headers["Location"] = f"/api/answer/{accepted.question_id}"
+    response.headers["Location"] = prefix + f"/api/answer/{accepted.question_id}"
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return AskResponse(

@@ -15,7 +15,7 @@ from api_service.questions import service
 from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, FAILED
 from api_service.questions.service import Asked
-from questions.asking import Accepted
+from questions.asking import Accepted, accept
 from questions.states import ErrorReason
 from tests.api_service import answers
 from tests.api_service.serving import until
@@ -99,7 +99,7 @@ async def test_nobody_waits_for_longer_than_proxies_do(
 async def test_what_asking_takes_is_part_of_the_wait(
     streams: ClientSession, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept, waited = service.accept, []
+    waited: list[float] = []
 
     async def accept_slowly(*arguments: Any, **named: Any) -> Accepted:
         await asyncio.sleep(0.2)

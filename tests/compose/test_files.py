@@ -23,11 +23,11 @@ class Loader(yaml.SafeLoader):
     """Which knows compose's own tags."""
 
 
-Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node))
+Loader.add_constructor("!override", Loader.construct_sequence)
 
 
 def yaml_of(file: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.load((ROOT / file).read_text(), Loader)  # noqa: S506 - a SafeLoader
+    found: dict[str, Any] = yaml.load((ROOT / file).read_text(), Loader)
     return found
 
 
@@ -132,7 +132,7 @@ def test_nginx_has_memory_for_the_clients_that_it_takes() -> None:
     assert workers <= 2 * float(limits["cpus"])
     # Workers, the master, docker's init and a health check.
     assert workers + 4 <= limits["pids"]
-    # Seen with 1,000 streams: 46 kB each with TLS. Beside them one address may fill as many bodies as it may have requests.
+    # Seen with 1,000 streams: 46 kB each with TLS. Beside them one address may fill a body in each of its connections.
     clients = workers * connections // 2
     environment = services()["nginx"]["environment"]
     bodies = int(default(environment["NGINX_CONNECTIONS_PER_ADDRESS"])) * int(
@@ -184,7 +184,7 @@ class Docker:
 
     def upgrade(self) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{self._folder}:/usr/local/bin:/usr/bin:/bin"}
-        script = ["sh", ROOT / "deploy/compose/upgrade.sh"]
+        script = ["sh", str(ROOT / "deploy/compose/upgrade.sh")]
         return subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
 
     def asked(self, word: str) -> list[str]:

@@ -54,7 +54,7 @@ class Edge:
         """``api`` and ``llm``: ports of the replicas on 127.0.0.1. ``folder`` must be readable by everybody.
 
         ``certificates``: the folder of those for the public, which switches TLS on; ``grpc_certificates``: of those for
-        llm_service; ``grpc_callers``: the folder of the authority that signs for callers, which publishes gRPC, with the
+        llm_service; ``grpc_callers``: the folder of the authority that signs for callers, which publishes gRPC, by the
         certificate for the public. ``variables``: of the templates, as ``NGINX_HSTS``.
         """
         self._folder = folder
