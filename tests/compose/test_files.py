@@ -23,7 +23,11 @@ class Loader(yaml.SafeLoader):
     """Which knows compose's own tags."""
 
 
-Loader.add_constructor("!override", Loader.construct_sequence)
+def overridden(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+Loader.add_constructor("!override", overridden)
 
 
 def yaml_of(file: str) -> dict[str, Any]:
