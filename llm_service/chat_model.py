@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import orjson
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
@@ -19,6 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
+from llm_service.adapting import Adaptation
 from llm_service.completions import TokenCounts
 from llm_service.model_server import ModelServer
 
@@ -35,6 +35,8 @@ class StreamingChatModel(BaseChatModel):
     """
 
     server: ModelServer = Field(exclude=True, repr=False)
+    adaptation: Adaptation = Field(default_factory=Adaptation, exclude=True, repr=False)
+    """What requests to the server leave out."""
     model: str = ""
     """The model asked unless a call names one."""
 
@@ -97,7 +99,7 @@ class StreamingChatModel(BaseChatModel):
             body["stop"] = stop
         finish_reason = ""
         counted: TokenCounts | None = None
-        async with aclosing(self.server.complete(orjson.dumps(body))) as pieces:
+        async with aclosing(self.adaptation.complete(self.server, body)) as pieces:
             await anext(pieces)
             yield AIMessageChunk(content="", response_metadata={"model_name": body["model"]})
             async for piece in pieces:

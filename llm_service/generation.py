@@ -1,8 +1,8 @@
 """One generation, from a request that is within its limits to the events of its answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
@@ -11,7 +11,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from llm_service.catalogue import ModelCatalogue, ServedModel
+from llm_service.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
 from llm_service.completions import TokenCounts, invalid
 from llm_service.errors import LlmError, Reason
 from llm_service.markers import without_markers
@@ -94,9 +94,7 @@ class Generator:
         counts: TokenCounts | None = None
         wrote = False
         try:
-            model = await _before(deadline, self._prepare(request))
-            async with aclosing(self._chunks(request, model)) as chunks:
-                await _before(deadline, anext(chunks))
+            async with self._accepted(request, deadline) as (model, chunks):
                 yield Started(model.id)
                 finish = None
                 while finish is None:
@@ -118,6 +116,31 @@ class Generator:
             if error.reason in (Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_NOT_FOUND):
                 self._catalogue.forget()
             raise
+
+    @asynccontextmanager
+    async def _accepted(
+        self, request: GenerationRequest, deadline: float | None
+    ) -> AsyncIterator[tuple[ServedModel, AsyncGenerator[AIMessageChunk, None]]]:
+        """The model that has taken the request up, and its chunks but the first.
+
+        The list of models may be older than what is served. Whoever named none is then answered by what is there.
+        """
+        model = await _before(deadline, self._prepare(request))
+        for first in (True, False):
+            async with aclosing(self._chunks(request, model)) as chunks:
+                try:
+                    await _before(deadline, anext(chunks))
+                except LlmError as error:
+                    if error.reason is not Reason.MODEL_NOT_FOUND:
+                        raise
+                    model = await _before(deadline, self._catalogue.instead_of(model, request.model))
+                    if not first:
+                        raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, MODELS_CHANGE) from None
+                    if request.answer_prefix:
+                        raise LlmError(Reason.CANNOT_CONTINUE, "the model that began the answer is gone") from None
+                    continue
+                yield model, chunks
+                return
 
     async def _prepare(self, request: GenerationRequest) -> ServedModel:
         model = await self._catalogue.resolve(request.model)

@@ -1,9 +1,9 @@
 """HTTP client of the OpenAI-compatible model server."""
 
 import asyncio
-import logging
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from types import TracebackType
@@ -16,8 +16,7 @@ from yarl import URL
 from llm_service.completions import CompletionReader, Piece, invalid
 from llm_service.errors import LlmError, Reason
 from llm_service.refusals import refusal, refused
-
-logger = logging.getLogger(__name__)
+from llm_service.vendor_words import URL_REMEDY
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 10.0
@@ -36,6 +35,8 @@ _MOST_GATHERED_SECONDS: Final = 0.12
 _GATHERED_BYTES: Final = 1 << 13
 # Elsewhere a lower mark wakes nobody before the next token, which may take minutes.
 _GATHERS: Final = sys.platform == "linux"
+# The server has no list of models: it may serve one all the same.
+_NO_LIST: Final = frozenset((404, 405, 501))
 # Reasons by which vLLM says that its engine gave a request up.
 _BROKEN_OFF: Final = frozenset({"abort", "error"})
 
@@ -51,15 +52,20 @@ class ModelServer:
     """
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
-        """``base_url`` ends with /v1. Raises ValueError if it is not a URL."""
-        self._base = URL(base_url.rstrip("/"))
-        self._host = f"{self._base.host}:{self._base.port}"  # the URL itself may hold a password
+        """``base_url`` ends with /v1, and may hold a name and a password. Raises ValueError if it is not a URL."""
+        url = URL(base_url.rstrip("/"))
+        # Sent as a header of our own, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
+        self._base = url.with_user(None)
+        self.host = f"{url.host}:{url.port}"
+        """The host and the port, without the name and the password that the URL may hold."""
         self._completions = self._base / "chat/completions"
         self._headers = {"User-Agent": "askmesh-llm-service", "Content-Type": "application/json"}
+        if url.user is not None:
+            user = f"{url.user}:{url.password or ''}"
+            self._headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
-        self._reachable = True
         self._open = 0
 
     async def __aenter__(self) -> Self:
@@ -80,20 +86,31 @@ class ModelServer:
         assert self._session is not None
         await self._session.close()
 
-    async def models(self) -> list[Mapping[str, Any]]:
-        """The entries of /models, in the server's order; each has a string ``id``."""
-        answer = await self._lookup("GET", self._base / "models")
-        entries = answer.get("data")
-        if not isinstance(entries, list) or not all(
-            isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
-        ):
-            raise invalid("answers /models with something that is not a list of models")
-        return entries
+    async def models(self) -> list[Mapping[str, Any]] | None:
+        """The entries of /models that have an ``id``, in the server's order; None where the server has no such list."""
+        try:
+            answer = await self._lookup("GET", self._base / "models")
+        except LlmError as error:
+            if error.http_status in _NO_LIST:
+                return None
+            raise
+        entries = answer
+        if isinstance(answer, dict):
+            entries = answer.get("data")
+            if entries is None and "data" not in answer:
+                entries = answer.get("models")  # as Ollama's own list has it
+        if not isinstance(entries, list | None):
+            raise _unusable("models", "that is not a list of models")
+        named = [{**entry, "id": id_} for entry in map(_as_entry, entries or ()) if (id_ := _id_of(entry))]
+        return list(named)
 
     async def ask_beside(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """POST to a path of the server's own, which stands beside /v1 and not below it."""
         root = self._base.parent if self._base.name == "v1" else self._base
-        return await self._lookup("POST", root / path, orjson.dumps(body))
+        answer = await self._lookup("POST", root / path, orjson.dumps(body))
+        if not isinstance(answer, dict):
+            raise _unusable(path, "that is not a JSON object")
+        return answer
 
     async def complete(self, body: bytes) -> AsyncGenerator[Piece, None]:
         """The stream of a /chat/completions request with ``"stream": true``.
@@ -132,20 +149,20 @@ class ModelServer:
                     raise invalid("ended its answer without a finish reason")
                 raise _interrupted()
 
-    async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> Mapping[str, Any]:
+    async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> object:
         try:
             async with asyncio.timeout(_LOOKUP_SECONDS), self._request(method, url, body) as response:
                 received = await _head(response, _MAX_LOOKUP_BYTES)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from None
+            raise _unavailable(error) from None
         except LlmError as error:
             raise _of_lookup(error) from None
         try:
             answer = orjson.loads(received)
         except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise invalid(f"answers /{url.name} with something that is not a JSON object")
+            raise _unusable(url.name, "that is not JSON") from None
+        if isinstance(answer, dict) and answer.get("error"):
+            raise _of_lookup(refused(None, answer))
         return answer
 
     @asynccontextmanager
@@ -154,42 +171,18 @@ class ModelServer:
         try:
             response = await self._session.request(method, url, data=body, allow_redirects=False)
         except aiohttp.ClientResponseError:
-            raise invalid("does not speak HTTP") from None
+            message = "the model server does not speak HTTP: check ASKMESH_MODEL_URL, its port and its https"
+            raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, message) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from None
+            raise _unavailable(error) from None
         self._open += 1
         try:
             async with response:
                 if response.status != 200:
-                    raise await self._refused(response)
-                self._note(reachable=True)
+                    raise await _refused(response)
                 yield response
         finally:
             self._open -= 1
-
-    async def _refused(self, response: aiohttp.ClientResponse) -> LlmError:
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                body = await _head(response, _MAX_ERROR_BYTES)
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            body = b""
-        error = refusal(response.status, response.headers.get("Retry-After"), body)
-        self._note(reachable=error.reason is not Reason.MODEL_SERVER_UNAVAILABLE, why=f"it answers {response.status}")
-        return error
-
-    def _unavailable(self, error: Exception) -> LlmError:
-        why = type(getattr(error, "os_error", error)).__name__
-        self._note(reachable=False, why=why)
-        return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server cannot be reached ({why})")
-
-    def _note(self, *, reachable: bool, why: str = "") -> None:
-        """Log a change: during an outage every call fails, and a line each would hide the rest."""
-        if reachable is not self._reachable:
-            self._reachable = reachable
-            if reachable:
-                logger.warning("the model server at %s answers again", self._host)
-            else:
-                logger.warning("the model server at %s cannot be used: %s", self._host, why)
 
 
 class _LowWater:
@@ -233,25 +226,51 @@ class _LowWater:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
 
 
+async def _refused(response: aiohttp.ClientResponse) -> LlmError:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            body = await _head(response, _MAX_ERROR_BYTES)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        body = b""
+    return refusal(response.status, response.headers, body)
+
+
+def _unavailable(error: Exception) -> LlmError:
+    why = type(getattr(error, "os_error", error)).__name__
+    return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server cannot be reached ({why})")
+
+
 def _of_lookup(error: LlmError) -> LlmError:
-    """A refusal as it is told where nothing was to be generated."""
-    match error.reason:
-        case Reason.GENERATION_INTERRUPTED:
-            return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, error.message, retry_after=error.retry_after)
-        case Reason.REQUEST_REFUSED | Reason.MODEL_NOT_FOUND | Reason.CONTEXT_TOO_LONG:
-            return LlmError(Reason.MODEL_SERVER_INVALID, error.message)
-        case _:
-            return error
+    """A refusal as it is told where nothing was to be generated, so that it says nothing against a request."""
+    if error.reason in (Reason.MODEL_SERVER_DENIED, Reason.MODEL_SERVER_OVERLOADED):
+        return error
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, error.why, retry_after=error.retry_after, http_status=error.http_status
+    )
+
+
+def _unusable(name: str, what: str) -> LlmError:
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, f"the model server answers /{name} with something {what}: {URL_REMEDY}"
+    )
+
+
+def _as_entry(entry: object) -> Mapping[str, Any]:
+    if isinstance(entry, str):
+        return {"id": entry}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _id_of(entry: Mapping[str, Any]) -> str | None:
+    """The id of a model, which Ollama's own list calls its name; None for an entry that cannot be asked for."""
+    found = entry.get("id") or entry.get("name") or entry.get("model")
+    return found if isinstance(found, str) else None
 
 
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
     """An error object in the stream: a refusal if it says so and nothing was written, else a broken-off answer."""
-    code = error.get("code")
-    if not wrote and isinstance(code, int):
-        told = refused(code, error)
-        # vLLM may find its queue full only after it has answered 200.
-        if 400 <= code < 500 or told.reason is Reason.MODEL_SERVER_OVERLOADED:
-            return told
+    if not wrote:
+        return refused(error.get("code"), error)
     return _interrupted()
 
 

@@ -254,14 +254,10 @@ async def test_the_default_model_is_a_setting(fake: FakeModelServer) -> None:
 async def test_a_default_that_is_not_served_is_told(fake: FakeModelServer) -> None:
     async with service_over(fake.url, default_model="third") as (_, client):
         assert not any(model.is_default for model in (await client.models()).models)
-        failure = (await client.stream(ask("q"))).failure
-        assert failure is not None
-        assert (failure.reason, failure.message) == ("MODEL_NOT_FOUND", "the model server does not serve 'third'")
-
-
-async def test_no_model_is_no_error_of_the_list() -> None:
-    async with FakeModelServer(Options(models=())) as fake, service_over(fake.url) as (_, client):
-        assert list((await client.models()).models) == []
-        failure = (await client.stream(ask("q"))).failure
-        assert failure is not None
-        assert failure.reason == "MODEL_NOT_FOUND"
+        for spec in (ask("q"), ask("q", model="third")):
+            failure = (await client.stream(spec)).failure
+            assert failure is not None
+            assert failure.reason == "MODEL_SERVER_UNAVAILABLE", "a server that is set up wrongly, or not up yet"
+            assert failure.message == (
+                "the model server does not serve 'third', which ASKMESH_MODEL_NAME says: it serves first, second"
+            )
