@@ -145,8 +145,9 @@ class GenerationSettings(Group):
     @classmethod
     def _empty_system_prompt_is_none(cls, values: dict[str, object]) -> dict[str, object]:
         """Elsewhere an empty value counts as unset. Here it is one: some models have no system role."""
-        name = f"{PREFIX}SYSTEM_PROMPT"
-        return {"system_prompt": "", **values} if name in os.environ and not os.environ[name].strip() else values
+        if os.environ.get(f"{PREFIX}SYSTEM_PROMPT", "unset").strip():
+            return values
+        return {**values, "system_prompt": str(values.get("system_prompt", "")).strip()}
 
 
 class QuestionSettings(Group):

@@ -241,6 +241,6 @@ def _served(entry: Mapping[str, Any]) -> ServedModel:
     limit = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return ServedModel(
         id=entry["id"],
-        max_context_tokens=limit if isinstance(limit, int) and 0 < limit < 2**32 else None,
+        max_context_tokens=limit if type(limit) is int and 0 < limit < 2**32 else None,
         dialect=_DIALECTS.get(str(entry.get("owned_by")), _OPENAI),
     )

@@ -81,6 +81,8 @@ class FakeModelServer:
         self.counts = Counts()
         self.bodies: list[Mapping[str, Any]] = []
         """The latest requests for completions, at most 100."""
+        self.headers: Mapping[str, str] = {}
+        """Those of the latest request for completions."""
         self.url = ""
         self._by_question: dict[str, Counts] = defaultdict(Counts)
         self._fault: dict[str, Any] = {}
@@ -173,6 +175,7 @@ class FakeModelServer:
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
+        self.headers = request.headers
         self.bodies = [*self.bodies[-99:], body]
         asked = next((m["content"] for m in reversed(body["messages"]) if m["role"] == "user"), "")
         counted = (self.counts, self._by_question[question_of(asked)])

@@ -261,3 +261,20 @@ async def test_a_default_that_is_not_served_is_told(fake: FakeModelServer) -> No
             assert failure.message == (
                 "the model server does not serve 'third', which ASKMESH_MODEL_NAME says: it serves first, second"
             )
+
+
+@pytest.mark.parametrize(
+    ("user", "key", "sent"),
+    [
+        ("", None, None),
+        ("", "sk-x", "Bearer sk-x"),
+        ("user:pass@", None, "Basic dXNlcjpwYXNz"),
+        ("user@", None, "Basic dXNlcjo="),
+        ("us%65r:p%C3%A4%3A%40@", None, "Basic dXNlcjpww6Q6QA=="),
+    ],
+)
+async def test_credentials_are_sent(fake: FakeModelServer, user: str, key: str | None, sent: str | None) -> None:
+    url = fake.url.replace("://", f"://{user}")
+    async with service_over(url, model_api_key=key) as (_, client):
+        assert (await client.stream(ask("q"))).completed is not None
+    assert fake.headers.get("Authorization") == sent

@@ -1,4 +1,4 @@
-"""What a model server means by a status, an error object or both, in the shapes in which servers and gateways say it."""
+"""What a model server means by a status, an error object or both, in the shapes of servers and gateways."""
 
 import json
 from typing import Any
