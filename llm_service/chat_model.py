@@ -30,8 +30,10 @@ class StreamingChatModel(BaseChatModel):
 
     Keyword arguments of a call, or bound with ``bind``, are fields of the request, as ``temperature`` or ``model``.
     The first chunk is empty and says that the server has accepted the request; the last one carries
-    ``response_metadata["finish_reason"]``. ``usage_metadata`` of a chunk is what it adds, so that the sum over the
-    chunks so far is what the server last reported. Raises LlmError.
+    ``response_metadata["finish_reason"]``, a meaning of finish_reasons.py; a chunk before it may say it already, as
+    ``additional_kwargs["finish_reason"]``, from when on the text is whole and only counts may follow.
+    ``usage_metadata`` of a chunk is what it adds, so that the sum over the chunks so far is what the server last
+    reported. Raises LlmError.
     """
 
     server: ModelServer = Field(exclude=True, repr=False)
@@ -97,7 +99,7 @@ class StreamingChatModel(BaseChatModel):
         }
         if stop:
             body["stop"] = stop
-        finish_reason = ""
+        finish_reason, is_told = "", False
         counted: TokenCounts | None = None
         async with aclosing(self.adaptation.complete(self.server, body)) as pieces:
             await anext(pieces)
@@ -107,6 +109,9 @@ class StreamingChatModel(BaseChatModel):
                 if piece.text or piece.counts:
                     yield AIMessageChunk(content=piece.text, usage_metadata=_added(counted, piece.counts))
                     counted = piece.counts or counted
+                if piece.finish_reason and not piece.done and not is_told:
+                    is_told = True
+                    yield AIMessageChunk(content="", additional_kwargs={"finish_reason": finish_reason})
         yield AIMessageChunk(content="", response_metadata={"finish_reason": finish_reason}, chunk_position="last")
 
     async def _agenerate(

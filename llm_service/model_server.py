@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from llm_service.completions import CompletionReader, Piece, invalid
+from llm_service.completions import CompletionReader, Piece, interrupted
 from llm_service.errors import LlmError, Reason
 from llm_service.refusals import refusal, refused
 from llm_service.vendor_words import URL_REMEDY
@@ -37,8 +37,12 @@ _GATHERED_BYTES: Final = 1 << 13
 _GATHERS: Final = sys.platform == "linux"
 # The server has no list of models: it may serve one all the same.
 _NO_LIST: Final = frozenset((404, 405, 501))
-# Reasons by which vLLM says that its engine gave a request up.
-_BROKEN_OFF: Final = frozenset({"abort", "error"})
+# NestJS, on which gateways are built, answers a POST with 201.
+_ACCEPTED: Final = frozenset((200, 201))
+# For what comes after a finish reason: more than counts is not expected, and the text is whole.
+_AFTER_FINISH_SECONDS: Final = 1.5
+# The same where more text has come after several: some servers put one into every chunk (lhenault/simpleAI#39).
+_AFTER_MANY_SECONDS: Final = 30.0
 
 
 class ModelServer:
@@ -115,39 +119,43 @@ class ModelServer:
     async def complete(self, body: bytes) -> AsyncGenerator[Piece, None]:
         """The stream of a /chat/completions request with ``"stream": true``.
 
-        An empty piece comes first, when the server has accepted the request; a finish reason stands in one of the
-        last pieces. The first text is not held back; what follows is gathered where many requests are open. Closing the
-        generator closes the connection, by which the server stops.
+        An empty piece comes first, when the server has accepted the request; a finish reason, of those of
+        finish_reasons.py, stands in one of the last pieces. With it the text is whole: what follows is read for counts
+        for a moment, and whatever goes wrong then is forgiven. The first text is not held back; what follows is
+        gathered where many requests are open. Closing the generator closes the connection, by which the server stops.
         """
         async with self._request("POST", self._completions, body) as response:
             yield Piece()
             reader = CompletionReader()
-            finish_reason, wrote = None, False
             piece = Piece()
+            whole_until: float | None = None
+            is_cut = False
             with closing(_LowWater(response)) as low_water:
-                while not piece.done:
+                received = b"begin"
+                while received and not piece.is_last:
                     try:
-                        received = await response.content.readany()
+                        received = await (
+                            response.content.readany() if whole_until is None else _soon(response, whole_until)
+                        )
                     except (aiohttp.ClientError, OSError):
-                        raise _interrupted() from None
+                        received, is_cut = _left(response), True
                     piece = reader.feed(received) if received else reader.finish()
-                    finish_reason = piece.finish_reason or finish_reason
-                    wrote = wrote or bool(piece.text)
+                    if piece.finish_reason is not None:
+                        patience = _AFTER_MANY_SECONDS if reader.ends_often else _AFTER_FINISH_SECONDS
+                        whole_until = asyncio.get_running_loop().time() + patience
+                    elif not reader.is_whole:
+                        whole_until = None
                     seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
-                    if wrote and seconds >= _GATHERED_FROM_SECONDS:
+                    if seconds >= _GATHERED_FROM_SECONDS and reader.wrote and whole_until is None:
                         low_water.raise_for(seconds)
                     yield piece
-                    if piece.error is not None:
-                        raise _failure(piece.error, wrote=wrote)
-                    if not received:
-                        break
-            if finish_reason in _BROKEN_OFF:
-                raise _interrupted()
-            if finish_reason is None:
-                # A stream that is only cut has begun as a stream.
-                if piece.done or reader.read_nothing:
-                    raise invalid("ended its answer without a finish reason")
-                raise _interrupted()
+            if not reader.is_whole:
+                if piece.error is not None:
+                    raise _failure(piece.error, wrote=reader.wrote)
+                ending = piece if piece.failure is not None else reader.ending(is_done=piece.done, is_cut=is_cut)
+                if ending.failure is not None:
+                    raise ending.failure
+                yield ending
 
     async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> object:
         try:
@@ -178,7 +186,7 @@ class ModelServer:
         self._open += 1
         try:
             async with response:
-                if response.status != 200:
+                if response.status not in _ACCEPTED:
                     raise await _refused(response)
                 yield response
         finally:
@@ -269,13 +277,21 @@ def _id_of(entry: Mapping[str, Any]) -> str | None:
 
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
     """An error object in the stream: a refusal if it says so and nothing was written, else a broken-off answer."""
-    if not wrote:
-        return refused(error.get("code"), error)
-    return _interrupted()
+    return interrupted() if wrote else refused(error.get("code"), error)
 
 
-def _interrupted() -> LlmError:
-    return LlmError(Reason.GENERATION_INTERRUPTED, "the model server broke off the answer")
+async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
+    """What comes next after the finish reason; nothing where it does not come until then."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await response.content.readany()
+    except TimeoutError:
+        return b""
+
+
+def _left(response: aiohttp.ClientResponse) -> bytes:
+    """What had come before the connection broke; of that the HTTP library's own methods only tell that it did."""
+    return response.content._read_nowait(-1)  # noqa: SLF001
 
 
 async def _head(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -5,7 +5,7 @@ import logging
 
 import grpc
 import pytest
-from askmesh.llm.v1.generation_pb2 import GenerationSpec
+from askmesh.llm.v1.generation_pb2 import FINISH_REASON_STOP, GenerationSpec
 from google.protobuf.duration_pb2 import Duration
 
 from llm_service.catalogue import ModelCatalogue
@@ -68,7 +68,6 @@ def check(failure: Failure | None, status: str, reason: str, *, started: bool, r
         ("error", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("garbage", "INTERNAL", "MODEL_SERVER_INVALID", True),
         ("huge", "INTERNAL", "MODEL_SERVER_INVALID", True),
-        ("no-finish", "INTERNAL", "MODEL_SERVER_INVALID", True),
     ],
 )
 async def test_a_fault_has_its_status(
@@ -115,9 +114,12 @@ async def test_an_engine_that_gives_up_has_interrupted(client: Client, finish: s
     check(answer.failure, "UNAVAILABLE", "GENERATION_INTERRUPTED", started=True)
 
 
-async def test_a_finish_reason_that_nobody_knows_is_no_answer(client: Client) -> None:
-    answer = await client.stream(ask("q [[finish=boredom]]", request_id="mine"))
-    check(answer.failure, "INTERNAL", "MODEL_SERVER_INVALID", started=True)
+@pytest.mark.parametrize("how", ["finish=boredom", "fault=no-finish"])
+async def test_a_text_is_whole_whatever_its_end_is_called(client: Client, how: str) -> None:
+    answer = await client.stream(ask(f"q [[{how}]]"))
+    assert answer.completed is not None
+    assert answer.completed.finish_reason == FINISH_REASON_STOP
+    assert answer.text == expected_answer("q")
 
 
 async def test_a_stream_may_lack_its_last_line(client: Client) -> None:
