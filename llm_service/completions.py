@@ -110,6 +110,11 @@ class CompletionReader:
             return Piece(finish_reason=self._finish or STOP)
         if self._finish is not None and not self.wrote and not is_cut:
             return Piece(finish_reason=self._finish)  # of an answer without a text
+        if self._parser.has_markup and not self._read_any:
+            message = (
+                "the model server answers with a web page: check ASKMESH_MODEL_URL, and any proxy before the server"
+            )
+            return Piece(failure=LlmError(Reason.MODEL_SERVER_UNAVAILABLE, message))
         if is_done or not (self._read_any or is_cut):  # a stream that is only cut has begun as a stream
             return Piece(failure=invalid("ended its answer without a text and without a finish reason"))
         return Piece(failure=interrupted())

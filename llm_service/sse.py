@@ -41,6 +41,8 @@ class SseParser:
     """
 
     def __init__(self) -> None:
+        self.has_markup = False
+        """Whether a line has come that begins as a web page does."""
         self._start: bytes | None = b""  # bytes that may be the beginning of a byte order mark; None once that is known
         self._after_cr = False
         self._line: list[bytes] = []  # the beginning of a line whose end has not come yet
@@ -139,6 +141,8 @@ class SseParser:
             self._is_error = value.strip().lower() == b"error"
         elif name == b"error":
             events.append(ErrorData(value.strip()))
+        elif line.lstrip().startswith(b"<"):
+            self.has_markup = True
 
     def _take_json(self, line: bytes, events: list[bytes]) -> None:
         """A document ends on the line on which it begins, with a line that is a bracket alone, or with the stream."""

@@ -62,7 +62,7 @@ def check(failure: Failure | None, status: str, reason: str, *, started: bool, r
         ("close", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("524", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("not-http", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
-        ("garbage-body", "INTERNAL", "MODEL_SERVER_INVALID", True),
+        ("garbage-body", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("cut", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("end", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("error", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),

@@ -147,7 +147,7 @@ async def test_keep_alives_after_the_finish_reason_have_an_end(
         (P + data({"choices": [], "usage": USAGE}), "reset", "GENERATION_INTERRUPTED"),
         (b'{"object": "chat.completion", "choices": [{"mess', "reset", "GENERATION_INTERRUPTED"),
         (b": ping\n\n", "reset", "GENERATION_INTERRUPTED"),
-        (b"<html>Log in</html>", "end", "MODEL_SERVER_INVALID"),
+        (b"<html>Log in</html>", "end", "MODEL_SERVER_UNAVAILABLE"),
         (b"", "end", "MODEL_SERVER_INVALID"),
         (DONE, "end", "MODEL_SERVER_INVALID"),
         (F, "cut", "GENERATION_INTERRUPTED"),
