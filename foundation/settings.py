@@ -397,7 +397,7 @@ class LlmServiceSettings(Group):
     @model_validator(mode="after")
     def _one_authorization(self) -> Self:
         if self.model_api_key and urlsplit(self.model_url).username is not None:
-            raise ValueError("ASKMESH_MODEL_URL: has a name and a password, set them or ASKMESH_MODEL_API_KEY")
+            raise ValueError("ASKMESH_MODEL_URL: has a name and a password: set them or ASKMESH_MODEL_API_KEY")
         return self
 
 

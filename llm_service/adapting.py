@@ -38,19 +38,19 @@ class Adaptation:
         answer is continued.
         """
         left_out = self._left_out
-        accepted = False
+        accepted = wrote = False
         while True:
-            wrote = False
             try:
                 async with aclosing(server.complete(orjson.dumps(_without(body, left_out)))) as pieces:
+                    first = await anext(pieces)  # empty: the server has accepted. A gateway may refuse after it.
+                    if not accepted:
+                        accepted = True
+                        yield first
                     async for piece in pieces:
-                        # The first piece is empty. A gateway may refuse after it.
-                        if piece.text or piece.finish_reason:
+                        if not wrote and (piece.text or piece.finish_reason):
                             wrote = True
                             self._remember(left_out)
-                        if not accepted or piece != Piece():
-                            yield piece
-                        accepted = True
+                        yield piece
             except LlmError as error:
                 more = self._takeable(error, body, left_out)
                 if wrote or not more:

@@ -194,7 +194,7 @@ class ModelCatalogue:
         elif not listing.models:
             why = "lists no model"
         elif self._is_ours(name):
-            served = ", ".join(list(listing.models)[:_SHOWN])
+            served = ", ".join(map(repr, list(listing.models)[:_SHOWN]))
             why = f"does not serve {self._default_model!r}, which ASKMESH_MODEL_NAME says: it serves {served}"
         else:
             return LlmError(Reason.MODEL_NOT_FOUND, f"the model server does not serve {name!r}")

@@ -10,6 +10,9 @@ from llm_service.errors import LlmError, Reason
 
 logger = logging.getLogger(__name__)
 
+GENERATION: Final = "generation"
+LIST: Final = "list of models"
+
 # By which the model server, and not a request, is to blame. An overload is everyday, and passes.
 _OUTAGES: Final = frozenset(
     {
@@ -56,13 +59,16 @@ class OutageLog:
             self._say(now, "the model server at %s refuses a request: %s", _short(error.why))
 
     def succeeded(self, call: str, began: float) -> None:
-        """A call of this kind that began then, on the log's clock, ended well: what failed before is over."""
-        reasons = self._wrong.get(call)
-        if not reasons:
-            return
-        for why in [why for why, last in reasons.items() if last <= began]:
-            del reasons[why]
-        if not any(self._wrong.values()):
+        """A call of this kind that began then, on the log's clock, ended well: what failed before is over.
+
+        So it is for all kinds after a generation, which needs the list of models, too.
+        """
+        was_wrong = any(self._wrong.values())
+        for kind, reasons in self._wrong.items():
+            if call in (kind, GENERATION):
+                for why in [why for why, last in reasons.items() if last <= began]:
+                    del reasons[why]
+        if was_wrong and not any(self._wrong.values()):
             self._say(self._clock(), "the model server at %s answers again")
 
     def _say(self, now: float, line: str, *more: str) -> None:

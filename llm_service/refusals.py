@@ -158,6 +158,8 @@ def _meaning(number: int | None, said: ErrorSaid) -> tuple[Kind, str]:
         return Kind.TOO_LONG, ""
     if kinds:
         kind = min(kinds, key=lambda kind: kind.value)
+        if number is not None and _STATUSES.get(number, (None, ""))[0] is kind:
+            return _STATUSES[number]
         return kind, f"{KEY_REMEDY} and its account" if kind is Kind.DENIED else ""
     return _by_number(number, said)
 
@@ -175,6 +177,8 @@ def _by_number(number: int | None, said: ErrorSaid) -> tuple[Kind, str]:
         if said.is_object and _says_more(number, said):
             return Kind.REQUEST, ""
         return Kind.UNAVAILABLE, f"it says no reason, as a proxy may: {URL_REMEDY}"
+    if 300 <= number < 400:
+        return Kind.UNAVAILABLE, "it redirects: name in ASKMESH_MODEL_URL where to, up to and including /v1"
     if number < 400:
         return Kind.UNAVAILABLE, f"that is no answer: {URL_REMEDY}"
     return Kind.UNAVAILABLE, ""
@@ -203,4 +207,4 @@ def _unsupported(number: int | None, said: ErrorSaid) -> frozenset[str]:
 def _named(said: ErrorSaid) -> str:
     """The error's words and fields in brackets: identifiers, so that none can hold what somebody asked."""
     names = [name for name in (*said.words, *sorted(said.fields)) if re.fullmatch(rf"[\w.]{{1,{_MAX_QUOTED}}}", name)]
-    return shortened(f" ({', '.join(dict.fromkeys(names))})", 100) if names else ""
+    return f" ({shortened(', '.join(dict.fromkeys(names)), 100)})" if names else ""

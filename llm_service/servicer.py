@@ -18,7 +18,7 @@ from llm_service.catalogue import ModelCatalogue
 from llm_service.completions import TokenCounts
 from llm_service.errors import LlmError, Reason, code_of, to_status
 from llm_service.generation import Completed, Event, Finish, Generator, Started, Text
-from llm_service.outage_log import OutageLog
+from llm_service.outage_log import GENERATION, LIST, OutageLog
 from llm_service.validation import checked, is_request_id
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.ListModelsRequest, context: Context
     ) -> generation_service_pb2.ListModelsResponse:
         del request  # it has no fields
-        async with self._told(_call(), context, "models"):
+        async with self._told(_call(), context, LIST):
             self._admission.refuse_if_draining()
             return generation_service_pb2.ListModelsResponse(
                 models=[
@@ -139,7 +139,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: Context,
     ) -> AsyncIterator[tuple[_Call, AsyncIterator[Event]]]:
         call = _call(request.spec)
-        async with self._told(call, context, "generation"):
+        async with self._told(call, context, GENERATION):
             wanted = checked(request.spec if request.HasField("spec") else None)
             async with self._admission.slot(), aclosing(self._generator.generate(wanted, call.arrived)) as events:
                 yield call, events

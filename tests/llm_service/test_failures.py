@@ -108,6 +108,23 @@ async def test_a_queue_that_is_found_full_after_the_200_is_no_attempt(client: Cl
     check(answer.failure, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED", started=False)
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        (401, "PERMISSION_DENIED", "MODEL_SERVER_DENIED"),
+        (429, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED"),
+        (502, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+        (504, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+    ],
+)
+async def test_an_outage_that_a_gateway_tells_after_the_200_is_no_attempt(
+    client: Client, code: int, status: str, reason: str
+) -> None:
+    answer = await client.stream(ask(f"q [[fault=error code={code} at=0]]", request_id="mine"))
+    assert answer.started is not None
+    check(answer.failure, status, reason, started=False)
+
+
 @pytest.mark.parametrize("finish", ["abort", "error"])
 async def test_an_engine_that_gives_up_has_interrupted(client: Client, finish: str) -> None:
     answer = await client.stream(ask(f"q [[finish={finish}]]", request_id="mine"))

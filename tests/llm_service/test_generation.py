@@ -259,7 +259,7 @@ async def test_a_default_that_is_not_served_is_told(fake: FakeModelServer) -> No
             assert failure is not None
             assert failure.reason == "MODEL_SERVER_UNAVAILABLE", "a server that is set up wrongly, or not up yet"
             assert failure.message == (
-                "the model server does not serve 'third', which ASKMESH_MODEL_NAME says: it serves first, second"
+                "the model server does not serve 'third', which ASKMESH_MODEL_NAME says: it serves 'first', 'second'"
             )
 
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from llm_service.errors import LlmError, Reason
-from llm_service.outage_log import OutageLog
+from llm_service.outage_log import GENERATION, LIST, OutageLog
 
 
 class Clock:
@@ -33,20 +33,32 @@ def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(
 ) -> None:
     for _ in range(100):
         clock.now += 1
-        log.failed("generation", outage())
-        log.succeeded("models", clock.now)
-    log.succeeded("generation", clock.now + 1)
+        log.failed(GENERATION, outage())
+        log.succeeded(LIST, clock.now)
+    log.succeeded(GENERATION, clock.now + 1)
     assert caplog.messages == [
         "the model server at models:8000 cannot be used: it answers 404: check ASKMESH_MODEL_URL",
         "the model server at models:8000 answers again",
     ]
 
 
+def test_an_answer_ends_what_the_list_of_models_began(
+    log: OutageLog, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.failed(LIST, outage())
+    log.failed(GENERATION, outage())
+    log.succeeded(LIST, clock.now + 1)
+    assert len(caplog.messages) == 1, "no answer has come yet"
+    log.failed(LIST, outage())
+    log.succeeded(GENERATION, clock.now + 1)
+    assert caplog.messages[1:] == ["the model server at models:8000 answers again"]
+
+
 def test_each_reason_is_said_once(log: OutageLog, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
         for what in ("cannot be reached (ConnectionRefusedError)", "answers 503"):
-            log.failed("generation", outage(what))
-            log.failed("models", outage(what))
+            log.failed(GENERATION, outage(what))
+            log.failed(LIST, outage(what))
     assert [message.rpartition(": ")[2] for message in caplog.messages] == [
         "it cannot be reached (ConnectionRefusedError)",
         "it answers 503",
@@ -56,9 +68,9 @@ def test_each_reason_is_said_once(log: OutageLog, caplog: pytest.LogCaptureFixtu
 def test_an_answer_that_began_before_says_nothing(
     log: OutageLog, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log.failed("generation", outage())
-    log.succeeded("generation", clock.now - 1)
-    log.failed("generation", outage())
+    log.failed(GENERATION, outage())
+    log.succeeded(GENERATION, clock.now - 1)
+    log.failed(GENERATION, outage())
     assert len(caplog.messages) == 1
 
 
@@ -67,7 +79,7 @@ def test_only_what_the_server_does_is_its_outage(
     log: OutageLog, caplog: pytest.LogCaptureFixture, reason: Reason
 ) -> None:
     for _ in range(3):
-        log.failed("generation", LlmError(reason, "the model server said: SECRET", why="the model server refuses it"))
+        log.failed(GENERATION, LlmError(reason, "the model server said: SECRET", why="the model server refuses it"))
     refusals = {Reason.REQUEST_REFUSED, Reason.CONTEXT_TOO_LONG}
     outages = {
         Reason.MODEL_SERVER_UNAVAILABLE,
@@ -86,6 +98,6 @@ def test_a_server_that_comes_and_goes_does_not_fill_the_log(
 ) -> None:
     for number in range(3_000):
         clock.now += 0.1
-        log.failed("generation", outage(f"says {number}"))
-        log.succeeded("generation", clock.now)
+        log.failed(GENERATION, outage(f"says {number}"))
+        log.succeeded(GENERATION, clock.now)
     assert 10 <= len(caplog.messages) <= 60
