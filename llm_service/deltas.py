@@ -43,7 +43,8 @@ class Deltas:
             self._whole = text
             return text[len(self._first) :]
         self.is_settled = True
-        return self._second + text
+        text, self._first, self._second = self._second + text, "", ""
+        return text
 
     def end(self) -> str:
         """What was kept back, when nothing follows."""

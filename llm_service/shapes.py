@@ -30,6 +30,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 MAX_COUNT: Final = 2**31 - 1
 """PostgreSQL keeps counts as integers; what is larger is no count."""
 
@@ -69,6 +71,10 @@ def document(data: bytes) -> Any:
     NaN, control characters within strings, halves of surrogate pairs, as ``\ud83d`` or as bytes, and integers of any
     size are read; bytes that are no UTF-8 become U+FFFD.
     """
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        pass
     try:
         text = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
