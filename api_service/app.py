@@ -9,7 +9,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import Self
 
-from askmesh_client import CertificatesError, GenerationClient, TlsFiles
+from askmesh.llm.v1.errors_pb2 import ERROR_REASON_UNSPECIFIED, ErrorReason
+from askmesh_client import CertificatesError, GenerationClient, GenerationError, TlsFiles
 from askmesh_client.channel import check_connection
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
@@ -32,7 +33,7 @@ from api_service.questions import collection
 from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
-from api_service.readiness import Helper, Readiness
+from api_service.readiness import AbsentError, Helper, Readiness
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.database import create_engine
@@ -205,7 +206,13 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         return bool(await redis.ping())
 
     async def model_is_loaded() -> bool:
-        return bool(await model.list_models(timeout=1))
+        try:
+            return bool(await model.list_models(timeout=1))
+        except GenerationError as error:
+            if error.reason == ERROR_REASON_UNSPECIFIED:  # llm_service itself is not there
+                return False
+            word = ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_").lower()
+            raise AbsentError(word, error.message) from None
 
     readiness = Readiness(
         lambda: engine_is_up_to_date(engine, needed),

@@ -29,6 +29,12 @@ class Ready(BaseModel):
         " wait until it is back, or they expire.",
         examples=[[]],
     )
+    reasons: dict[Helper, str] | None = Field(
+        None,
+        description="Why something is absent; not there where that is not known. Of `model` the reason of llm_service,"
+        " as `model_server_denied`. What to do about it stands in the log.",
+        examples=[{"model": "model_server_denied"}],
+    )
 
 
 @router.get("/livez", summary="Is the process alive?")
@@ -38,7 +44,12 @@ async def livez(response: Response) -> Alive:
     return Alive()
 
 
-@router.get("/readyz", summary="Can it serve?", responses=problems(Code.DATABASE_UNAVAILABLE))
+@router.get(
+    "/readyz",
+    summary="Can it serve?",
+    response_model_exclude_none=True,
+    responses=problems(Code.DATABASE_UNAVAILABLE),
+)
 async def readyz(report: ReadinessReport, response: Response) -> Ready:
     """Send requests here only while this is a 200. It is a 503 without PostgreSQL, or without its schema.
 
@@ -47,4 +58,4 @@ async def readyz(report: ReadinessReport, response: Response) -> Ready:
     if not report.ready:
         raise unavailable()
     response.headers["Cache-Control"] = "no-store"
-    return Ready(degraded=report.degraded)
+    return Ready(degraded=report.degraded, reasons=dict(report.reasons) or None)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -36,6 +37,29 @@ def _url(*schemes: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _model_url(value: str) -> str:
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url or not value.isprintable() or " " in value:
+        raise ValueError("must be a URL, as http://host:8000/v1, without spaces and line ends")
+    if parts.query or parts.fragment or value[-1] in "?#":
+        raise ValueError("must not have a query or a fragment: end it with /v1, or what stands for it")
+    if parts.path.rstrip("/").endswith("/completions"):
+        raise ValueError("must end before /chat/completions, as in http://host:8000/v1")
+    return value
+
+
+def _header_value(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("must be of visible ASCII characters, without spaces and line ends: no header carries others")
+    return value
 
 
 def _never_or_a_day(days: float) -> float:
@@ -109,13 +133,21 @@ class GenerationSettings(Group):
     system_prompt: str = Field(
         "You are a helpful assistant. Answer in one short sentence, in the language of the question.",
         max_length=100_000,
-        description="Instructions that precede every question.",
+        description="Instructions that precede every question. An empty value: none, for models without a system role.",
     )
     temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token each time.")
     max_output_tokens: int = Field(512, ge=1, le=1_000_000, description="Most tokens of one answer.")
     max_generation_seconds: float = Field(
         300, gt=0, le=86_400, description="Most seconds that one answer may be generated for."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_system_prompt_is_none(cls, values: dict[str, object]) -> dict[str, object]:
+        """Elsewhere an empty value counts as unset. Here it is one: some models have no system role."""
+        if os.environ.get(f"{PREFIX}SYSTEM_PROMPT", "unset").strip():
+            return values
+        return {**values, "system_prompt": str(values.get("system_prompt", "")).strip()}
 
 
 class QuestionSettings(Group):
@@ -345,21 +377,48 @@ class LlmServiceSettings(Group):
         description="With TLS, names in certificates (DNS or URI) that may call llm_service, with commas between; *:"
         " every certificate that the authority has signed.",
     )
-    model_url: str = Field(
+    model_url: Annotated[str, AfterValidator(_model_url)] = Field(
         "",
-        pattern=r"^(https?://\S+)?$",
-        description="OpenAI-compatible server, up to and including /v1, as http://host:8000/v1."
-        " `make run`, where empty: the embedded model.",
+        description="OpenAI-compatible server, up to and including /v1, as http://host:8000/v1; with basic"
+        " authentication http://user:password@host:8000/v1. `make run`, where empty: the embedded model.",
     )
-    model_api_key: SecretStr | None = Field(None, description="Bearer token for the model server, where it wants one.")
+    model_api_key: Annotated[SecretStr | None, AfterValidator(_header_value)] = Field(
+        None, description="Bearer token for the model server, where it wants one."
+    )
+    model_names: str = Field(
+        "",
+        description="Models that the model server serves, with commas between, the first the default. Empty: its"
+        " /models is asked. For servers that have no such list, or a wrong one.",
+    )
     model_continues: Literal["auto", "yes", "no"] = Field(
         "auto",
         description="Whether the model server can go on from the beginning of an answer, as after a worker has died."
         " auto: vLLM and llama.cpp are asked, others cannot. yes: it knows `continue_final_message`, or needs none.",
     )
+    model_stream_options: Literal["auto", "no"] = Field(
+        "auto",
+        description="Whether the model server is asked to count tokens in its stream (`stream_options`). auto: unless"
+        " it refuses the field. no: never.",
+    )
+    model_limit_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
+        "auto",
+        description="What the model server calls the limit of tokens. auto: `max_tokens`, or `max_completion_tokens`"
+        " where it asks for that.",
+    )
     max_generations: int = Field(
         2_000, ge=1, le=100_000, description="Most generations that one llm_service process holds at a time."
     )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``model_names`` one by one."""
+        return tuple(name for part in self.model_names.split(",") if (name := part.strip()))
+
+    @model_validator(mode="after")
+    def _one_authorization(self) -> Self:
+        if self.model_api_key and urlsplit(self.model_url).username is not None:
+            raise ValueError("ASKMESH_MODEL_URL: has a name and a password: set them or ASKMESH_MODEL_API_KEY")
+        return self
 
 
 class WorkerSettings(Group):

@@ -8,13 +8,17 @@ from typing import Any, Final, TypeVar
 
 from llm_service.errors import LlmError, Reason
 from llm_service.model_server import ModelServer
+from llm_service.vendor_words import URL_REMEDY
 
 T = TypeVar("T")
+
+MODELS_CHANGE: Final = "the model server lists models that it does not serve"
 
 # A list this old is asked for again, so that a model server that was replaced in silence is noticed.
 _FRESH_SECONDS: Final = 60.0
 # An unknown name asks for the list again, but a flood of them does so once a second.
 _SETTLED_SECONDS: Final = 1.0
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +69,69 @@ class ServedModel:
 class _Listing:
     asked_at: float
     models: Mapping[str, ServedModel]
+    is_complete: bool = True
+    """False where the server has no list: whatever is asked for may be served."""
     probes: dict[str, "asyncio.Task[bool]"] = field(default_factory=dict)
 
 
 class ModelCatalogue:
     """The model server's list of models, kept for a minute and asked for again after a failure."""
 
-    def __init__(self, server: ModelServer, default_model: str, *, continues: bool | None = None) -> None:
+    def __init__(
+        self, server: ModelServer, default_model: str, *, continues: bool | None = None, names: Sequence[str] = ()
+    ) -> None:
         """``default_model``: the id that answers where a request names none; empty takes the server's first.
 
         ``continues``: whether the server goes on from the beginning of an answer; None asks it.
+        ``names``: what the server serves, so that it is not asked.
         """
         self._server = server
         self._default_model = default_model
         self._continues = continues
+        self._names = names
         self._listing: _Listing | None = None
         self._asking: asyncio.Task[_Listing] | None = None
 
     async def list(self) -> Sequence[tuple[ServedModel, bool]]:
         """The models served now, in the server's order, each with whether it is the default. Raises LlmError."""
-        models = (await self._ask()).models
-        default = self._name_of_default(models)
-        return [(model, model.id == default) for model in models.values()]
+        listing = await self._ask()
+        if not listing.models:
+            raise self._absent(listing, "")
+        default = self._find(listing, "")
+        return [(model, model is default) for model in listing.models.values()]
 
     async def resolve(self, name: str) -> ServedModel:
-        """The model of this name; empty takes the default. Raises LlmError, MODEL_NOT_FOUND if it is not served."""
+        """The model of this name; empty takes the default.
+
+        Raises LlmError: MODEL_NOT_FOUND if another name is not served, MODEL_SERVER_UNAVAILABLE if nothing is, or not
+        what settings name: such a server is not up yet, or wrongly set up.
+        """
         now = asyncio.get_running_loop().time()
         listing = self._listing
         if listing is None or listing.asked_at + _FRESH_SECONDS < now:
             listing = await self._ask()
         model = self._find(listing, name)
         if model is None and listing.asked_at + _SETTLED_SECONDS < now:
-            model = self._find(await self._ask(), name)
+            listing = await self._ask()
+            model = self._find(listing, name)
         if model is None:
-            wanted = name or self._default_model
-            raise LlmError(
-                Reason.MODEL_NOT_FOUND,
-                f"the model server does not serve {wanted!r}" if wanted else "the model server serves no model",
-            )
+            raise self._absent(listing, name)
         return model
+
+    async def instead_of(self, model: ServedModel, name: str) -> ServedModel:
+        """What answers to the name now that the server says that it does not serve this model.
+
+        Raises LlmError, as ``resolve``, and if it is this model still, which a server that starts may list.
+        """
+        listing = await self._ask()
+        found = self._find(listing, name)
+        if found is None:
+            raise self._absent(listing, name)
+        if found.id == model.id:
+            if not listing.is_complete and not self._is_ours(name):
+                raise LlmError(Reason.MODEL_NOT_FOUND, f"the model server does not serve {name!r}")
+            raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, MODELS_CHANGE)
+        return found
 
     def forget(self) -> None:
         """Ask anew next time: the model server has failed or has lost a model."""
@@ -131,19 +159,46 @@ class ModelCatalogue:
 
     async def _fetch(self) -> _Listing:
         asked_at = asyncio.get_running_loop().time()
+        if self._names:
+            models = {name: _served({"id": name}) for name in self._names}
+            self._listing = _Listing(asked_at, models)
+            return self._listing
         try:
             entries = await self._server.models()
         except LlmError:
             self.forget()
             raise
-        self._listing = _Listing(asked_at, {entry["id"]: _served(entry) for entry in entries})
+        is_complete = entries is not None
+        if entries is None:
+            entries = [{"id": self._default_model}] if self._default_model else []
+        self._listing = _Listing(asked_at, {entry["id"]: _served(entry) for entry in entries}, is_complete)
         return self._listing
 
-    def _name_of_default(self, models: Mapping[str, ServedModel]) -> str:
-        return self._default_model or next(iter(models), "")
-
     def _find(self, listing: _Listing, name: str) -> ServedModel | None:
-        return listing.models.get(name or self._name_of_default(listing.models))
+        wanted = name or self._default_model
+        if not wanted:
+            return next(iter(listing.models.values()), None)
+        # Ollama lists llama3.2:latest and Google models/gemini-2.5-flash; both are asked for by the short name.
+        for id_ in (wanted, f"{wanted}:latest", f"models/{wanted}"):
+            if id_ in listing.models:
+                return listing.models[id_]
+        return None if listing.is_complete else _served({"id": wanted})
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether the name comes from settings, or from the list, and not from whoever asks."""
+        return name in ("", self._default_model)
+
+    def _absent(self, listing: _Listing, name: str) -> LlmError:
+        if not listing.is_complete:
+            why = f"has no list of models: {URL_REMEDY}, or set ASKMESH_MODEL_NAMES to what it serves"
+        elif not listing.models:
+            why = "lists no model"
+        elif self._is_ours(name):
+            served = ", ".join(map(repr, list(listing.models)[:_SHOWN]))
+            why = f"does not serve {self._default_model!r}, which ASKMESH_MODEL_NAME says: it serves {served}"
+        else:
+            return LlmError(Reason.MODEL_NOT_FOUND, f"the model server does not serve {name!r}")
+        return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server {why}")
 
     async def _probe(self, model: ServedModel) -> bool:
         if not model.dialect.render_path:
@@ -186,6 +241,6 @@ def _served(entry: Mapping[str, Any]) -> ServedModel:
     limit = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
     return ServedModel(
         id=entry["id"],
-        max_context_tokens=limit if isinstance(limit, int) and 0 < limit < 2**32 else None,
+        max_context_tokens=limit if type(limit) is int and 0 < limit < 2**32 else None,
         dialect=_DIALECTS.get(str(entry.get("owned_by")), _OPENAI),
     )

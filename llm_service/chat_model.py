@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import orjson
 from langchain_core.callbacks import AsyncCallbackManager, AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel, agenerate_from_stream
@@ -19,6 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
+from llm_service.adapting import Adaptation
 from llm_service.completions import TokenCounts
 from llm_service.model_server import ModelServer
 
@@ -30,11 +30,15 @@ class StreamingChatModel(BaseChatModel):
 
     Keyword arguments of a call, or bound with ``bind``, are fields of the request, as ``temperature`` or ``model``.
     The first chunk is empty and says that the server has accepted the request; the last one carries
-    ``response_metadata["finish_reason"]``. ``usage_metadata`` of a chunk is what it adds, so that the sum over the
-    chunks so far is what the server last reported. Raises LlmError.
+    ``response_metadata["finish_reason"]``, a meaning of finish_reasons.py; a chunk before it may say it already, as
+    ``additional_kwargs["finish_reason"]``, from when on the text is whole and only counts may follow.
+    ``usage_metadata`` of a chunk is what it adds, so that the sum over the chunks so far is what the server last
+    reported. Raises LlmError.
     """
 
     server: ModelServer = Field(exclude=True, repr=False)
+    adaptation: Adaptation = Field(default_factory=Adaptation, exclude=True, repr=False)
+    """What requests to the server leave out."""
     model: str = ""
     """The model asked unless a call names one."""
 
@@ -95,9 +99,9 @@ class StreamingChatModel(BaseChatModel):
         }
         if stop:
             body["stop"] = stop
-        finish_reason = ""
+        finish_reason, is_told = "", False
         counted: TokenCounts | None = None
-        async with aclosing(self.server.complete(orjson.dumps(body))) as pieces:
+        async with aclosing(self.adaptation.complete(self.server, body)) as pieces:
             await anext(pieces)
             yield AIMessageChunk(content="", response_metadata={"model_name": body["model"]})
             async for piece in pieces:
@@ -105,6 +109,9 @@ class StreamingChatModel(BaseChatModel):
                 if piece.text or piece.counts:
                     yield AIMessageChunk(content=piece.text, usage_metadata=_added(counted, piece.counts))
                     counted = piece.counts or counted
+                if piece.finish_reason and not piece.done and not is_told:
+                    is_told = True
+                    yield AIMessageChunk(content="", additional_kwargs={"finish_reason": finish_reason})
         yield AIMessageChunk(content="", response_metadata={"finish_reason": finish_reason}, chunk_position="last")
 
     async def _agenerate(

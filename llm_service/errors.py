@@ -54,6 +54,10 @@ class LlmError(Exception):
 
     ``retry_after`` is in seconds, for the reasons that carry RetryInfo; None takes the reason's own.
     ``engine_started`` says that the model server had accepted the generation before it refused it.
+    ``why`` is what a log may say: the message, unless that holds the model server's own words, which can quote a
+    question. Only the messages of INVALID_FIELD, CONTEXT_TOO_LONG and REQUEST_REFUSED do.
+    ``unsupported`` names fields that llm_service sends by itself and that the model server does not take.
+    ``http_status`` is that of the refusal, where there was one.
     """
 
     def __init__(
@@ -64,6 +68,9 @@ class LlmError(Exception):
         retry_after: float | None = None,
         violations: Sequence[Violation] = (),
         engine_started: bool = False,
+        why: str = "",
+        unsupported: frozenset[str] = frozenset(),
+        http_status: int | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
@@ -71,6 +78,9 @@ class LlmError(Exception):
         self.retry_after = retry_after
         self.violations = violations
         self.engine_started = engine_started
+        self.why = why or self.message
+        self.unsupported = unsupported
+        self.http_status = http_status
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """One generation, from a request that is within its limits to the events of its answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
@@ -11,9 +11,10 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from llm_service.catalogue import ModelCatalogue, ServedModel
-from llm_service.completions import TokenCounts, invalid
+from llm_service.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
+from llm_service.completions import TokenCounts
 from llm_service.errors import LlmError, Reason
+from llm_service.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
 from llm_service.markers import without_markers
 
 T = TypeVar("T")
@@ -28,14 +29,19 @@ class Finish(Enum):
     CONTENT_FILTER = auto()
 
 
-# Tools are never offered, so a call of one is only the model's way to end.
 _FINISHES: Final[Mapping[str, Finish]] = {
-    "stop": Finish.STOP,
-    "tool_calls": Finish.STOP,
-    "function_call": Finish.STOP,
-    "length": Finish.OUTPUT_LIMIT,
-    "content_filter": Finish.CONTENT_FILTER,
+    STOP: Finish.STOP,
+    LENGTH: Finish.OUTPUT_LIMIT,
+    CONTENT_FILTER: Finish.CONTENT_FILTER,
+    TIME_LIMIT: Finish.TIME_LIMIT,
 }
+# Text of a token at most, on average: a token of the languages that take most bytes has 10 to 16. A model server that
+# writes more takes no notice of the limit.
+_BYTES_A_TOKEN: Final = 32
+# A token alone may be longer, as one of 128 blanks is.
+_LEAST_BYTES: Final = 1_024
+# Where neither the request nor the model server says how much an answer may have: 4 MiB of text.
+_UNKNOWN_TOKENS: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,23 @@ class Completed:
 Event = Started | Text | Completed
 
 
+@dataclass(slots=True)
+class _Room:
+    """The bytes of text that an answer may still have."""
+
+    left: int
+    is_exceeded: bool = False
+
+    def take(self, text: str) -> str:
+        """The text, or as much of it as there is room for."""
+        size = len(text.encode())
+        if size > self.left:
+            self.is_exceeded = True
+            text = text.encode()[: self.left].decode(errors="ignore")
+        self.left -= min(size, self.left)
+        return text
+
+
 class Generator:
     """Runs generations through a LangChain chat model."""
 
@@ -88,36 +111,61 @@ class Generator:
     async def generate(self, request: GenerationRequest, arrived: float) -> AsyncGenerator[Event, None]:
         """One Started, any number of Text, one Completed; ``arrived`` is the call's arrival on the loop's clock.
 
-        Closing the generator stops the model. Raises LlmError.
+        Closing the generator stops the model. Text beyond what the token limit can have is cut off, and the model
+        stopped: OUTPUT_LIMIT. Raises LlmError.
         """
         deadline = None if request.time_limit is None else arrived + request.time_limit
         counts: TokenCounts | None = None
         wrote = False
+        finish, ended = None, None
         try:
-            model = await _before(deadline, self._prepare(request))
-            async with aclosing(self._chunks(request, model)) as chunks:
-                await _before(deadline, anext(chunks))
+            async with self._accepted(request, deadline) as (model, chunks):
                 yield Started(model.id)
-                finish = None
+                room = _Room(_most_bytes(request, model))
                 while finish is None:
                     chunk = await _before(deadline, anext(chunks))
                     if chunk.usage_metadata is not None:
                         counts = _sum(counts, chunk.usage_metadata)
-                    if chunk.content:
+                    if text := room.take(str(chunk.content)):
                         wrote = True
-                        yield Text(str(chunk.content), counts)
-                    finish = chunk.response_metadata.get("finish_reason")
-            if finish not in _FINISHES:
-                raise invalid("ended its answer for a reason that is not OpenAI's")
+                        yield Text(text, counts)
+                    ended = chunk.additional_kwargs.get("finish_reason", None if text else ended)
+                    finish = LENGTH if room.is_exceeded else chunk.response_metadata.get("finish_reason")
             yield Completed(_FINISHES[finish], counts)
         except TimeoutError:
-            if not wrote:
+            if ended is None and not wrote:
                 raise LlmError(Reason.TIME_LIMIT, "the time limit passed before any text was written") from None
-            yield Completed(Finish.TIME_LIMIT, counts)
+            # After the finish reason the text is whole: only counts were waited for.
+            yield Completed(Finish.TIME_LIMIT if ended is None else _FINISHES[ended], counts)
         except LlmError as error:
             if error.reason in (Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_NOT_FOUND):
                 self._catalogue.forget()
             raise
+
+    @asynccontextmanager
+    async def _accepted(
+        self, request: GenerationRequest, deadline: float | None
+    ) -> AsyncIterator[tuple[ServedModel, AsyncGenerator[AIMessageChunk, None]]]:
+        """The model that has taken the request up, and its chunks but the first.
+
+        The list of models may be older than what is served. Whoever named none is then answered by what is there.
+        """
+        model = await _before(deadline, self._prepare(request))
+        for first in (True, False):
+            async with aclosing(self._chunks(request, model)) as chunks:
+                try:
+                    await _before(deadline, anext(chunks))
+                except LlmError as error:
+                    if error.reason is not Reason.MODEL_NOT_FOUND:
+                        raise
+                    model = await _before(deadline, self._catalogue.instead_of(model, request.model))
+                    if not first:
+                        raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, MODELS_CHANGE) from None
+                    if request.answer_prefix:
+                        raise LlmError(Reason.CANNOT_CONTINUE, "the model that began the answer is gone") from None
+                    continue
+                yield model, chunks
+                return
 
     async def _prepare(self, request: GenerationRequest) -> ServedModel:
         model = await self._catalogue.resolve(request.model)
@@ -137,6 +185,12 @@ class Generator:
         chunks = self._chat_model.astream(messages, stop=list(request.stop) or None, model=model.id, **fields)
         assert isinstance(chunks, AsyncGenerator)
         return chunks
+
+
+def _most_bytes(request: GenerationRequest, model: ServedModel) -> int:
+    """How much text an answer may have."""
+    tokens = min(request.max_output_tokens or _UNKNOWN_TOKENS, model.max_context_tokens or _UNKNOWN_TOKENS)
+    return max(_LEAST_BYTES, tokens * _BYTES_A_TOKEN)
 
 
 async def _before(deadline: float | None, work: Awaitable[T]) -> T:

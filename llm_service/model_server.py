@@ -1,9 +1,9 @@
 """HTTP client of the OpenAI-compatible model server."""
 
 import asyncio
-import logging
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from types import TracebackType
@@ -13,11 +13,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from llm_service.completions import CompletionReader, Piece, invalid
+from llm_service.completions import CompletionReader, Piece, interrupted
 from llm_service.errors import LlmError, Reason
 from llm_service.refusals import refusal, refused
-
-logger = logging.getLogger(__name__)
+from llm_service.vendor_words import URL_REMEDY
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 10.0
@@ -36,8 +35,14 @@ _MOST_GATHERED_SECONDS: Final = 0.12
 _GATHERED_BYTES: Final = 1 << 13
 # Elsewhere a lower mark wakes nobody before the next token, which may take minutes.
 _GATHERS: Final = sys.platform == "linux"
-# Reasons by which vLLM says that its engine gave a request up.
-_BROKEN_OFF: Final = frozenset({"abort", "error"})
+# The server has no list of models: it may serve one all the same.
+_NO_LIST: Final = frozenset((404, 405, 501))
+# NestJS, on which gateways are built, answers a POST with 201.
+_ACCEPTED: Final = frozenset((200, 201))
+# For what comes after a finish reason: more than counts is not expected, and the text is whole.
+_AFTER_FINISH_SECONDS: Final = 1.5
+# The same where more text has come after several: some servers put one into every chunk (lhenault/simpleAI#39).
+_AFTER_MANY_SECONDS: Final = 30.0
 
 
 class ModelServer:
@@ -51,15 +56,20 @@ class ModelServer:
     """
 
     def __init__(self, base_url: str, api_key: str | None = None) -> None:
-        """``base_url`` ends with /v1. Raises ValueError if it is not a URL."""
-        self._base = URL(base_url.rstrip("/"))
-        self._host = f"{self._base.host}:{self._base.port}"  # the URL itself may hold a password
+        """``base_url`` ends with /v1, and may hold a name and a password. Raises ValueError if it is not a URL."""
+        url = URL(base_url.rstrip("/"))
+        # Sent as a header of our own, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
+        self._base = url.with_user(None)
+        self.host = f"{url.host}:{url.port}"
+        """The host and the port, without the name and the password that the URL may hold."""
         self._completions = self._base / "chat/completions"
         self._headers = {"User-Agent": "askmesh-llm-service", "Content-Type": "application/json"}
+        if url.user is not None:
+            user = f"{url.user}:{url.password or ''}"
+            self._headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
-        self._reachable = True
         self._open = 0
 
     async def __aenter__(self) -> Self:
@@ -80,72 +90,87 @@ class ModelServer:
         assert self._session is not None
         await self._session.close()
 
-    async def models(self) -> list[Mapping[str, Any]]:
-        """The entries of /models, in the server's order; each has a string ``id``."""
-        answer = await self._lookup("GET", self._base / "models")
-        entries = answer.get("data")
-        if not isinstance(entries, list) or not all(
-            isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries
-        ):
-            raise invalid("answers /models with something that is not a list of models")
-        return entries
+    async def models(self) -> list[Mapping[str, Any]] | None:
+        """The entries of /models that have an ``id``, in the server's order; None where the server has no such list."""
+        try:
+            answer = await self._lookup("GET", self._base / "models")
+        except LlmError as error:
+            if error.http_status in _NO_LIST:
+                return None
+            raise
+        entries = answer
+        if isinstance(answer, dict):
+            entries = answer.get("data")
+            if entries is None and "data" not in answer:
+                entries = answer.get("models")  # as Ollama's own list has it
+        if not isinstance(entries, list | None):
+            raise _unusable("models", "that is not a list of models")
+        named = [{**entry, "id": id_} for entry in map(_as_entry, entries or ()) if (id_ := _id_of(entry))]
+        return list(named)
 
     async def ask_beside(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """POST to a path of the server's own, which stands beside /v1 and not below it."""
         root = self._base.parent if self._base.name == "v1" else self._base
-        return await self._lookup("POST", root / path, orjson.dumps(body))
+        answer = await self._lookup("POST", root / path, orjson.dumps(body))
+        if not isinstance(answer, dict):
+            raise _unusable(path, "that is not a JSON object")
+        return answer
 
     async def complete(self, body: bytes) -> AsyncGenerator[Piece, None]:
         """The stream of a /chat/completions request with ``"stream": true``.
 
-        An empty piece comes first, when the server has accepted the request; a finish reason stands in one of the
-        last pieces. The first text is not held back; what follows is gathered where many requests are open. Closing the
-        generator closes the connection, by which the server stops.
+        An empty piece comes first, when the server has accepted the request; a finish reason, of those of
+        finish_reasons.py, stands in one of the last pieces. With it the text is whole: what follows is read for counts
+        for a moment, and whatever goes wrong then is forgiven. The first text is not held back; what follows is
+        gathered where many requests are open. Closing the generator closes the connection, by which the server stops.
         """
         async with self._request("POST", self._completions, body) as response:
             yield Piece()
             reader = CompletionReader()
-            finish_reason, wrote = None, False
             piece = Piece()
+            whole_until: float | None = None
+            is_cut = False
             with closing(_LowWater(response)) as low_water:
-                while not piece.done:
+                received = b"begin"
+                while received and not piece.is_last:
                     try:
-                        received = await response.content.readany()
+                        received = await (
+                            response.content.readany() if whole_until is None else _soon(response, whole_until)
+                        )
                     except (aiohttp.ClientError, OSError):
-                        raise _interrupted() from None
+                        received, is_cut = _left(response), True
                     piece = reader.feed(received) if received else reader.finish()
-                    finish_reason = piece.finish_reason or finish_reason
-                    wrote = wrote or bool(piece.text)
+                    if piece.finish_reason is not None:
+                        patience = _AFTER_MANY_SECONDS if reader.ends_often else _AFTER_FINISH_SECONDS
+                        whole_until = asyncio.get_running_loop().time() + patience
+                    elif not reader.is_whole:
+                        whole_until = None
                     seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
-                    if wrote and seconds >= _GATHERED_FROM_SECONDS:
+                    if seconds >= _GATHERED_FROM_SECONDS and reader.wrote and whole_until is None:
                         low_water.raise_for(seconds)
                     yield piece
-                    if piece.error is not None:
-                        raise _failure(piece.error, wrote=wrote)
-                    if not received:
-                        break
-            if finish_reason in _BROKEN_OFF:
-                raise _interrupted()
-            if finish_reason is None:
-                # A stream that is only cut has begun as a stream.
-                if piece.done or reader.read_nothing:
-                    raise invalid("ended its answer without a finish reason")
-                raise _interrupted()
+            if not reader.is_whole:
+                if piece.error is not None:
+                    raise _failure(piece.error, wrote=reader.wrote)
+                ending = piece if piece.failure is not None else reader.ending(is_done=piece.done, is_cut=is_cut)
+                if ending.failure is not None:
+                    raise ending.failure
+                yield ending
 
-    async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> Mapping[str, Any]:
+    async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> object:
         try:
             async with asyncio.timeout(_LOOKUP_SECONDS), self._request(method, url, body) as response:
                 received = await _head(response, _MAX_LOOKUP_BYTES)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from None
+            raise _unavailable(error) from None
         except LlmError as error:
             raise _of_lookup(error) from None
         try:
             answer = orjson.loads(received)
         except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise invalid(f"answers /{url.name} with something that is not a JSON object")
+            raise _unusable(url.name, "that is not JSON") from None
+        if isinstance(answer, dict) and answer.get("error"):
+            raise _of_lookup(refused(None, answer))
         return answer
 
     @asynccontextmanager
@@ -154,42 +179,18 @@ class ModelServer:
         try:
             response = await self._session.request(method, url, data=body, allow_redirects=False)
         except aiohttp.ClientResponseError:
-            raise invalid("does not speak HTTP") from None
+            message = "the model server does not speak HTTP: check ASKMESH_MODEL_URL, its port and its https"
+            raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, message) from None
         except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from None
+            raise _unavailable(error) from None
         self._open += 1
         try:
             async with response:
-                if response.status != 200:
-                    raise await self._refused(response)
-                self._note(reachable=True)
+                if response.status not in _ACCEPTED:
+                    raise await _refused(response)
                 yield response
         finally:
             self._open -= 1
-
-    async def _refused(self, response: aiohttp.ClientResponse) -> LlmError:
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                body = await _head(response, _MAX_ERROR_BYTES)
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            body = b""
-        error = refusal(response.status, response.headers.get("Retry-After"), body)
-        self._note(reachable=error.reason is not Reason.MODEL_SERVER_UNAVAILABLE, why=f"it answers {response.status}")
-        return error
-
-    def _unavailable(self, error: Exception) -> LlmError:
-        why = type(getattr(error, "os_error", error)).__name__
-        self._note(reachable=False, why=why)
-        return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server cannot be reached ({why})")
-
-    def _note(self, *, reachable: bool, why: str = "") -> None:
-        """Log a change: during an outage every call fails, and a line each would hide the rest."""
-        if reachable is not self._reachable:
-            self._reachable = reachable
-            if reachable:
-                logger.warning("the model server at %s answers again", self._host)
-            else:
-                logger.warning("the model server at %s cannot be used: %s", self._host, why)
 
 
 class _LowWater:
@@ -233,30 +234,64 @@ class _LowWater:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
 
 
+async def _refused(response: aiohttp.ClientResponse) -> LlmError:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            body = await _head(response, _MAX_ERROR_BYTES)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        body = b""
+    return refusal(response.status, response.headers, body)
+
+
+def _unavailable(error: Exception) -> LlmError:
+    why = type(getattr(error, "os_error", error)).__name__
+    return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server cannot be reached ({why})")
+
+
 def _of_lookup(error: LlmError) -> LlmError:
-    """A refusal as it is told where nothing was to be generated."""
-    match error.reason:
-        case Reason.GENERATION_INTERRUPTED:
-            return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, error.message, retry_after=error.retry_after)
-        case Reason.REQUEST_REFUSED | Reason.MODEL_NOT_FOUND | Reason.CONTEXT_TOO_LONG:
-            return LlmError(Reason.MODEL_SERVER_INVALID, error.message)
-        case _:
-            return error
+    """A refusal as it is told where nothing was to be generated, so that it says nothing against a request."""
+    if error.reason in (Reason.MODEL_SERVER_DENIED, Reason.MODEL_SERVER_OVERLOADED):
+        return error
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, error.why, retry_after=error.retry_after, http_status=error.http_status
+    )
+
+
+def _unusable(name: str, what: str) -> LlmError:
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, f"the model server answers /{name} with something {what}: {URL_REMEDY}"
+    )
+
+
+def _as_entry(entry: object) -> Mapping[str, Any]:
+    if isinstance(entry, str):
+        return {"id": entry}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _id_of(entry: Mapping[str, Any]) -> str | None:
+    """The id of a model, which Ollama's own list calls its name; None for an entry that cannot be asked for."""
+    found = entry.get("id") or entry.get("name") or entry.get("model")
+    return found if isinstance(found, str) else None
 
 
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
     """An error object in the stream: a refusal if it says so and nothing was written, else a broken-off answer."""
-    code = error.get("code")
-    if not wrote and isinstance(code, int):
-        told = refused(code, error)
-        # vLLM may find its queue full only after it has answered 200.
-        if 400 <= code < 500 or told.reason is Reason.MODEL_SERVER_OVERLOADED:
-            return told
-    return _interrupted()
+    return interrupted() if wrote else refused(error.get("code"), error)
 
 
-def _interrupted() -> LlmError:
-    return LlmError(Reason.GENERATION_INTERRUPTED, "the model server broke off the answer")
+async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
+    """What comes next after the finish reason; nothing where it does not come until then."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await response.content.readany()
+    except TimeoutError:
+        return b""
+
+
+def _left(response: aiohttp.ClientResponse) -> bytes:
+    """What had come before the connection broke; of that the HTTP library's own methods only tell that it did."""
+    return response.content._read_nowait(-1)  # noqa: SLF001
 
 
 async def _head(response: aiohttp.ClientResponse, limit: int) -> bytes:

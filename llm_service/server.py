@@ -27,12 +27,14 @@ from foundation.settings import (
     SettingsError,
     load,
 )
+from llm_service.adapting import Adaptation
 from llm_service.admission import Admission
 from llm_service.catalogue import ModelCatalogue
 from llm_service.chat_model import StreamingChatModel
 from llm_service.event_loop import new_event_loop
 from llm_service.generation import Generator
 from llm_service.model_server import ModelServer
+from llm_service.outage_log import OutageLog
 from llm_service.servicer import GenerationServicer
 from llm_service.transport import Transport
 
@@ -129,9 +131,15 @@ class LlmServer:
             ],
         )
         continues = {"auto": None, "yes": True, "no": False}[self._settings.model_continues]
-        catalogue = ModelCatalogue(self._model_server, self._default_model, continues=continues)
-        chat_model = StreamingChatModel(server=self._model_server)
-        servicer = GenerationServicer(Generator(chat_model, catalogue), catalogue, self._admission)
+        catalogue = ModelCatalogue(
+            self._model_server, self._default_model, continues=continues, names=self._settings.names
+        )
+        adaptation = Adaptation(
+            stream_options=self._settings.model_stream_options == "auto", limit_field=self._settings.model_limit_field
+        )
+        chat_model = StreamingChatModel(server=self._model_server, adaptation=adaptation)
+        outages = OutageLog(self._model_server.host, asyncio.get_running_loop().time)
+        servicer = GenerationServicer(Generator(chat_model, catalogue), catalogue, self._admission, outages)
         generation_service_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

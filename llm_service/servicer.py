@@ -18,6 +18,7 @@ from llm_service.catalogue import ModelCatalogue
 from llm_service.completions import TokenCounts
 from llm_service.errors import LlmError, Reason, code_of, to_status
 from llm_service.generation import Completed, Event, Finish, Generator, Started, Text
+from llm_service.outage_log import GENERATION, LIST, OutageLog
 from llm_service.validation import checked, is_request_id
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ _FINISHES: Final = {
     Finish.TIME_LIMIT: generation_pb2.FINISH_REASON_TIME_LIMIT,
     Finish.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
-# What an operator has to look at. The rest is the caller's, passes by itself, or is logged when it changes.
-_LOGGED: Final = frozenset({Reason.DEFECT, Reason.MODEL_SERVER_INVALID, Reason.MODEL_SERVER_DENIED})
+# After HTTP 200 and before any text too, these say that nothing was generated: no attempt.
+_NOT_BEGUN: Final = frozenset(
+    {Reason.MODEL_SERVER_OVERLOADED, Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_SERVER_DENIED}
+)
 
 
 @dataclass(slots=True)
@@ -59,10 +62,13 @@ class _Call:
 class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
     """The three calls of the contract."""
 
-    def __init__(self, generator: Generator, catalogue: ModelCatalogue, admission: Admission) -> None:
+    def __init__(
+        self, generator: Generator, catalogue: ModelCatalogue, admission: Admission, outages: OutageLog
+    ) -> None:
         self._generator = generator
         self._catalogue = catalogue
         self._admission = admission
+        self._outages = outages
 
     async def Generate(  # noqa: N802
         self, request: generation_service_pb2.GenerateRequest, context: Context
@@ -114,7 +120,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.ListModelsRequest, context: Context
     ) -> generation_service_pb2.ListModelsResponse:
         del request  # it has no fields
-        async with _told(_call(), context):
+        async with self._told(_call(), context, LIST):
             self._admission.refuse_if_draining()
             return generation_service_pb2.ListModelsResponse(
                 models=[
@@ -133,32 +139,33 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: Context,
     ) -> AsyncIterator[tuple[_Call, AsyncIterator[Event]]]:
         call = _call(request.spec)
-        async with _told(call, context):
+        async with self._told(call, context, GENERATION):
             wanted = checked(request.spec if request.HasField("spec") else None)
             async with self._admission.slot(), aclosing(self._generator.generate(wanted, call.arrived)) as events:
                 yield call, events
+
+    @asynccontextmanager
+    async def _told(self, call: _Call, context: Context, kind: str) -> AsyncIterator[None]:
+        """End the gRPC call with the status of whatever goes wrong within."""
+        try:
+            yield
+        except LlmError as error:
+            failure = error
+        except Exception as error:
+            if context.cancelled():  # writing to a caller who is gone fails in several ways
+                raise
+            failure = _defect(error)
+        else:
+            self._outages.succeeded(kind, call.arrived)
+            return
+        self._outages.failed(kind, failure)
+        await _abort(failure, call, context)
 
 
 def _call(spec: generation_pb2.GenerationSpec | None = None) -> _Call:
     given = spec.request_id if spec else ""
     request_id = given if is_request_id(given) else uuid4().hex
     return _Call(request_id, _now())
-
-
-@asynccontextmanager
-async def _told(call: _Call, context: Context) -> AsyncIterator[None]:
-    """End the gRPC call with the status of whatever goes wrong within."""
-    try:
-        yield
-    except LlmError as error:
-        failure = error
-    except Exception as error:
-        if context.cancelled():  # writing to a caller who is gone fails in several ways
-            raise
-        failure = _defect(error)
-    else:
-        return
-    await _abort(failure, call, context)
 
 
 def _defect(error: Exception) -> LlmError:
@@ -168,9 +175,7 @@ def _defect(error: Exception) -> LlmError:
 
 
 async def _abort(error: LlmError, call: _Call, context: Context) -> NoReturn:
-    if error.reason in _LOGGED:
-        logger.warning("request %s failed: %s", call.request_id, error.reason.name)
-    started = error.engine_started or (bool(call.model) and error.reason is not Reason.MODEL_SERVER_OVERLOADED)
+    started = error.engine_started or (bool(call.model) and error.reason not in _NOT_BEGUN)
     status = to_status(error, call.request_id, engine_started=started)
     await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))
 

@@ -127,11 +127,12 @@ def outcome_of_error(error: GenerationError) -> Outcome:
 
 
 def name(error: GenerationError) -> str:
-    """Status and reason, without the message, which could quote a question."""
+    """Status and reason; and llm_service's message, unless it could quote a question."""
     if error.reason == pb_errors.ERROR_REASON_UNSPECIFIED:
         return error.code.name
     reason = pb_errors.ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_")
-    return f"{error.code.name} {reason}"
+    named = f"{error.code.name} {reason}"
+    return named if error.reason in _PERMANENT or not error.message else f"{named}: {error.message}"
 
 
 def pause(earlier: int, retry_after: float | None) -> float:

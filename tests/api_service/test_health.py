@@ -2,10 +2,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import grpc
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from askmesh.llm.v1.generation_service_pb2 import ListModelsResponse
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from embedded.valkey import Valkey
 from foundation.settings import LlmClientSettings
@@ -67,3 +69,33 @@ async def test_the_model_is_missed_but_not_needed(api: ClientSession, llm_servic
 async def test_probes_cost_the_model_server_one_call_a_second_at_most(api: ClientSession, llm_service: Replica) -> None:
     await asyncio.gather(*(api.get("/readyz") for _ in range(50)))
     assert llm_service.calls == 1
+
+
+async def test_why_the_model_is_absent_is_a_word_and_no_more(api: ClientSession, llm_service: Replica) -> None:
+    async def denied(context: Context) -> ListModelsResponse:
+        code, message = grpc.StatusCode.PERMISSION_DENIED, "the model server answers 401: check ASKMESH_MODEL_API_KEY"
+        status = status_pb2.Status(code=code.value[0], message=message)
+        info = error_details_pb2.ErrorInfo(reason="MODEL_SERVER_DENIED", domain="llm.askmesh")
+        status.details.add().Pack(info)
+        await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+        raise AssertionError
+
+    llm_service.on_list_models = denied
+
+    async def body() -> object:
+        return await (await api.get("/readyz")).json()
+
+    async def says_so() -> bool:
+        return await body() == {
+            "status": "ready",
+            "degraded": ["model"],
+            "reasons": {"model": "model_server_denied"},
+        }
+
+    await until(says_so)
+    llm_service.on_list_models = llm_service.models
+
+    async def is_whole() -> bool:
+        return await body() == {"status": "ready", "degraded": []}
+
+    await until(is_whole)

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from api_service.readiness import Check, Helper, Readiness, Report
+from api_service.readiness import AbsentError, Check, Helper, Readiness, Report
 
 
 def check(result: bool | Exception, calls: list[object] | None = None) -> Check:
@@ -28,6 +28,12 @@ async def hangs() -> bool:
         (check(True), check(True), Report(ready=True, degraded=[])),
         (check(True), check(False), Report(ready=True, degraded=[Helper.MODEL])),
         (check(True), check(OSError()), Report(ready=True, degraded=[Helper.MODEL])),
+        (
+            check(True),
+            check(AbsentError("model_server_denied", "check ASKMESH_MODEL_API_KEY")),
+            Report(ready=True, degraded=[Helper.MODEL], reasons={Helper.MODEL: "model_server_denied"}),
+        ),
+        (check(AbsentError("no", "no")), check(True), Report(ready=False, degraded=[])),
         (check(False), check(True), Report(ready=False, degraded=[])),
         (check(OSError()), check(False), Report(ready=False, degraded=[Helper.MODEL])),
         (check(True), hangs, Report(ready=True, degraded=[Helper.MODEL])),
@@ -57,3 +63,26 @@ async def test_a_report_does_not_grow_old(monkeypatch: pytest.MonkeyPatch) -> No
     now += 1.1
     await probe.report()
     assert len(calls) == 2
+
+
+async def test_why_something_is_absent_is_logged_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("api_service.readiness.time.monotonic", lambda: now)
+    whys = iter(["check the key"] * 3 + ["lists no model"] * 2 + [""])
+
+    async def model() -> bool:
+        if why := next(whys):
+            raise AbsentError("absent", why)
+        return True
+
+    probe = Readiness(check(True), {Helper.MODEL: model})
+    for _ in range(6):
+        await probe.report()
+        now += 2
+    assert caplog.messages == [
+        "model is degraded: check the key",
+        "model is degraded: lists no model",
+        "model is not degraded any more for that reason",
+    ]

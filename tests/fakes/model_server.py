@@ -69,6 +69,10 @@ class Options:
     context: int = 4096
     can_continue: bool = True
     owned_by: str = "vllm"
+    listing: tuple[int, object] | None = None
+    """Status and body of ``/v1/models``, instead of vLLM's."""
+    unknown_fields: Sequence[str] = ()
+    """Fields of a request that are refused as vLLM's web framework refuses extra ones; also within stream_options."""
     script: Script = field(default_factory=Script)
 
 
@@ -80,6 +84,8 @@ class FakeModelServer:
         self.counts = Counts()
         self.bodies: list[Mapping[str, Any]] = []
         """The latest requests for completions, at most 100."""
+        self.headers: Mapping[str, str] = {}
+        """Those of the latest request for completions."""
         self.url = ""
         self._by_question: dict[str, Counts] = defaultdict(Counts)
         self._fault: dict[str, Any] = {}
@@ -131,6 +137,9 @@ class FakeModelServer:
         self.counts.lookups += 1
         if (fault := self._elsewhere()) is not None:
             return await self._refusal(request, fault)
+        if self.options.listing is not None:
+            status, listing = self.options.listing
+            return web.json_response(listing, status=status)
         entries = [
             {"id": name, "object": "model", "created": 1, "owned_by": self.options.owned_by, "root": name}
             | {"max_model_len": self.options.context}
@@ -169,6 +178,7 @@ class FakeModelServer:
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
+        self.headers = request.headers
         self.bodies = [*self.bodies[-99:], body]
         asked = next((m["content"] for m in reversed(body["messages"]) if m["role"] == "user"), "")
         counted = (self.counts, self._by_question[question_of(asked)])
@@ -219,10 +229,18 @@ class FakeModelServer:
     ) -> tuple[web.StreamResponse, bool]:
         if body["model"] not in self._served:
             return error(404, f"The model `{body['model']}` does not exist.", "NotFoundError", param="model"), False
+        sent = body.keys() | {f"stream_options.{name}" for name in body.get("stream_options") or ()}
+        if unknown := sorted(name for name in sent if name.rpartition(".")[2] in self.options.unknown_fields):
+            problems = [
+                {"type": "extra_forbidden", "loc": ("body", *name.split(".")), "msg": "Extra inputs are not permitted"}
+                | {"input": body["messages"]}
+                for name in unknown
+            ]
+            return error(400, str(problems), "BadRequestError"), False
         if not body.get("stream"):
             return error(400, "this fake only streams", "BadRequestError"), False
         prompt = sum(4 + len(message["content"].split()) for message in body["messages"])
-        context, limit = self.options.context, body.get("max_tokens")
+        context, limit = self.options.context, body.get("max_tokens") or body.get("max_completion_tokens")
         room = context - prompt
         if script.fault == "context" or room < 1:
             return error(

@@ -7,6 +7,7 @@ from foundation import settings
 from foundation.settings import (
     BrokerSettings,
     DatabaseSettings,
+    GenerationSettings,
     QuestionSettings,
     SettingsError,
     WorkerSettings,
@@ -32,6 +33,13 @@ def test_a_setting_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_an_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASKMESH_MAX_QUESTION_CHARACTERS", "")
     assert load(QuestionSettings).max_question_characters == 8_000
+
+
+@pytest.mark.parametrize(("value", "prompt"), [("", ""), ("  ", ""), ("Be brief.", "Be brief.")])
+def test_an_empty_system_prompt_is_none(monkeypatch: pytest.MonkeyPatch, value: str, prompt: str) -> None:
+    assert GenerationSettings().system_prompt
+    monkeypatch.setenv("ASKMESH_SYSTEM_PROMPT", value)
+    assert load(GenerationSettings).system_prompt == prompt
 
 
 def test_a_file_gives_what_the_environment_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

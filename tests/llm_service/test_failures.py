@@ -5,7 +5,7 @@ import logging
 
 import grpc
 import pytest
-from askmesh.llm.v1.generation_pb2 import GenerationSpec
+from askmesh.llm.v1.generation_pb2 import FINISH_REASON_STOP, GenerationSpec
 from google.protobuf.duration_pb2 import Duration
 
 from foundation.logs import TRACE
@@ -46,21 +46,29 @@ def check(failure: Failure | None, status: str, reason: str, *, started: bool, r
         ("context", "INVALID_ARGUMENT", "CONTEXT_TOO_LONG", False),
         ("401", "PERMISSION_DENIED", "MODEL_SERVER_DENIED", False),
         ("403", "PERMISSION_DENIED", "MODEL_SERVER_DENIED", False),
-        ("404", "INTERNAL", "MODEL_SERVER_INVALID", False),
+        ("402", "PERMISSION_DENIED", "MODEL_SERVER_DENIED", False),
+        ("407", "PERMISSION_DENIED", "MODEL_SERVER_DENIED", False),
+        ("404", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("405", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("408", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("409", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("424", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("425", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("499", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("429", "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED", False),
         ("500", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("502", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("503", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("504", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("close", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
-        ("not-http", "INTERNAL", "MODEL_SERVER_INVALID", False),
-        ("garbage-body", "INTERNAL", "MODEL_SERVER_INVALID", True),
+        ("524", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("not-http", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
+        ("garbage-body", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", False),
         ("cut", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("end", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("error", "UNAVAILABLE", "GENERATION_INTERRUPTED", True),
         ("garbage", "INTERNAL", "MODEL_SERVER_INVALID", True),
         ("huge", "INTERNAL", "MODEL_SERVER_INVALID", True),
-        ("no-finish", "INTERNAL", "MODEL_SERVER_INVALID", True),
     ],
 )
 async def test_a_fault_has_its_status(
@@ -101,15 +109,35 @@ async def test_a_queue_that_is_found_full_after_the_200_is_no_attempt(client: Cl
     check(answer.failure, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED", started=False)
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "reason"),
+    [
+        (401, "PERMISSION_DENIED", "MODEL_SERVER_DENIED"),
+        (429, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED"),
+        (502, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+        (504, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+    ],
+)
+async def test_an_outage_that_a_gateway_tells_after_the_200_is_no_attempt(
+    client: Client, code: int, status: str, reason: str
+) -> None:
+    answer = await client.stream(ask(f"q [[fault=error code={code} at=0]]", request_id="mine"))
+    assert answer.started is not None
+    check(answer.failure, status, reason, started=False)
+
+
 @pytest.mark.parametrize("finish", ["abort", "error"])
 async def test_an_engine_that_gives_up_has_interrupted(client: Client, finish: str) -> None:
     answer = await client.stream(ask(f"q [[finish={finish}]]", request_id="mine"))
     check(answer.failure, "UNAVAILABLE", "GENERATION_INTERRUPTED", started=True)
 
 
-async def test_a_finish_reason_that_nobody_knows_is_no_answer(client: Client) -> None:
-    answer = await client.stream(ask("q [[finish=boredom]]", request_id="mine"))
-    check(answer.failure, "INTERNAL", "MODEL_SERVER_INVALID", started=True)
+@pytest.mark.parametrize("how", ["finish=boredom", "fault=no-finish"])
+async def test_a_text_is_whole_whatever_its_end_is_called(client: Client, how: str) -> None:
+    answer = await client.stream(ask(f"q [[{how}]]"))
+    assert answer.completed is not None
+    assert answer.completed.finish_reason == FINISH_REASON_STOP
+    assert answer.text == expected_answer("q")
 
 
 async def test_a_stream_may_lack_its_last_line(client: Client) -> None:
@@ -147,13 +175,32 @@ async def test_a_model_that_is_not_served_is_not_asked(client: Client, fake: Fak
     assert fake.counts.requests == 0
 
 
-async def test_a_model_that_was_taken_away_is_not_found_and_the_list_is_asked_again() -> None:
-    async with FakeModelServer(Options(models=("old",))) as before, service_over(before.url) as (_, client):
-        assert (await client.generate(ask("q"))).model == "old"
-        before.options = Options(models=("new",))
-        failure = (await client.stream(ask("q", request_id="mine"))).failure
+async def test_a_model_that_was_taken_away_is_not_found_for_who_named_it() -> None:
+    async with FakeModelServer(Options(models=("old",))) as server, service_over(server.url) as (_, client):
+        assert (await client.generate(ask("q", model="old"))).model == "old"
+        server.options = Options(models=("new",))
+        failure = (await client.stream(ask("q", model="old", request_id="mine"))).failure
         check(failure, "NOT_FOUND", "MODEL_NOT_FOUND", started=False)
-        assert (await client.generate(ask("q"))).model == "new"
+        assert (await client.generate(ask("q", model="new"))).model == "new"
+
+
+async def test_a_model_that_took_anothers_place_answers_who_named_none() -> None:
+    async with FakeModelServer(Options(models=("old",))) as server, service_over(server.url) as (_, client):
+        assert (await client.generate(ask("q"))).model == "old"
+        server.options = Options(models=("new",))
+        answer = await client.stream(ask("q"))
+        assert answer.started is not None
+        assert answer.started.model == "new"
+        assert answer.text == expected_answer("q")
+
+
+async def test_another_model_does_not_continue_what_one_began() -> None:
+    async with FakeModelServer(Options(models=("old",))) as server, service_over(server.url) as (_, client):
+        assert (await client.stream(ask("q", answer_prefix="The"))).completed is not None
+        server.options = Options(models=("new",))
+        failure = (await client.stream(ask("q", answer_prefix="The"))).failure
+        assert failure is not None
+        assert failure.reason == "CANNOT_CONTINUE"
 
 
 async def test_a_service_that_is_full_says_so(fake: FakeModelServer) -> None:
@@ -187,7 +234,7 @@ async def test_a_model_server_that_comes_late_goes_and_comes_back(caplog: pytest
         check(failure, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", started=False)
         async with FakeModelServer(options):
             assert (await client.stream(ask("q"))).completed is not None
-    told = [record.getMessage().split(":")[1] for record in caplog.records if record.name == "llm_service.model_server"]
+    told = [record.getMessage().split(":")[1] for record in caplog.records if record.name == "llm_service.outage_log"]
     port = options.port
     assert told == [f"{port} cannot be used", f"{port} answers again"] * 2, "a line a change"
 
@@ -196,14 +243,14 @@ async def test_a_model_server_that_comes_late_goes_and_comes_back(caplog: pytest
     ("fault", "status", "reason"),
     [
         ("401", "PERMISSION_DENIED", "MODEL_SERVER_DENIED"),
-        ("404", "INTERNAL", "MODEL_SERVER_INVALID"),
-        ("400", "INTERNAL", "MODEL_SERVER_INVALID"),
+        ("404", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+        ("400", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
         ("429", "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED"),
         ("500", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
         ("503", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
         ("close", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
-        ("not-http", "INTERNAL", "MODEL_SERVER_INVALID"),
-        ("garbage-body", "INTERNAL", "MODEL_SERVER_INVALID"),
+        ("not-http", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
+        ("garbage-body", "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE"),
     ],
 )
 async def test_the_list_of_models_fails_as_the_contract_says(

@@ -254,14 +254,27 @@ async def test_the_default_model_is_a_setting(fake: FakeModelServer) -> None:
 async def test_a_default_that_is_not_served_is_told(fake: FakeModelServer) -> None:
     async with service_over(fake.url, default_model="third") as (_, client):
         assert not any(model.is_default for model in (await client.models()).models)
-        failure = (await client.stream(ask("q"))).failure
-        assert failure is not None
-        assert (failure.reason, failure.message) == ("MODEL_NOT_FOUND", "the model server does not serve 'third'")
+        for spec in (ask("q"), ask("q", model="third")):
+            failure = (await client.stream(spec)).failure
+            assert failure is not None
+            assert failure.reason == "MODEL_SERVER_UNAVAILABLE", "a server that is set up wrongly, or not up yet"
+            assert failure.message == (
+                "the model server does not serve 'third', which ASKMESH_MODEL_NAME says: it serves 'first', 'second'"
+            )
 
 
-async def test_no_model_is_no_error_of_the_list() -> None:
-    async with FakeModelServer(Options(models=())) as fake, service_over(fake.url) as (_, client):
-        assert list((await client.models()).models) == []
-        failure = (await client.stream(ask("q"))).failure
-        assert failure is not None
-        assert failure.reason == "MODEL_NOT_FOUND"
+@pytest.mark.parametrize(
+    ("user", "key", "sent"),
+    [
+        ("", None, None),
+        ("", "sk-x", "Bearer sk-x"),
+        ("user:pass@", None, "Basic dXNlcjpwYXNz"),
+        ("user@", None, "Basic dXNlcjo="),
+        ("us%65r:p%C3%A4%3A%40@", None, "Basic dXNlcjpww6Q6QA=="),
+    ],
+)
+async def test_credentials_are_sent(fake: FakeModelServer, user: str, key: str | None, sent: str | None) -> None:
+    url = fake.url.replace("://", f"://{user}")
+    async with service_over(url, model_api_key=key) as (_, client):
+        assert (await client.stream(ask("q"))).completed is not None
+    assert fake.headers.get("Authorization") == sent

@@ -77,6 +77,28 @@ async def test_it_ends_what_does_not_finish_in_time(fake: FakeModelServer) -> No
         ({}, "ASKMESH_MODEL_URL"),
         ({"model_url": "ftp://example.org"}, "ASKMESH_MODEL_URL"),
         ({"model_url": "http://host:notaport/v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "127.0.0.1:8000/v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "http://"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "http:///v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "http://[::1/v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "http://host:0/v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f"{NOBODY}\r"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f"{NOBODY} "}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f" {NOBODY}"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": "http://ho st/v1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f"{NOBODY}?api-version=1"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f"{NOBODY}#top"}, "ASKMESH_MODEL_URL"),
+        ({"model_url": f"{NOBODY}/chat/completions"}, "ASKMESH_MODEL_URL"),
+        (
+            {"model_url": "http://user:secret-pass-word@127.0.0.1:9/v1", "model_api_key": "sk-x"},
+            "ASKMESH_MODEL_API_KEY",
+        ),
+        ({"model_url": NOBODY, "model_api_key": "sk-secret\r"}, "ASKMESH_MODEL_API_KEY"),
+        ({"model_url": NOBODY, "model_api_key": "sk-secret\n"}, "ASKMESH_MODEL_API_KEY"),
+        ({"model_url": NOBODY, "model_api_key": "sk-secret\x7f"}, "ASKMESH_MODEL_API_KEY"),
+        ({"model_url": NOBODY, "model_api_key": " sk-secret "}, "ASKMESH_MODEL_API_KEY"),
+        ({"model_url": NOBODY, "model_api_key": "ключ"}, "ASKMESH_MODEL_API_KEY"),
+        ({"model_url": NOBODY, "model_limit_field": "max"}, "ASKMESH_MODEL_LIMIT_FIELD"),
         ({"model_url": NOBODY, "llm_port": "70000"}, "ASKMESH_LLM_PORT"),
         ({"model_url": NOBODY, "max_generation": "1"}, "ASKMESH_MAX_GENERATION"),
     ],
@@ -88,6 +110,7 @@ async def test_wrong_settings_are_one_line_and_exit_2(settings: dict[str, str], 
     (line,) = told.decode().splitlines()
     assert line.startswith("llm_service: ")
     assert named in line
+    assert "secret" not in line
 
 
 async def test_a_port_in_use_is_refused() -> None:

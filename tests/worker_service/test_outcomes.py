@@ -143,11 +143,24 @@ def test_a_finish_reason_of_a_later_contract_is_not_taken_for_an_answer() -> Non
     assert finish_of_end(Completed.FromString(b"\x08\x63")) is None  # finish_reason: 99
 
 
-def test_names_of_errors_leave_their_message_out() -> None:
-    named = name(error(StatusCode.UNAVAILABLE, errors_pb2.ERROR_REASON_DRAINING))
+@pytest.mark.parametrize("reason", ["INVALID_FIELD", "CONTEXT_TOO_LONG", "REQUEST_REFUSED"])
+def test_names_of_errors_leave_a_message_out_that_may_quote_the_question(reason: str) -> None:
+    number = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
 
-    assert named == "UNAVAILABLE DRAINING"
+    assert name(error(StatusCode.INVALID_ARGUMENT, number)) == f"INVALID_ARGUMENT {reason}"
     assert name(error(StatusCode.UNAVAILABLE)) == "UNAVAILABLE"
+
+
+def test_names_of_errors_say_what_llm_service_says() -> None:
+    told = GenerationError(
+        "the model server answers 401: check ASKMESH_MODEL_API_KEY",
+        code=StatusCode.PERMISSION_DENIED,
+        reason=errors_pb2.ERROR_REASON_MODEL_SERVER_DENIED,
+    )
+
+    assert name(told) == (
+        "PERMISSION_DENIED MODEL_SERVER_DENIED: the model server answers 401: check ASKMESH_MODEL_API_KEY"
+    )
 
 
 def test_pauses_grow_to_a_limit_and_never_undercut_the_server() -> None:

@@ -1,0 +1,18 @@
+from askmesh.llm.v1 import generation_pb2 as pb
+
+from foundation.settings import GenerationSettings
+from questions.prompts import control_spec, generation_spec
+
+
+def test_instructions_and_question_are_separate_messages() -> None:
+    messages = generation_spec(1, 1, " What? ", GenerationSettings(system_prompt="Be brief.")).messages
+    assert [(message.role, message.content) for message in messages] == [
+        (pb.ROLE_SYSTEM, "Be brief."),
+        (pb.ROLE_USER, "What?"),
+    ]
+
+
+def test_without_a_system_prompt_there_is_no_system_message() -> None:
+    settings = GenerationSettings(system_prompt="")
+    for spec in (generation_spec(1, 1, "What?", settings), control_spec(1, 1, settings)):
+        assert [message.role for message in spec.messages] == [pb.ROLE_USER]
