@@ -51,7 +51,7 @@ import orjson
 from aiohttp import web
 
 from tests.fakes.script import Script, answer_tokens, continued, cut_at_stop, expected_answer, question_of, read_script
-from tests.fakes.stream import FOREVER, Counts, Stream, error
+from tests.fakes.stream import FOREVER, Counts, Stream, data, error
 
 __all__ = ["Counts", "FakeModelServer", "Options", "Script", "expected_answer"]
 
@@ -70,6 +70,8 @@ class Options:
     """Status and body of ``/v1/models``, instead of vLLM's."""
     unknown_fields: Sequence[str] = ()
     """Fields of a request that are refused as vLLM's web framework refuses extra ones; also within stream_options."""
+    refuses_late: bool = False
+    """Whether such a refusal comes as a gateway's does: as the first event, after HTTP 200."""
     script: Script = field(default_factory=Script)
 
 
@@ -229,6 +231,9 @@ class FakeModelServer:
                 | {"input": body["messages"]}
                 for name in unknown
             ]
+            if self.options.refuses_late:
+                told = {"error": {"message": str(problems), "type": "BadRequestError", "code": 400}}
+                return web.Response(body=data(told), content_type="text/event-stream"), False
             return error(400, str(problems), "BadRequestError"), False
         if not body.get("stream"):
             return error(400, "this fake only streams", "BadRequestError"), False
