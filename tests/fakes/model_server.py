@@ -232,8 +232,8 @@ class FakeModelServer:
                 for name in unknown
             ]
             if self.options.refuses_late:
-                told = {"error": {"message": str(problems), "type": "BadRequestError", "code": 400}}
-                return web.Response(body=data(told), content_type="text/event-stream"), False
+                event = {"error": {"message": str(problems), "type": "BadRequestError", "code": 400}}
+                return web.Response(body=data(event), content_type="text/event-stream"), False
             return error(400, str(problems), "BadRequestError"), False
         if not body.get("stream"):
             return error(400, "this fake only streams", "BadRequestError"), False
