@@ -23,7 +23,11 @@ from questions.ledger import Spent
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _MOST_WAIT_SECONDS = 60
+LONGEST_WAIT_SECONDS = 50.0
+"""Who may wait for 60 s is answered before that: most proxies give up a request on which nothing has come for 60 s, and
+with it the id of the question (nginx, ingress-nginx, AWS's load balancers)."""
 _SECONDS = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?", re.ASCII)
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?")
 _NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
 
 
@@ -110,7 +114,15 @@ async def _wait_seconds(request: Request) -> float:
             remedy="send for example wait=30",
         )
         raise ProblemError.of_fields(Code.INVALID_PARAMETER, [field])
-    return float(values[0])
+    return min(float(values[0]), LONGEST_WAIT_SECONDS)
+
+
+async def _public_prefix(request: Request) -> str:
+    # Only the caller itself sees what becomes of it, so that it does not matter who has written it.
+    prefixes = request.headers.getlist("x-forwarded-prefix")
+    if len(prefixes) != 1 or not _PREFIX.fullmatch(prefixes[0]):
+        return ""
+    return prefixes[0].rstrip("/")
 
 
 async def _start(request: Request) -> Start | None:
@@ -135,11 +147,6 @@ async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
     if coding != "identity":
         field = FieldError(field="Content-Encoding", detail=f"is {coding[:100]}", remedy="send the body as it is")
         raise ProblemError.of_fields(Code.UNSUPPORTED_MEDIA_TYPE, [field], {"Accept-Encoding": "identity"})
-    if "upgrade" in request.headers:
-        # httptools takes the body of such a request for the new protocol, and uvicorn gets none.
-        remedy = "leave it out (in Java: HttpClient.Version.HTTP_1_1)"
-        field = FieldError(field="Upgrade", detail="is not understood here", remedy=remedy)
-        raise ProblemError.of_fields(Code.INVALID_HEADER, [field], {"Connection": "close"})
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             body = await request.body()
@@ -157,6 +164,8 @@ IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 WantsFresh = Annotated[bool, Depends(_wants_fresh)]
 WantsEvents = Annotated[bool, Depends(_wants_events)]
 WaitSeconds = Annotated[float, Depends(_wait_seconds)]
+PublicPrefix = Annotated[str, Depends(_public_prefix)]
+"""Where a proxy has put this API, as /tools/ask: what it takes off a path before the request gets here."""
 StartingAfter = Annotated[Start | None, Depends(_start)]
 LimitsInForce = Annotated[Limits, Depends(_limits)]
 Ledger = Annotated[ReadDays, Depends(_ledger)]

@@ -5,6 +5,7 @@ import uuid
 from http import HTTPStatus
 from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api_service.problems import MEDIA_TYPE, Code, problem
@@ -31,6 +32,10 @@ class LimitedProtocol(HttpToolsProtocol):
     The head of a request must arrive within 10 s and have at most 32 KiB and 100 headers, the body must arrive within
     30 s, and of the connections beyond ``max_connections`` each is told so and closed. uvicorn alone waits for ever for
     any number of connections, and keeps whatever head they send.
+
+    An offer to change the protocol (``Upgrade``, as Java's HttpClient offers h2c with each request) is ignored, as
+    RFC 9110, section 7.8, lets a server do: the request is answered by HTTP/1.1. The parser alone takes the body of
+    such a request for the new protocol, and uvicorn gets none.
     """
 
     max_connections: int
@@ -41,6 +46,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._head_bytes = 0
         self._late: asyncio.TimerHandle | None = None
+        self._in_repeated_head = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop, as all below."""
@@ -58,17 +64,56 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            while data:
+                data = self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, _TOO_LARGE)
 
+    def _parse(self, data: bytes) -> bytes:
+        """What is left of the data after a request that offered to change the protocol; else nothing."""
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offered:
+            if framing := self._framing():
+                # Its body is still to come: another parser reads it, which is told of the head without the offer.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                connection = b"keep-alive" if self.cycle.keep_alive else b"close"
+                head = [b"%s: %s\r\n" % header for header in (*framing, (b"Connection", connection))]
+                self._in_repeated_head = True
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + b"".join(head) + b"\r\n")
+                self._in_repeated_head = False
+            return data[offered.args[0] :]
+        return b""
+
+    def _framing(self) -> list[tuple[bytes, bytes]]:
+        """The headers that say how long the body is; none if there is no body."""
+        return [header for header in self.headers if header[0] in (b"content-length", b"transfer-encoding")]
+
     def on_message_begin(self) -> None:
         """Called by the parser, as those below."""
+        if self._in_repeated_head:
+            return
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
         self._expect_within(HEAD_SECONDS)
 
+    def on_url(self, url: bytes) -> None:
+        if not self._in_repeated_head:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_repeated_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        if self._in_repeated_head:
+            return
         if self._head_is_too_large():
             raise _HeadTooLargeError  # by which the parser stops, and what called it asks for a 400
         self._in_head = False
@@ -76,6 +121,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade() and self._framing():
+            return  # Only for this parser: _parse goes on with the body.
         self._expect_nothing()
         super().on_message_complete()
 

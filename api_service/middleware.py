@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import re
-import traceback
 import uuid
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.problems import DEFECT, Code, problem_response
+from foundation.logs import trace_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +47,14 @@ class RequestIds:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            # Messages of exceptions can quote what people asked (PostgreSQL's: the whole row).
             words = (request_id.decode(), scope["method"], scope["path"])
-            logger.error("request %s, %s %s, met a defect:%s", *words, _without_messages(error))  # noqa: TRY400
+            name = type(error).__qualname__
+            logger.error("request %s, %s %s, met a defect: %s", *words, name, extra=trace_of(error))  # noqa: TRY400
             logger.debug("request %s, %s %s, met a defect", *words, exc_info=True)
             if started:
                 # uvicorn logs it and breaks the connection off, so that half a response is not taken for one.
                 raise BrokenOffError("a response is broken off: the lines before say why") from None
             await problem_response(scope, Code.INTERNAL_ERROR, DEFECT)(scope, receive, send_with_id)
-
-
-def _without_messages(error: BaseException | None) -> str:
-    """Where the exception and its causes were raised, and their types."""
-    parts = []
-    while error is not None:
-        parts += ["\n", *traceback.format_tb(error.__traceback__), type(error).__qualname__]
-        error = error.__cause__ or error.__context__
-    return "".join(parts)
 
 
 class BrokenOffError(Exception):

@@ -215,6 +215,21 @@ class AccessSettings(Group):
         description="Claim that holds `user` or `operator`, or a list with one of them, as realm_access.roles; tokens"
         " without either are refused. Empty: everybody is a user.",
     )
+    jwt_token_type: Literal["access", "at+jwt", "any"] = Field(
+        "access",
+        description="Which tokens are taken. `access`: those that do not say that they are something else, such as ID"
+        " tokens; `at+jwt`: those only whose `typ` says so (RFC 9068); `any`: ID tokens too, for issuers that have no"
+        " others, as Google.",
+    )
+    jwt_clients: str = Field(
+        "",
+        description="Clients of the issuer, with commas between, whose tokens are taken, as `azp`, `client_id`, `cid`"
+        " or `appid` names them. Empty: all.",
+    )
+    jwt_scope: str = Field(
+        "",
+        description="What `scope` or `scp` of a token must hold, with spaces between if several. Empty: nothing.",
+    )
     jwt_leeway_seconds: float = Field(
         30, ge=0, le=300, description="By how much the issuer's clock and this one may differ."
     )
@@ -228,6 +243,11 @@ class AccessSettings(Group):
     def origins(self) -> frozenset[str]:
         """``allowed_origins`` one by one."""
         return _names(self.allowed_origins)
+
+    @property
+    def clients(self) -> frozenset[str]:
+        """``jwt_clients`` one by one."""
+        return frozenset(name for part in self.jwt_clients.split(",") if (name := part.strip()))
 
     @property
     def takes_tokens(self) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import traceback
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import grpc
 from askmesh.llm.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
+from foundation.logs import trace_of
 from llm_service.admission import Admission
 from llm_service.catalogue import ModelCatalogue
 from llm_service.completions import TokenCounts
@@ -170,7 +170,7 @@ def _call(spec: generation_pb2.GenerationSpec | None = None) -> _Call:
 
 def _defect(error: Exception) -> LlmError:
     # Where it happened, and not the message, which can hold what people asked.
-    logger.error("defect: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+    logger.error("defect: %s", type(error).__name__, extra=trace_of(error))
     return LlmError(Reason.DEFECT, "llm_service has a defect: see its log")
 
 

@@ -1,6 +1,5 @@
 """``askmesh restored``: what a restored database needs before services use it."""
 
-import os
 from typing import Final
 
 import click
@@ -9,7 +8,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings, load
+from foundation.settings import RedisSettings
+from operations.running import is_given, settings
 
 SKIPPED: Final = 1_000_000_000
 """More numbers than any mesh gives out between a backup and a failure. They end at 2^53, 9 million restores away."""
@@ -35,11 +35,11 @@ async def skip_numbers(engine: AsyncEngine) -> int:
 async def empty_redis() -> bool:
     """Forget what Redis holds of answers that the backup does not; False where no Redis is set.
 
-    Raises click's error if it does not answer.
+    Raises click's error if it does not answer, or its URL is none.
     """
-    if not os.environ.get("ASKMESH_REDIS_URL"):
+    if not is_given("REDIS_URL"):
         return False
-    redis = create_redis(load(RedisSettings))
+    redis = create_redis(settings(RedisSettings))
     try:
         await redis.flushdb()
     except RedisError as error:

@@ -12,7 +12,16 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
-from foundation.settings import SECRETS, DatabaseSettings, EmbeddedSettings, QuestionSettings, SettingsError, load
+from foundation.settings import (
+    PREFIX,
+    SECRETS,
+    DatabaseSettings,
+    EmbeddedSettings,
+    QuestionSettings,
+    RedisSettings,
+    SettingsError,
+    load,
+)
 
 T = TypeVar("T")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -31,7 +40,7 @@ class Age(click.ParamType[timedelta]):
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-G = TypeVar("G", DatabaseSettings, EmbeddedSettings, QuestionSettings)
+G = TypeVar("G", DatabaseSettings, EmbeddedSettings, QuestionSettings, RedisSettings)
 
 
 def settings(group: type[G]) -> G:
@@ -42,9 +51,14 @@ def settings(group: type[G]) -> G:
         raise click.ClickException(str(error)) from None
 
 
+def is_given(setting: str) -> bool:
+    """Whether the environment or a secret says what this setting is."""
+    return bool(os.environ.get(PREFIX + setting)) or (SECRETS / f"{PREFIX}{setting}".lower()).exists()
+
+
 def _database() -> DatabaseSettings:
     """As the environment or a secret says, else as a running `make run` has left it in its data folder."""
-    if not os.environ.get("ASKMESH_DATABASE_URL") and not (SECRETS / "askmesh_database_url").exists():
+    if not is_given("DATABASE_URL"):
         address = settings(EmbeddedSettings).data_dir / "database_url"
         try:
             os.environ["ASKMESH_DATABASE_URL"] = address.read_text()

@@ -16,6 +16,8 @@ from typing import Any, Self
 import amqp
 import pytest
 
+from embedded.ports import free_port
+
 # The server's scripts themselves: Debian's wrappers on the PATH change to the user rabbitmq and its data.
 _SCRIPTS = "lib/rabbitmq/lib/rabbitmq_server-*/sbin"
 _START_SECONDS = 90
@@ -36,7 +38,7 @@ class RabbitMQ:
     def __init__(self) -> None:
         self._scripts = find_scripts()
         self._folder = Path(tempfile.mkdtemp(prefix="askmesh-rabbitmq-"))
-        self._port, distribution_port, self._mapper_port = _free_ports(3)
+        self._port, distribution_port, self._mapper_port = (free_port() for _ in range(3))
         (self._folder / "rabbitmq.conf").write_text(
             f"listeners.tcp.1 = 127.0.0.1:{self._port}\nlog.file.level = warning\ndisk_free_limit.absolute = 1MB\n"
         )
@@ -208,14 +210,3 @@ def _wait(condition: Callable[[], bool], seconds: float, what: str) -> None:
 def _listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import random
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -11,6 +10,7 @@ from typing import Final
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
 from questions import claims, ledger
 from questions.claims import Claim
@@ -85,8 +85,7 @@ class Answering:
             elif running.unwanted:
                 await self._book(running)
         except Exception as error:  # noqa: BLE001 - a slot outlives a defect; the message could quote an answer
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("answer %d: %s\n%s", claim.answer_id, describe(error), frames)  # noqa: TRY400
+            logger.error("answer %d: %s", claim.answer_id, describe(error), extra=trace_of(error))  # noqa: TRY400
         finally:
             self._running.discard(running)
             self._forget_text(running)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import Final
 
 import aiohttp
@@ -78,9 +79,11 @@ class IssuerKeys:
         timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=True) as session,
-            session.get(self._url, headers={"Accept": "application/json"}) as response,
+            # A redirect could lead to plain text, or to a server inside: whoever may redirect would choose the keys.
+            session.get(self._url, headers={"Accept": "application/json"}, allow_redirects=False) as response,
         ):
-            response.raise_for_status()
+            if response.status != HTTPStatus.OK:
+                raise _UnexpectedStatusError(response.status)
             body = bytearray()
             async for piece in response.content.iter_any():
                 body += piece
@@ -95,11 +98,16 @@ class IssuerKeys:
         return {key.key_id: key for key in usable}
 
 
+class _UnexpectedStatusError(ValueError):
+    def __init__(self, status: int) -> None:
+        redirect = HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
+        remedy = ", which is not followed: set the URL that it leads to" if redirect else ""
+        super().__init__(f"it answers {status}{remedy}")
+
+
 def _why(error: Exception) -> str:
     # What is said of a connection names its URL, which can hold a password.
     match error:
-        case aiohttp.ClientResponseError():
-            return f"it answers {error.status}"
         case aiohttp.ClientError() | TimeoutError():
             return type(error).__name__
     return str(error)

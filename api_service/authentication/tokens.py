@@ -17,14 +17,31 @@ from questions.roles import Role
 
 logger = logging.getLogger(__name__)
 
+_CHALLENGE: Final = 'Bearer realm="askmesh"'
 _MOST_CHARACTERS: Final = 8_192
 _KEPT: Final = 10_000
 _KEPT_SECONDS: Final = 60.0
 """A token that was good is not looked at again for so long; so a key that the issuer withdraws counts no longer."""
 
 
+_ACCESS_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})
+_GENERAL_TYPES: Final = frozenset({"", "jwt", "application/jwt"})
+_SAYS_ITS_KIND: Final = ("typ", "token_use", "tty")
+"""Claims that say what a token is, where its header says no more than JWT: Keycloak's, Cognito's, FusionAuth's."""
+_OTHER_KINDS: Final = frozenset({"id", "refresh", "offline", "logout", "initial", "registration"})
+_OF_ID_TOKENS: Final = ("at_hash", "c_hash", "s_hash")
+"""Claims that only ID tokens have: OpenID Connect Core, 3.1.3.6 and 3.3.2.11. Not `nonce`, which Keycloak before 25 put
+into access tokens as well."""
+_OF_EVENTS: Final = "events"
+"""Only a logout token or another security event has it: RFC 8417."""
+_CLIENT_CLAIMS: Final = ("azp", "client_id", "cid", "appid")
+"""Who a token was issued to: OpenID Connect, RFC 9068, Okta, Entra ID."""
+_SCOPE_CLAIMS: Final = ("scope", "scp")
+"""RFC 8693 and 9068; Okta and Entra ID."""
+
+
 class Tokens:
-    """Checks signature, issuer, audience and times of a token, and reads tenant and role out of its claims."""
+    """Checks signature, issuer, audience, times and kind of a token, and reads tenant and role out of its claims."""
 
     def __init__(self, settings: AccessSettings, keys: IssuerKeys) -> None:
         self._settings = settings
@@ -64,7 +81,7 @@ class Tokens:
             key = await self._keys.find(header.get("kid"))
             if key is None:
                 return None
-            return jwt.decode(
+            claims = jwt.decode(
                 token,
                 key,
                 algorithms=[key.algorithm_name],
@@ -76,8 +93,23 @@ class Tokens:
         except (jwt.PyJWTError, ValueError) as error:
             logger.debug("a token was refused: %s", type(error).__name__)
             return None
+        if not _is_of_type(self._settings.jwt_token_type, header, claims):
+            raise _not_an_access_token(self._settings.jwt_token_type)
+        return claims
 
     def _read(self, claims: Mapping[str, Any]) -> Principal:
+        clients = self._settings.clients
+        client = next((claims[name] for name in _CLIENT_CLAIMS if name in claims), None)
+        if clients and (not isinstance(client, str) or client not in clients):
+            detail = "The token is good, but it was issued to a client that ASKMESH_JWT_CLIENTS does not name."
+            raise ProblemError(Code.FORBIDDEN, detail)
+        wanted = set(self._settings.jwt_scope.split())
+        if wanted and not wanted <= _scopes(claims):
+            raise ProblemError(
+                Code.FORBIDDEN,
+                f"The token is good, but its scope lacks {' '.join(sorted(wanted))}: ask the issuer for it.",
+                headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope"'},
+            )
         tenant = _claim(claims, self._settings.jwt_tenant_claim)
         if not isinstance(tenant, str) or not TENANT.fullmatch(tenant):
             raise _lacking(self._settings.jwt_tenant_claim, "1 to 255 visible ASCII characters")
@@ -93,6 +125,37 @@ class Tokens:
             if role in roles:
                 return role
         raise _lacking(name, "user or operator")
+
+
+def _is_of_type(wanted: str, header: Mapping[str, Any], claims: Mapping[str, Any]) -> bool:
+    """Whether a token is of the type that the settings want, as far as it says what it is."""
+    if wanted == "any":
+        return True
+    stated = header.get("typ", "")
+    stated = stated.lower() if isinstance(stated, str) else None
+    if stated in _ACCESS_TYPES:
+        return True
+    # Any other type is explicitly one of something else: RFC 8725, section 3.11.
+    if wanted == "at+jwt" or stated not in _GENERAL_TYPES:
+        return False
+    kinds = {str(claims.get(name, "")).lower() for name in _SAYS_ITS_KIND}
+    return not kinds & _OTHER_KINDS and not any(name in claims for name in (*_OF_ID_TOKENS, _OF_EVENTS))
+
+
+def _scopes(claims: Mapping[str, Any]) -> set[str]:
+    held: set[str] = set()
+    for name in _SCOPE_CLAIMS:
+        value = claims.get(name)
+        words = value.split() if isinstance(value, str) else value
+        held |= {word for word in words if isinstance(word, str)} if isinstance(words, list) else set()
+    return held
+
+
+def _not_an_access_token(wanted: str) -> ProblemError:
+    said = "does not say that it is an access token" if wanted == "at+jwt" else "is none for access, as an ID token is"
+    detail = f"The token is good, but {said}: send the access token that the issuer gives with it."
+    headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+    return ProblemError(Code.UNAUTHENTICATED, detail, headers=headers)
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> object:

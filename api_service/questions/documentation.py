@@ -75,8 +75,9 @@ def _wait(described: str) -> dict[str, Any]:
     return {
         "name": "wait",
         "in": "query",
-        "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. Without it"
-        f" the reply comes at once.{described}",
+        "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. After 50 the"
+        " reply comes in any case, before proxies give the request up. Without it the reply comes at once."
+        f"{described}",
         "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
     }
 

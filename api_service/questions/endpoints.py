@@ -1,5 +1,6 @@
 """The REST endpoints for questions."""
 
+import time
 from contextlib import nullcontext
 from functools import partial
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from api_service.dependencies import (
     IdempotencyKey,
     LimitsInForce,
     PreferredLanguage,
+    PublicPrefix,
     Questions,
     StartingAfter,
     WaitSeconds,
@@ -54,6 +56,7 @@ async def ask(
     language: PreferredLanguage,
     events: WantsEvents,
     wait: WaitSeconds,
+    prefix: PublicPrefix,
     watcher: Watching,
     limits: LimitsInForce,
     request: Request,
@@ -63,12 +66,14 @@ async def ask(
 
     Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
 
-    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds, with 202. Send an
-    `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the same question.
+    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds (50 at the
+    latest), with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the
+    same question.
 
     With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
+    began = time.monotonic()
     seconds = 0.0 if events else wait
     if events or seconds:
         limits.refuse_stream(caller)
@@ -76,12 +81,13 @@ async def ask(
         asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
         if seconds:
             receive = request.receive if body.cancel_on_disconnect else None
-            asked = await questions.wait_for_end(asked, seconds, receive)
+            seconds_left = max(0.0, began + seconds - time.monotonic())
+            asked = await questions.wait_for_end(asked, seconds_left, receive)
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
     if events:
         leave = partial(questions.leave, caller.tenant, accepted.question_id)
-        headers = {"Location": f"/api/answer/{accepted.question_id}", **asked.headers}
+        headers = {"Location": prefix + f"/api/answer/{accepted.question_id}", **asked.headers}
         if accepted.replayed:
             headers["Idempotency-Replayed"] = "true"
         return EventStream(
@@ -97,7 +103,7 @@ async def ask(
         response.status_code = HTTPStatus.OK
     _set_headers(response, question.state)
     response.headers.update(asked.headers)
-    response.headers["Location"] = f"/api/answer/{accepted.question_id}"
+    response.headers["Location"] = prefix + f"/api/answer/{accepted.question_id}"
     if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return AskResponse(
@@ -128,7 +134,7 @@ async def answer(
 ) -> AnswerResponse:
     """Return the question as it is now, whatever became of it: a failed one is a 200 too.
 
-    With `wait` it comes as soon as the question has ended, or after so many seconds as it is then.
+    With `wait` it comes as soon as the question has ended, or after so many seconds (50 at the latest) as it is then.
     """
     if not wait:
         return _answer(await questions.read(caller.tenant, question_id), language, response)

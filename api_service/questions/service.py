@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_LIVE = 10_000
 _JUST_NOW_SECONDS = 1.0
+_LAST_LOOK_SECONDS = 5.0
+"""For so long a question is read again that was waited for. PostgreSQL may hang, and who has asked must get the id."""
 _EVERYBODY = ""  # no tenant is called so
 
 
@@ -129,8 +131,9 @@ class QuestionService:
         if left:
             await self.leave(question.owner, question.id)
         # It may have begun since, and somebody may have been told so elsewhere.
-        with suppress(ProblemError):
-            question = await self.read(question.owner, question.id)
+        with suppress(ProblemError, TimeoutError):
+            async with asyncio.timeout(_LAST_LOOK_SECONDS):
+                question = await self.read(question.owner, question.id)
         return replace(asked, question=question)
 
     async def read(self, owner: str, question_id: int) -> Question:

@@ -7,7 +7,11 @@ set -eu
 docker compose run --rm --no-deps migrations
 for service in llm_service worker_service api_service; do
     old=$(docker compose ps --quiet "$service")
-    count=$(printf '%s\n' "$old" | grep -c .)
+    if [ -z "$old" ]; then
+        echo "$service: no replica runs, so none is replaced; docker compose up --detach starts one" >&2
+        continue
+    fi
+    count=$(printf '%s\n' "$old" | wc -l)
     docker compose up --detach --no-deps --no-recreate --wait --wait-timeout 180 \
         --scale "$service=$((count * 2))" "$service"
     # One after another, so that whoever calls them always finds more that are there than that have just gone. Each
@@ -16,5 +20,5 @@ for service in llm_service worker_service api_service; do
         docker stop --time 40 "$container" >/dev/null
         docker rm "$container" >/dev/null
     done
-    echo "$service: $count replicas of ${IMAGE_TAG:-dev}"
+    echo "$service: $((count)) replicas of ${IMAGE_TAG:-dev}"
 done

@@ -128,16 +128,73 @@ async def test_a_body_that_stops_coming_is_given_up(api: ClientSession, monkeypa
         assert await connection.is_closed()
 
 
-async def test_a_request_to_change_the_protocol_is_told_how_to_ask(api: ClientSession, words: str) -> None:
+OFFERS = {
+    "h2c, as Java's HttpClient": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "h2c, oddly written": b"upgrade: H2C\r\nconnection: keep-alive,UPGRADE\r\n",
+    "a web socket": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "TLS": b"Connection: upgrade\r\nUpgrade: TLS/1.0, HTTP/2.0\r\n",
+    "an offer that is none, without Connection": b"Upgrade: h2c\r\n",
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+@pytest.mark.parametrize("cut", ["whole", "by byte", "after the head"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
+async def test_an_offer_to_change_the_protocol_is_ignored(
+    api: ClientSession, words: str, offer: bytes, cut: str, chunked: bool
+) -> None:
     body = question(words)
-    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    head = b"Transfer-Encoding: chunked\r\n\r\n" if chunked else b"Content-Length: %d\r\n\r\n" % len(body)
+    asked = ASK + offer + head
     async with connected(api) as connection:
-        await connection.send(ASK + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        status, _, content = await connection.response()
-        assert (status, orjson.loads(content)["errors"][0]["field"]) == (400, "Upgrade")
+        # The same connection goes on as it would have without.
+        for get in (b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + offer + b"\r\n", b""):
+            pieces = {
+                "whole": [asked + framed + get],
+                "by byte": [bytes([byte]) for byte in asked + framed + get],
+                "after the head": [asked, framed + get],
+            }[cut]
+            for piece in pieces:
+                await connection.send(piece)
+                await asyncio.sleep(0)  # the server reads what is there
+            status, _, content = await connection.response()
+            assert (status, "question_id" in orjson.loads(content)) == (202, True)
+            if get:
+                assert (await connection.response())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "expected"),
+    [
+        (b"Content-Length: 0\r\n", b"", 400),
+        (b"", b"", 400),
+        (b"Content-Length: 3\r\n", b"{}", None),
+        (b"Transfer-Encoding: chunked\r\n", b"zz\r\n", 400),
+        (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"0\r\n\r\n", 400),
+        (b"Content-Length: 5\r\nContent-Length: 6\r\n", b"", 400),
+    ],
+    ids=["empty", "no body", "cut short", "no chunk", "two lengths", "two other lengths"],
+)
+async def test_an_offer_changes_nothing_of_what_is_refused(
+    api: ClientSession, monkeypatch: pytest.MonkeyPatch, framing: bytes, body: bytes, expected: int | None
+) -> None:
+    monkeypatch.setattr("api_service.dependencies._BODY_SECONDS", 0.2)
+    seen = []
+    for offer in (b"", OFFERS["h2c, as Java's HttpClient"]):
+        async with connected(api) as connection:
+            await connection.send(ASK + offer + framing + b"\r\n" + body)
+            seen.append((await connection.response())[0])
+    assert seen[0] == seen[1] == (expected or 408)
+
+
+async def test_an_offer_of_a_connection_that_closes_is_closed(api: ClientSession, words: str) -> None:
+    offer = b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n"
+    body = question(words)
     async with connected(api) as connection:
-        await connection.send(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
-        assert (await connection.response())[0] == 200
+        await connection.send(ASK + offer + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        assert (await connection.response())[0] == 202
+        assert await connection.is_closed()
 
 
 async def test_http_1_0_is_answered_and_closed(api: ClientSession, words: str) -> None:

@@ -4,10 +4,12 @@ import pytest
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from api_service.documentation import EXAMPLES
 from api_service.middleware import RequestIds
 from api_service.problems import KINDS, MEDIA_TYPE, Code, FieldError, Problem, ProblemError, install_problem_handlers
+from foundation.logs import SafeFormatter
 from questions.asking import IdempotencyKeyReusedError
 from tests.api_service.asgi import Reply, call
 
@@ -83,6 +85,18 @@ async def test_a_defect_tells_the_client_nothing_but_its_request_id_and_the_log_
     assert "r-1, GET /, met a defect" in record.getMessage()
     assert record.getMessage().endswith("RuntimeError")
     assert "secret" not in caplog.text
+
+
+async def test_a_path_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise RuntimeError
+
+    assert (await call(RequestIds(broken), "GET", "/a\n2026-01-01 forged\x1b[31m")).status == 500
+    (record,) = caplog.records
+    first, *trace = SafeFormatter("%(message)s").format(record).split("\n")
+    assert r"GET /a\n2026-01-01 forged\x1b[31m, met a defect: RuntimeError" in first
+    assert trace
+    assert all(line.startswith("    ") for line in trace)
 
 
 async def test_a_client_that_left_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,11 +3,13 @@
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from aiohttp import ClientResponse, ClientSession
+from multidict import CIMultiDict
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,6 +60,33 @@ async def test_a_question_is_accepted(api: ClientSession, words: str) -> None:
     assert int(response.headers["Retry-After"]) >= 1
     assert response.headers["Vary"] == "Accept-Language"
     assert response.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("said", "prefix"),
+    [
+        (["/tools/ask"], "/tools/ask"),
+        (["/tools/ask/"], "/tools/ask"),
+        (["/a-b_c.d~e"], "/a-b_c.d~e"),
+        (["/"], ""),
+        ([""], ""),
+        (["tools"], ""),
+        (["//evil.example.com"], ""),
+        (["https://evil.example.com"], ""),
+        (["/a b"], ""),
+        (["/a?b"], ""),
+        (["/a#b"], ""),
+        (["/" + "a" * 65], ""),
+        (["/a" * 9], ""),
+        (["/a", "/b"], ""),
+    ],
+)
+async def test_location_is_where_a_proxy_has_put_the_api(
+    api: ClientSession, words: str, said: list[str], prefix: str
+) -> None:
+    headers = CIMultiDict([("X-Forwarded-Prefix", each) for each in said])
+    async with api.post("/api/ask", json={"question_text": words}, headers=headers) as response:
+        assert re.fullmatch(re.escape(prefix) + r"/api/answer/\d+", response.headers["Location"])
 
 
 async def test_an_answer_comes_with_all_that_is_known_of_it(

@@ -36,12 +36,12 @@ async def asking(
 async def test_a_question_is_asked_and_watched(
     streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
 ) -> None:
-    async with asking(streams, words) as stream:
+    async with asking(streams, words, {"X-Forwarded-Prefix": "/tools"}) as stream:
         first = await stream.next()
         question_id = first.data["question_id"]
         assert first.name == "status"
         assert first.data == {"question_id": question_id, "status": "queued", "cached": False, "coalesced": False}
-        assert stream.response.headers["Location"] == f"/api/answer/{question_id}"
+        assert stream.response.headers["Location"] == f"/tools/api/answer/{question_id}"
         writer = await Writer.begin(engine, redis, words)
         await writer.write("It says ")
         assert await stream.text(8) == "It says "

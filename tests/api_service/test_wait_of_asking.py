@@ -10,8 +10,12 @@ from aiohttp import ClientSession, ClientTimeout
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api_service import dependencies
+from api_service.questions import service
 from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, FAILED
+from api_service.questions.service import Asked
+from questions.asking import Accepted, accept
 from questions.states import ErrorReason
 from tests.api_service import answers
 from tests.api_service.serving import until
@@ -78,6 +82,55 @@ async def test_after_that_time_it_is_accepted_as_without_waiting(
     assert (status, headers["Retry-After"]) == (202, "1")
     assert headers["Location"] == f"/api/answer/{body['question_id']}"
     assert (body["status"], body["answer_text"]) == ("queued", ACCEPTED[Language.RUSSIAN])
+
+
+async def test_nobody_waits_for_longer_than_proxies_do(
+    streams: ClientSession, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # nginx, ingress-nginx and AWS's load balancers give a request up on which nothing has come for 60 s.
+    assert dependencies.LONGEST_WAIT_SECONDS + service._LAST_LOOK_SECONDS < 60
+    monkeypatch.setattr(dependencies, "LONGEST_WAIT_SECONDS", 0.2)
+    status, headers, body = await ask(streams, words, "60")
+    assert (status, body["status"]) == (202, "queued")
+    async with streams.get(f"{headers['Location']}?wait=60") as response:
+        assert (response.status, (await response.json())["status"]) == (200, "queued")
+
+
+async def test_what_asking_takes_is_part_of_the_wait(
+    streams: ClientSession, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    async def accept_slowly(*arguments: Any, **named: Any) -> Accepted:
+        await asyncio.sleep(0.2)
+        return await accept(*arguments, **named)
+
+    async def wait_for_end(_: object, asked: Asked, seconds: float, __: object) -> Asked:
+        waited.append(seconds)
+        return asked
+
+    monkeypatch.setattr(service, "accept", accept_slowly)
+    monkeypatch.setattr(service.QuestionService, "wait_for_end", wait_for_end)
+    await ask(streams, words, "30")
+    await ask(streams, words + "?", "0.1")
+    assert 0 < waited[0] <= 29.8
+    assert waited[1] == 0
+
+
+async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
+    streams: ClientSession, engine: AsyncEngine, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        read.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("api_service.questions.service.reading.read", hang)
+    monkeypatch.setattr(service, "_LAST_LOOK_SECONDS", 0.05)
+    status, _, body = await ask(streams, words, "0.05")
+    assert read.is_set()
+    assert (status, body["status"], body["question_id"]) == (202, "queued", await asked(engine, words))
 
 
 async def test_what_has_begun_meanwhile_is_told_so(streams: ClientSession, engine: AsyncEngine, words: str) -> None:

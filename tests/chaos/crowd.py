@@ -1,4 +1,8 @@
-"""Users, many at once: each asks a question, asks again where it got no reply, and polls until there is an answer."""
+"""Users, many at once: each asks a question, asks again where it got no reply, and polls until there is an answer.
+
+Every fourth reads along instead, as the answer is written, and comes back where a stream breaks off. Where more ask at
+once than there are connections, all poll.
+"""
 
 import asyncio
 import random
@@ -11,11 +15,15 @@ from typing import Any
 
 import aiohttp
 
+from tests.api_service.sse import FINAL, Stream
+
 LIVE = ("queued", "in_progress")
 # A user who is told to wait longer than this gets impatient.
 _LONGEST_PAUSE_SECONDS = 3.0
 _REQUEST_SECONDS = 20.0
 _CONNECTIONS = 128
+# The service says something every 8 s.
+_READING = aiohttp.ClientTimeout(total=None, sock_read=20)
 
 
 @dataclass(eq=False)
@@ -55,7 +63,9 @@ class Crowd:
         self._at_once = at_once
         self._pace = pace
         self._rng = rng
-        self._waiting = deque(self.questions)
+        self._waiting = deque(enumerate(self.questions))
+        # Whoever reads along keeps a connection.
+        self._read_along_each = 4 if at_once <= _CONNECTIONS else len(self.questions) + 1
         self._changed = asyncio.Condition()
         self.accepted = 0
         self.answered = 0
@@ -101,9 +111,12 @@ class Crowd:
 
     async def _use(self, session: aiohttp.ClientSession) -> None:
         while self._waiting:
-            question = self._waiting.popleft()
+            number, question = self._waiting.popleft()
             await self._ask(session, question)
-            await self._poll(session, question)
+            if (number + 1) % self._read_along_each:
+                await self._poll(session, question)
+            else:
+                await self._read_along(session, question)
 
     async def _ask(self, session: aiohttp.ClientSession, question: Question) -> None:
         question.asked_at = time.time()
@@ -132,6 +145,30 @@ class Crowd:
             await asyncio.sleep(pause)
         await self._note("answered")
 
+    async def _read_along(self, session: aiohttp.ClientSession, question: Question) -> None:
+        reader = _Reader()
+        while question.final is None and not question.missing:
+            url = f"{self._api()}/api/answer/{question.id}/events"
+            try:
+                async with session.get(url, headers=reader.headers, timeout=_READING) as reply:
+                    pause = self._pause(reply.headers.get("Retry-After"))
+                    if reply.status == 200:
+                        question.final = await reader.read(reply)
+                    elif reply.status == 404:
+                        question.missing = True
+                    elif reply.status == 503:
+                        self.retries["503"] += 1
+                    else:
+                        self.surprises[f"GET events {reply.status}"] += 1
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self.retries[type(error).__name__] += 1
+                pause = self._pause(None)
+            if question.final is None and not question.missing:
+                await asyncio.sleep(pause)
+        if question.final and question.final["status"] == "completed" and reader.text != question.final["answer_text"]:
+            self.surprises["a stream whose text is not the answer's"] += 1
+        await self._note("answered")
+
     async def _request(
         self, session: aiohttp.ClientSession, method: str, path: str, **how: Any
     ) -> tuple[int, dict[str, Any], float]:
@@ -157,3 +194,25 @@ class Crowd:
         async with self._changed:
             setattr(self, counter, getattr(self, counter) + 1)
             self._changed.notify_all()
+
+
+class _Reader:
+    """What one user has read of an answer, over all streams of it."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.headers: dict[str, str] = {}
+
+    async def read(self, reply: aiohttp.ClientResponse) -> dict[str, Any] | None:
+        """Read on; the question at its end, None where the stream broke off before."""
+        async for event in Stream(reply).events:
+            if event.id is not None:
+                self.headers["Last-Event-ID"] = event.id
+            if event.name == "delta":
+                self.text += event.data["text"]
+            elif event.name == "restarted":
+                self.text = ""
+            elif event.name in FINAL:
+                final: dict[str, Any] = event.data
+                return final
+        return None

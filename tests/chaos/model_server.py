@@ -105,6 +105,11 @@ class ModelServer:
             self._process.stdout.close()
             self._process = None
 
+    @property
+    def runs(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def freeze(self) -> None:
         """It holds its connections and says nothing more."""
         assert self._process is not None

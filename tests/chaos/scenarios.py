@@ -37,7 +37,9 @@ class Scenario:
     answer: str = "tokens=8 delay=0.12"
     """Directives for the fake model server: about a second, as a short answer of a real model takes."""
     poison: tuple[str, ...] = ()
-    """Further questions, which kill the model's engine each time."""
+    """Directives of further questions, which kill the model's engine each time, and end as failed."""
+    endless: tuple[str, ...] = ()
+    """Directives of further questions, to which the model writes for ever, and which end as incomplete."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ async def play(stage: Stage, scenario: Scenario, seed: int) -> Outcome:
     """Let the users ask while the fault strikes, and look at every question afterwards."""
     rng = random.Random(f"{seed} {scenario.name}")
     beginning = f"{scenario.name} {uuid.UUID(int=rng.getrandbits(128))}"
-    poison = frozenset(f"{beginning} poison {number} [[{how}]]" for number, how in enumerate(scenario.poison))
+    ends: dict[str, tuple[str, str | None]] = {
+        f"{beginning} poison {number} [[{how}]]": ("failed", "poison") for number, how in enumerate(scenario.poison)
+    } | {f"{beginning} endless {number} [[{how}]]": ("incomplete", None) for number, how in enumerate(scenario.endless)}
     texts = [
-        f"{beginning} {n - (n % _SHARED == 1)} [[{scenario.answer}]]" for n in range(scenario.questions - len(poison))
+        f"{beginning} {n - (n % _SHARED == 1)} [[{scenario.answer}]]" for n in range(scenario.questions - len(ends))
     ]
-    texts[10:10] = sorted(poison)
+    texts[10:10] = sorted(ends)
     await stage.until_healthy()
     crowd = Crowd(lambda: stage.api, texts, scenario.at_once, scenario.pace, rng)
     windows: list[Window] = []
@@ -88,10 +92,10 @@ async def play(stage: Stage, scenario: Scenario, seed: int) -> Outcome:
         read_again,
         stage.model.asked(),
         windows,
-        poison=poison,
+        ends=ends,
         loses_generations=scenario.loses_generations,
     )
-    return Outcome(scenario.name, len(windows) + len(poison), verdict, crowd.retries)
+    return Outcome(scenario.name, len(windows) + len(ends), verdict, crowd.retries)
 
 
 def _moments(scenario: Scenario, rng: random.Random) -> list[int]:

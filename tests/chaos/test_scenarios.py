@@ -11,7 +11,16 @@ from _pytest.mark import ParameterSet
 
 from tests.chaos.faults import Fault, Nothing
 from tests.chaos.faults.clock import JumpingClock
-from tests.chaos.faults.model import FailRequests, FreezeModelServer, KillModelServer
+from tests.chaos.faults.memory import WatchMemory
+from tests.chaos.faults.model import (
+    ChangeManners,
+    FailRequests,
+    FreezeModelServer,
+    KillInLongAnswers,
+    KillModelServer,
+    StartAgain,
+)
+from tests.chaos.faults.neighbour import SecondMesh
 from tests.chaos.faults.network import CutCommits, CutOffWorker
 from tests.chaos.faults.processes import (
     Freeze,
@@ -27,12 +36,15 @@ from tests.chaos.faults.servers import (
     KILL,
     RESTART,
     CloseBrokerConnections,
+    DemotePostgreSQL,
+    DemoteValkey,
     EndPostgreSQL,
     ExhaustConnections,
     FlushValkey,
     KillValkey,
     PurgeQueue,
     RestartRabbitMQ,
+    SendRubbish,
 )
 from tests.chaos.scenarios import Outcome, Scenario, play
 from tests.chaos.stage import Setup, Stage
@@ -48,6 +60,9 @@ USUAL_LEASE = Setup("usual-lease", lease_seconds=15)
 
 HARMLESS: dict[str, Any] = {"loses_generations": False}
 # All ask at once, and look again every half minute or so.
+# Three questions at each of which the engine dies, among others of 40 s.
+KILLERS = ("tokens=40 delay=0.2 fault=exit at=2",) * 3
+AMONG_LONG: dict[str, Any] = {"questions": 15, "at_once": 15, "answer": "tokens=80 delay=0.5", "seconds": 420}
 BURST: dict[str, Any] = {"questions": 5_000, "at_once": 5_000, "pace": 30.0, "answer": "tokens=8", "seconds": 600}
 
 
@@ -69,12 +84,19 @@ SCENARIOS = [
     _scenario(STANDARD, "RabbitMQ's connections closed", CloseBrokerConnections, quick=True, **HARMLESS),
     _scenario(STANDARD, "Redis flushed", FlushValkey, **HARMLESS),
     _scenario(STANDARD, "Redis killed", KillValkey, quick=True, **HARMLESS),
+    _scenario(STANDARD, "Redis demoted", DemoteValkey, **HARMLESS),
+    _scenario(STANDARD, "Redis carries rubbish", SendRubbish, quick=True, **HARMLESS),
+    _scenario(STANDARD, "Redis shared with another mesh", SecondMesh, times=1, **HARMLESS),
+    _scenario(STANDARD, "PostgreSQL demoted", DemotePostgreSQL, times=1),
     _scenario(STANDARD, "model server killed", KillModelServer),
     _scenario(STANDARD, "model server hangs", FreezeModelServer),
     _scenario(STANDARD, "model server answers 500 or 429", lambda: FailRequests("500", "429", "503")),
     _scenario(STANDARD, "model server answers garbage", lambda: FailRequests("garbage-body", "not-http", "garbage")),
     _scenario(STANDARD, "model server cuts answers", lambda: FailRequests("cut", "end", "error"), quick=True),
     _scenario(STANDARD, "model server cuts answers for a minute", lambda: FailRequests("cut", seconds=90), times=1),
+    _scenario(STANDARD, "model server changes its manners", ChangeManners, times=8, at_once=12),
+    _scenario(STANDARD, "model server never ends", WatchMemory, times=0, endless=("tokens=400 fault=flood at=20",) * 3),
+    _scenario(STANDARD, "killers among long answers", StartAgain, times=0, poison=KILLERS, **AMONG_LONG),
     _scenario(STANDARD, "poison", Nothing, times=0, poison=("fault=cut", "fault=error", "fault=end")),
     _scenario(STANDARD, "poison that kills workers", KillHolderOfPoison, times=5, poison=("tokens=400 delay=1",)),
     _scenario(STANDARD, "PostgreSQL restarted", lambda: EndPostgreSQL(RESTART)),
@@ -110,6 +132,19 @@ async def test_a_dead_workers_questions_are_being_answered_again_within_20_s(
     slowest = outcome.verdict.slowest_resumption
     assert slowest is not None, "no worker held a question when it was killed"
     assert slowest <= 20
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("stage", [STANDARD], ids=lambda setup: setup.name, indirect=True)
+async def test_answers_of_a_minute_are_being_written_again_10_s_after_the_model_server_is_back(
+    stage: Stage, seed: int, outcomes: list[Outcome]
+) -> None:
+    long: dict[str, Any] = {"questions": 40, "at_once": 40, "answer": "tokens=120 delay=0.5"}
+    scenario = Scenario("model server killed, answers of a minute", KillInLongAnswers, times=1, **long)
+    outcome = await _play(stage, scenario, seed, outcomes)
+    assert outcome.verdict.asked_again >= 30, "the fault missed most of them"
+    assert outcome.verdict.slowest_return is not None
+    assert outcome.verdict.slowest_return <= 10
 
 
 async def _play(stage: Stage, scenario: Scenario, seed: int, outcomes: list[Outcome]) -> Outcome:

@@ -41,6 +41,8 @@ class Verdict:
     """Most seconds from a fault's beginning to the answer of a question that had been accepted before it."""
     slowest_resumption: float | None = None
     """Most seconds from a fault's beginning until a question that it hit was sent to the model again."""
+    slowest_return: float | None = None
+    """The same, from the fault's end."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -51,13 +53,13 @@ def judge(
     asked: Mapping[str, Asked],
     windows: Sequence[Window],
     *,
-    poison: frozenset[str],
+    ends: Mapping[str, tuple[str, str | None]],
     loses_generations: bool,
 ) -> Verdict:
     """Look at every question.
 
-    ``poison``: texts that must end as failed, and may be sent to the model again. ``loses_generations``: so may all
-    others that a fault hit.
+    ``ends``: state and error reason of texts that must not be answered as usual, and may be sent to the model again.
+    ``loses_generations``: so may all others that a fault hit.
     """
     verdict = Verdict(questions=len(crowd.questions))
     problems: dict[str, list[str]] = defaultdict(list)
@@ -71,7 +73,7 @@ def judge(
             verdict.lost += 1
             problems["lost"].append(f"{question.id} {question.text}: {found}")
             continue
-        wrong = _wrongs(question, found, question.text in poison, read_again.get(found.id))
+        wrong = _wrongs(question, found, ends.get(question.text), read_again.get(found.id))
         verdict.wrong += bool(wrong)
         for wrongness in wrong:
             problems[wrongness].append(f"{question.final} {found}")
@@ -80,6 +82,7 @@ def judge(
     for question in crowd.questions:
         users[question.text].append(question)
     resumptions: list[float] = []
+    returns: list[float] = []
     for text, theirs in users.items():
         answers = {row.answer_id: row for row in by_text[text]}
         requests = asked.get(question_of(text), Asked())
@@ -87,7 +90,9 @@ def judge(
         verdict.asked_again += count > 1
         verdict.generated_twice += requests.completed > 1
         told = f"{count} requests, {requests.completed} completed; {sorted(answers.values(), key=lambda r: r.id)}"
-        resumptions += _resumptions(requests.begun, windows)
+        if text not in ends:
+            resumptions += _since(requests.begun, [window.begin for window in windows])
+            returns += _since(requests.begun, [window.end for window in windows])
         if len(by_text[text]) != len(theirs):
             problems["is stored more or less often than it was asked"].append(told)
         if len(answers) > 1:
@@ -97,10 +102,11 @@ def judge(
         if count == 0:
             problems["was never sent to the model"].append(told)
         was_hit = loses_generations and any(_was_hit(question, by_id, windows) for question in theirs)
-        if count > 1 and not was_hit and text not in poison:
+        if count > 1 and not was_hit and text not in ends:
             problems["was sent to the model again, though no fault hit it"].append(told)
 
     verdict.slowest_resumption = max(resumptions, default=None)
+    verdict.slowest_return = max(returns, default=None)
     verdict.slowest_recovery = _slowest_recovery(crowd.questions, by_id, windows)
     if crowd.surprises:
         problems["the API gave replies that it never should"].append(str(dict(crowd.surprises)))
@@ -110,12 +116,14 @@ def judge(
     return verdict
 
 
-def _wrongs(question: Question, row: Row, poisoned: bool, read_again: Mapping[str, Any] | None) -> list[str]:
+def _wrongs(
+    question: Question, row: Row, end: tuple[str, str | None] | None, read_again: Mapping[str, Any] | None
+) -> list[str]:
     assert question.final is not None
     wrong = []
-    if poisoned:
-        if (row.state, row.error_reason) != ("failed", "poison"):
-            wrong.append("poison was not set aside")
+    if end is not None:
+        if (row.state, row.error_reason) != end:
+            wrong.append(f"it did not end as {end}")
     elif question.final["status"] != "completed" or question.final["answer_text"] != expected_answer(question.text):
         wrong.append("the user read a wrong answer")
     if row.state != question.final["status"] or (row.text is not None and row.text != question.final["answer_text"]):
@@ -149,10 +157,10 @@ def _slowest_recovery(
     return max(recoveries, default=None)
 
 
-def _resumptions(begun: Sequence[float], windows: Sequence[Window]) -> list[float]:
-    """For each request after the first: the time since the last fault that began after the request before it."""
+def _since(begun: Sequence[float], moments: Sequence[float]) -> list[float]:
+    """For each request after the first: the time since the last of the moments after the request before it."""
     found = []
     for before, again in pairwise(begun):
-        hits = [window.begin for window in windows if before <= window.begin <= again]
+        hits = [moment for moment in moments if before <= moment <= again]
         found += [again - max(hits)] if hits else []
     return found

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from foundation.settings import PREFIX, EmbeddedSettings, described
+from foundation.settings import GROUPS, PREFIX, EmbeddedSettings, Group, SecretSettings, described
 from tests.compose.stack import ROOT, SERVICES
 
 COMPOSE = "docker compose version"
@@ -18,8 +19,24 @@ needs_compose = pytest.mark.skipif(
 PROGRAM = ROOT / "deploy" / "compose" / "make-secrets.sh"
 
 
+class Loader(yaml.SafeLoader):
+    """Which knows compose's own tags."""
+
+
+def overridden(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
+    return list(loader.construct_sequence(node))
+
+
+Loader.add_constructor("!override", overridden)
+
+
+def yaml_of(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load((ROOT / file).read_text(), Loader)
+    return found
+
+
 def services() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    found: dict[str, Any] = yaml_of("docker-compose.yml")["services"]
     return found
 
 
@@ -37,17 +54,158 @@ def test_docker_compose_config_is_clean(model: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+OF_MAKE_RUN = {PREFIX + name.upper() for name in EmbeddedSettings.model_fields}
+OF_A_SUPERVISOR = {"ASKMESH_API_LISTEN_FD"}
+PROGRAMS = {
+    "api_service": "api_service",
+    "worker_service": "worker_service",
+    "llm_service": "llm_service",
+    "migrations": "questions/migrations",
+    "operations": "operations",
+}
+"""Where the program of each container of ours is."""
+
+
+def groups_read_by(program: str) -> list[type[Group]]:
+    """Those that its source names, and what `load` itself reads."""
+    source = "".join(file.read_text() for file in (ROOT / program).rglob("*.py"))
+    named = set(re.findall(r"\b\w+Settings\b", source)) | {SecretSettings.__name__}
+    return [group for group in GROUPS if group.__name__ in named]
+
+
 def test_every_setting_reaches_a_container() -> None:
-    of_make_run = {PREFIX + name.upper() for name in EmbeddedSettings.model_fields}
-    passed_on_only_by_a_supervisor = {"ASKMESH_API_LISTEN_FD"}
     reached = {name for service in SERVICES for name in services()[service]["environment"]}
-    assert reached == {name for name, _ in described()} - of_make_run - passed_on_only_by_a_supervisor
+    assert reached == {name for name, _ in described()} - OF_MAKE_RUN - OF_A_SUPERVISOR
+
+
+@pytest.mark.parametrize("container", PROGRAMS)
+def test_each_container_is_given_what_its_program_reads(container: str) -> None:
+    given = services()[container]["environment"].keys()
+    groups = groups_read_by(PROGRAMS[container])
+    assert groups
+    reads = {PREFIX + name.upper() for group in groups for name in group.model_fields}
+    assert reads - OF_MAKE_RUN - OF_A_SUPERVISOR - given == set()
+    # No secret reaches a container whose program does not read it.
+    secret = {name for name, field in described() if "SecretStr" in repr(field.annotation)}
+    assert {"ASKMESH_DATABASE_URL", "ASKMESH_MODEL_API_KEY"} <= secret
+    assert given & secret <= reads
+
+
+def published(file: str, service: str) -> list[str]:
+    return [str(port) for port in yaml_of(file)["services"][service].get("ports", ())]
 
 
 def test_only_nginx_publishes_ports_and_grpc_only_on_this_machine() -> None:
-    publishing = {name: service["ports"] for name, service in services().items() if "ports" in service}
-    assert publishing.keys() == {"nginx"}
-    assert all(port.startswith(("127.0.0.1:", "${PUBLISH_ADDRESS:-127.0.0.1}:")) for port in publishing["nginx"])
+    publishing = {name for name, service in services().items() if "ports" in service}
+    assert publishing == {"nginx"}
+    for file in ("docker-compose.yml", "deploy/compose/tls.yml"):
+        for port in published(file, "nginx"):
+            grpc = port.endswith(":50051")
+            assert port.startswith("127.0.0.1:" if grpc else "${PUBLISH_ADDRESS:-127.0.0.1}:"), file
+
+
+def test_grpc_is_published_by_a_file_of_its_own_which_asks_for_certificates() -> None:
+    others = {file.name: yaml_of(f"deploy/compose/{file.name}") for file in (ROOT / "deploy/compose").glob("*.yml")}
+    assert {name for name, content in others.items() if "ports" in str(content)} == {"tls.yml", "grpc-public.yml"}
+    nginx = others["grpc-public.yml"]["services"]["nginx"]
+    (port,) = nginx["ports"]
+    # Neither the address nor the authority has a default, and the port is one that nginx opens for this alone.
+    assert port.startswith("${GRPC_PUBLISH_ADDRESS:?")
+    assert port.endswith(":50443")
+    assert any(volume.startswith("${GRPC_CALLERS_FOLDER:?") for volume in nginx["volumes"])
+    assert nginx["environment"] == {"NGINX_GRPC": "public"}
+    assert services()["nginx"]["environment"]["NGINX_GRPC"] == "local"
+    listening = {
+        file.name: re.findall(r"^ *listen (\d+)", file.read_text(), re.MULTILINE)
+        for file in (ROOT / "nginx/askmesh").glob("*.conf")
+    }
+    assert {name for name, listens in listening.items() if "50443" in listens} == {"grpc_public.conf"}
+    assert "ssl_verify_client on;" in (ROOT / "nginx/askmesh/grpc_public.conf").read_text()
+    assert re.findall(r"^[^#\n]+", (ROOT / "nginx/askmesh/grpc_local.conf").read_text(), re.MULTILINE) == []
+
+
+def test_nginx_has_memory_for_the_clients_that_it_takes() -> None:
+    configuration = (ROOT / "nginx/nginx.conf").read_text()
+
+    def directive(name: str) -> int:
+        (value,) = re.findall(rf"^ *{name} (\d+);", configuration, re.MULTILINE)
+        return int(value)
+
+    limits = services()["nginx"]["deploy"]["resources"]["limits"]
+    workers, connections = directive("worker_processes"), directive("worker_connections")
+    assert workers <= 2 * float(limits["cpus"])
+    # Workers, the master, docker's init and a health check.
+    assert workers + 4 <= limits["pids"]
+    # Seen with 1,000 streams: 46 kB each with TLS. Beside them one address may fill a body in each of its connections.
+    clients = workers * connections // 2
+    environment = services()["nginx"]["environment"]
+    bodies = int(default(environment["NGINX_CONNECTIONS_PER_ADDRESS"])) * int(
+        default(environment["ASKMESH_MAX_BODY_BYTES"])
+    )
+    assert workers * 8_000_000 + clients * 46_000 + bodies <= int(limits["memory"].removesuffix("M")) * 2**20
+    assert directive("worker_rlimit_nofile") >= connections
+
+
+def default(variable: str) -> str:
+    """Of ${NAME:-default}."""
+    found = re.fullmatch(r"\$\{\w+:-(.*)\}", variable)
+    assert found, variable
+    return found[1]
+
+
+def test_the_way_out_is_open_to_nobody_without_a_file_that_opens_it() -> None:
+    networks = yaml_of("docker-compose.yml")["networks"]
+    inside = {name for name, network in networks.items() if network == {"internal": True}}
+    assert inside == {"edge", "grpc", "stores"}
+    for service in ("api_service", "worker_service", "migrations", "operations"):
+        assert set(services()[service]["networks"]) <= inside, service
+    opened = {
+        file: {name: service["networks"] for name, service in yaml_of(f"deploy/compose/{file}")["services"].items()}
+        for file in ("issuer.yml", "outside-stores.yml")
+    }
+    assert opened == {
+        "issuer.yml": {"api_service": ["issuer"]},
+        "outside-stores.yml": {
+            name: ["outside_stores"] for name in ("api_service", "worker_service", "migrations", "operations")
+        },
+    }
+
+
+class Docker:
+    """A program of this name which says what the test tells it to, and notes what it was asked."""
+
+    def __init__(self, folder: Path, running: dict[str, int]) -> None:
+        self._folder = folder
+        self._asked = folder / "asked"
+        for service, count in running.items():
+            (folder / service).write_text("".join(f"{service}-{number}\n" for number in range(count)))
+        program = folder / "docker"
+        program.write_text(
+            f'#!/bin/sh\necho "$*" >>{self._asked}\n'
+            f'case $* in "compose ps --quiet "*) for last; do :; done; cat {folder}/$last 2>/dev/null;; esac\n'
+        )
+        program.chmod(0o755)
+
+    def upgrade(self) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{self._folder}:/usr/local/bin:/usr/bin:/bin"}
+        script = ["sh", str(ROOT / "deploy/compose/upgrade.sh")]
+        return subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
+
+    def asked(self, word: str) -> list[str]:
+        return [line for line in self._asked.read_text().splitlines() if word in line]
+
+
+def test_an_upgrade_says_which_service_has_no_replica_and_upgrades_the_others(tmp_path: Path) -> None:
+    docker = Docker(tmp_path, {"llm_service": 2, "worker_service": 0, "api_service": 1})
+    done = docker.upgrade()
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == ["llm_service: 2 replicas of dev", "api_service: 1 replicas of dev"]
+    assert done.stderr.startswith("worker_service: no replica runs, so none is replaced")
+    assert [line.partition("--scale ")[2] for line in docker.asked("--scale")] == [
+        "llm_service=4 llm_service",
+        "api_service=2 api_service",
+    ]
+    assert len(docker.asked("stop --time")) == 3
 
 
 def test_every_service_that_stays_has_a_health_check_limits_and_bounded_logs() -> None:
@@ -97,6 +255,7 @@ def test_each_container_finds_only_its_own(tmp_path: Path) -> None:
         "rabbitmq": {"password"},
         "redis": {"password", "redis.conf"},
         "migrations": {"askmesh_database_url"},
+        "operations": {"askmesh_database_url", "askmesh_redis_url"},
         "api_service": urls,
         "worker_service": urls,
     }
@@ -117,12 +276,19 @@ def test_a_password_that_would_have_to_be_quoted_is_refused(tmp_path: Path, pass
 
 
 @needs_compose
-def test_the_files_for_tls_fit_the_first_one(tmp_path: Path) -> None:
-    files = ("docker-compose.yml", "deploy/compose/tls.yml", "deploy/compose/grpc-tls.yml")
+def test_the_other_files_fit_the_first_one(tmp_path: Path) -> None:
+    others = ("tls.yml", "grpc-tls.yml", "grpc-public.yml", "issuer.yml", "outside-stores.yml")
+    files = ("docker-compose.yml", *(f"deploy/compose/{other}" for other in others))
     done = subprocess.run(
         ["docker", "compose", *(word for file in files for word in ("-f", file)), "config"],
         cwd=ROOT,
-        env=os.environ | {"TLS_FOLDER": str(tmp_path), "GRPC_TLS_FOLDER": str(tmp_path)},
+        env=os.environ
+        | {
+            "TLS_FOLDER": str(tmp_path),
+            "GRPC_TLS_FOLDER": str(tmp_path),
+            "GRPC_CALLERS_FOLDER": str(tmp_path / "callers"),
+            "GRPC_PUBLISH_ADDRESS": "0.0.0.0",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -130,11 +296,14 @@ def test_the_files_for_tls_fit_the_first_one(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     merged = yaml.safe_load(done.stdout)["services"]
     assert merged["nginx"]["environment"]["NGINX_PUBLIC"] == "tls"
-    assert {port["target"]: port["published"] for port in merged["nginx"]["ports"]} == {
-        8443: "443",
-        8080: "80",
-        50051: "50051",
+    assert {port["target"]: (port["host_ip"], port["published"]) for port in merged["nginx"]["ports"]} == {
+        8443: ("127.0.0.1", "443"),
+        8080: ("127.0.0.1", "80"),
+        50051: ("127.0.0.1", "50051"),
+        50443: ("0.0.0.0", "50443"),
     }
+    assert merged["api_service"]["networks"].keys() == {"edge", "grpc", "stores", "issuer", "outside_stores"}
+    assert merged["worker_service"]["networks"].keys() == {"grpc", "stores", "outside_stores"}
     for service in SERVICES:
         mounted = {volume["target"]: volume["source"] for volume in merged[service]["volumes"]}
         assert mounted["/run/grpc"] == f"{tmp_path}/{service}"

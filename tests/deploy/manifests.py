@@ -38,12 +38,18 @@ class Manifests:
         return {thing["metadata"]["name"]: thing for thing in self.objects if thing["kind"] == kind}
 
     def pods(self) -> dict[str, Object]:
-        """The pod template of each Deployment and Job, by its name."""
-        return {
+        """The pod template of each Deployment, Job and CronJob, by its label, which a Job's name goes on from."""
+        templates = {
             name: thing["spec"]["template"]
             for kind in ("Deployment", "Job")
             for name, thing in self.of_kind(kind).items()
         }
+        for name, thing in self.of_kind("CronJob").items():
+            templates[name] = thing["spec"]["jobTemplate"]["spec"]["template"]
+        by_label = {template["metadata"]["labels"][APP]: (name, template) for name, template in templates.items()}
+        assert len(by_label) == len(templates)
+        assert all(name.startswith(label) for label, (name, _) in by_label.items())
+        return {label: template for label, (_, template) in by_label.items()}
 
     def selected(self, selector: Mapping[str, Any]) -> list[str]:
         """The names of the pod templates that a label selector selects."""

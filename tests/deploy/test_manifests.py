@@ -1,19 +1,19 @@
 """What the manifests say: valid for Kubernetes and KEDA, and true of the services that they run."""
 
 import re
-import shutil
-import textwrap
 import tomllib
-from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 from askmesh_client.channel import SERVICE, target_uri
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
+from api_service.dependencies import LONGEST_WAIT_SECONDS
 from api_service.health import router
 from foundation import settings
+from operations import commands
 from tests.deploy.manifests import APP, FOLDER, OVERLAYS, Manifests, container, ports, probes, render
 from worker_service.health import READY
 
@@ -29,6 +29,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.BrokerSettings,
         settings.GenerationSettings,
         settings.QuestionSettings,
+        settings.LimitSettings,
         settings.LlmClientSettings,
         settings.GrpcTlsSettings,
         settings.ProcessSettings,
@@ -51,6 +52,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.ProcessSettings,
     ),
     "migrations": (settings.DatabaseSettings,),
+    "restored": (settings.DatabaseSettings, settings.RedisSettings),
 }
 SECRETS = {
     "database-url": "postgresql://user:0123456789abcdef@postgresql:5432/askmesh",
@@ -59,6 +61,7 @@ SECRETS = {
 }
 # A worker's steps after its drain: outcomes, lease, broker. See worker_service/slots.py, runtime.py, runtime_step.py.
 LAST_STEPS_SECONDS = 15
+VERSION = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["version"]
 SERVICES = ("api-service", "worker-service", "llm-service")
 
 
@@ -269,7 +272,7 @@ def test_who_may_connect_to_whom(manifests: Manifests) -> None:
             for rule in policy["spec"].get(kind, ()):
                 for peer in rule.get(side, ()):
                     others = manifests.selected(peer["podSelector"]) if "podSelector" in peer else []
-                    assert others or "namespaceSelector" in peer, f"{name} names no pod"
+                    assert others or {"namespaceSelector", "ipBlock"} & peer.keys(), f"{name} names no pod"
                     found |= {(other, pod) if kind == "ingress" else (pod, other) for pod in chosen for other in others}
                     for port in rule["ports"]:
                         if isinstance(port["port"], str):
@@ -282,60 +285,37 @@ def test_who_may_connect_to_whom(manifests: Manifests) -> None:
 
 
 def test_images_have_the_release_as_their_tag(manifests: Manifests) -> None:
-    version = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["version"]
     images = {name: container(pod)["image"] for name, pod in manifests.pods().items()}
-    assert images["migrations"] == images["api-service"] == f"askmesh/api_service:{version}"
-    assert images["worker-service"] == f"askmesh/worker_service:{version}"
-    assert images["llm-service"] == f"askmesh/llm_service:{version}"
+    assert images["migrations"] == images["restored"] == images["api-service"] == f"askmesh/api_service:{VERSION}"
+    assert images["worker-service"] == f"askmesh/worker_service:{VERSION}"
+    assert images["llm-service"] == f"askmesh/llm_service:{VERSION}"
     assert all(re.search(r":v?[0-9]+\.[0-9]+\.[0-9]+$", image) for image in images.values())
 
 
 def test_labels_name_each_pod(manifests: Manifests) -> None:
-    assert all(pod["metadata"]["labels"][APP] == name for name, pod in manifests.pods().items())
+    for name, thing in manifests.of_kind("Deployment").items():
+        assert thing["spec"]["template"]["metadata"]["labels"][APP] == name
+    # A Job cannot be changed: that of another release has another name.
+    (migrations,) = manifests.of_kind("Job")
+    assert migrations == f"migrations-{VERSION.replace('.', '-')}"
+    assert "ttlSecondsAfterFinished" not in manifests.of_kind("Job")[migrations]["spec"]
 
 
-def test_the_overlays_of_the_document_work(tmp_path: Path) -> None:
-    document = (FOLDER / "README.md").read_text()
-    own, elsewhere = (
-        textwrap.dedent(block) for block in re.findall(r"^ *```yaml\n(.*?)^ *```", document, re.DOTALL | re.MULTILINE)
+def test_what_is_for_after_a_restore_never_runs_by_itself(manifests: Manifests) -> None:
+    ((name, job),) = manifests.of_kind("CronJob").items()
+    assert job["spec"]["suspend"] is True
+    assert f"--from=cronjob/{name}" in (FOLDER.parents[1] / "docs" / "operations.md").read_text()
+    assert container(manifests.pods()[name])["command"][-2:] == ["operations", "restored"]
+    assert commands.askmesh.get_command(click.Context(commands.askmesh), "restored") is not None
+
+
+def test_a_proxy_waits_for_longer_than_anybody_may_be_silent(gpu: Manifests) -> None:
+    annotations = gpu.of_kind("Ingress")["askmesh"]["metadata"]["annotations"]
+    named = {name.removeprefix("nginx.ingress.kubernetes.io/"): value for name, value in annotations.items()}
+    postgresql_hangs = 20
+    assert int(named["proxy-read-timeout"]) > LONGEST_WAIT_SECONDS + postgresql_hangs
+    assert named["proxy-buffering"] == "off"
+    (largest,) = (
+        limit.le for limit in settings.ApiSettings.model_fields["max_body_bytes"].metadata if hasattr(limit, "le")
     )
-    shutil.copytree(FOLDER, tmp_path / "deploy" / "kubernetes")
-    first = tmp_path / "my-askmesh"
-    first.mkdir()
-    (first / "kustomization.yaml").write_text(own)
-    manifests = render(first)
-    assert container(manifests.pods()["migrations"])["image"] == "registry.example.com/askmesh/api_service:0.1.0"
-    assert manifests.of_kind("Ingress")["askmesh"]["spec"]["rules"][0]["host"] == "ask.example.com"
-    second = tmp_path / "elsewhere"
-    second.mkdir()
-    (second / "kustomization.yaml").write_text(f"resources: [../deploy/kubernetes/base]\n{elsewhere}")
-    environment = render(second).environment(render(second).pods()["llm-service"], SECRETS)
-    assert environment["ASKMESH_MODEL_URL"] == "https://models.example.com/v1"
-    assert environment["ASKMESH_MODEL_NAME"] == "your/model"
-
-
-def test_grpc_by_mutual_tls_is_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(FOLDER, tmp_path / "kubernetes")
-    overlay = tmp_path / "mine"
-    overlay.mkdir()
-    (overlay / "kustomization.yaml").write_text(
-        "resources: [../kubernetes/base]\ncomponents: [../kubernetes/components/grpc-tls]\n"
-    )
-    manifests = render(overlay)
-    for thing in manifests.of_kind("Deployment").values():
-        kubernetes_validate.validate(thing, KUBERNETES[-1], strict=True)
-    for name in SERVICES:
-        pod = manifests.pods()[name]
-        (mount,) = (mount for mount in container(pod)["volumeMounts"] if mount["name"] == "grpc-tls")
-        (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "grpc-tls")
-        assert volume["secret"]["secretName"] == f"{name}-grpc-tls"
-        for key, value in manifests.environment(pod, SECRETS).items():
-            if key.startswith("ASKMESH_"):
-                monkeypatch.setenv(key, value)
-        files = settings.load(settings.GrpcTlsSettings).files
-        assert files is not None
-        assert {str(file.parent) for file in files} == {mount["mountPath"]}
-        assert {file.name for file in files} == {"ca.crt", "tls.crt", "tls.key"}
-    llm = settings.load(settings.LlmServiceSettings)
-    assert not llm.llm_plain_text
-    assert set(llm.llm_callers.split(",")) == {"api-service", "worker-service"}
+    assert int(named["proxy-body-size"].removesuffix("m")) * 2**20 == largest

@@ -7,8 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.deploy.manifests import Manifests, container, render
+from tests.deploy.manifests import FOLDER, Manifests, container, render
 
+README = FOLDER / "README.md"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 # Migrations, the askmesh command, KEDA, and those that PostgreSQL keeps for its superuser.
 SPARE_CONNECTIONS = 20
@@ -41,6 +42,8 @@ def most(manifests: Manifests) -> tuple[int, int]:
 def test_slots_fit_those_who_answer(gpu: Manifests) -> None:
     slots = setting(gpu, "worker-service", "WORKER_SLOTS") * most(gpu)[1]
     options = dict(option.split("=", 1) for option in container(gpu.pods()["vllm"])["args"] if "=" in option)
+    written = int(options["--max-num-seqs"]) * gpu.of_kind("Deployment")["vllm"]["spec"]["replicas"]
+    assert written <= slots <= 1.25 * written, "more waits in vLLM, where it is not fair"
     queued = int(options["--max-num-queued-reqs"]) * gpu.of_kind("Deployment")["vllm"]["spec"]["replicas"]
     assert slots <= queued, "workers would run into a full queue"
     replicas = gpu.of_kind("Deployment")["llm-service"]["spec"]["replicas"]
@@ -54,19 +57,30 @@ def test_workers_are_added_before_they_are_full(gpu: Manifests) -> None:
     slots = setting(gpu, "worker-service", "WORKER_SLOTS")
     assert float(trigger["metadata"]["targetQueryValue"]) == pytest.approx(0.8 * slots, abs=1)
     assert scaler["minReplicaCount"] >= 2
+    assert scaler["fallback"]["replicas"] == scaler["maxReplicaCount"]
     for limit in re.findall(r"LIMIT (\d+)", trigger["metadata"]["query"]):
         assert int(limit) >= float(trigger["metadata"]["targetQueryValue"]) * scaler["maxReplicaCount"]
 
 
 def test_the_document_says_how_many_connections_postgresql_needs(gpu: Manifests) -> None:
     edge, workers = most(gpu)
-    # A rolling update has one replica more of each.
-    needed = (
-        (edge + 1) * setting(gpu, "api-service", "DATABASE_POOL_SIZE")
-        + (workers + 1) * (setting(gpu, "worker-service", "DATABASE_POOL_SIZE") + LEASE_CONNECTIONS)
-        + SPARE_CONNECTIONS
-    )
-    assert f"max_connections = {needed}" in DOCUMENT.read_text()
+
+    def needed(workers: int) -> int:
+        # A rolling update has one replica more of each.
+        return (
+            (edge + 1) * setting(gpu, "api-service", "DATABASE_POOL_SIZE")
+            + (workers + 1) * (setting(gpu, "worker-service", "DATABASE_POOL_SIZE") + LEASE_CONNECTIONS)
+            + SPARE_CONNECTIONS
+        )
+
+    document = DOCUMENT.read_text()
+    assert f"max_connections = {needed(workers)}" in document
+    # With two vLLM, as the document says what to set for them, llm_service bears it too.
+    assert f"`max_connections` to {needed(2 * workers)}" in document
+    assert f"`fallback.replicas` to {2 * workers}" in document
+    slots = setting(gpu, "worker-service", "WORKER_SLOTS") * 2 * workers
+    replicas = gpu.of_kind("Deployment")["llm-service"]["spec"]["replicas"]
+    assert slots <= setting(gpu, "llm-service", "MAX_GENERATIONS") * (replicas - 1)
 
 
 @pytest.mark.integration
@@ -83,9 +97,14 @@ async def test_keda_counts_wanted_slots_by_index(database_url: str) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.fetchval(query)
         await connection.execute("RESET ROLE")
-        await connection.execute("GRANT SELECT ON answers TO keda_test")
+        (grant,) = re.findall(r"`(GRANT .*?) TO keda`", README.read_text())
+        await connection.execute(f"{grant} TO keda_test")
         await connection.execute("SET ROLE keda_test")
         assert await connection.fetchval(query) == 300 + 40
+        # It can count, and read nothing of what anybody has asked or was answered.
+        for table, column in (("answers", "text"), ("answers", "answer_key"), ("questions", "text"), ("api_keys", "*")):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetch(f"SELECT {column} FROM {table} LIMIT 1")
         plan = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}"))[0]
         await connection.execute("RESET ROLE")
     finally:

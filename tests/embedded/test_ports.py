@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,34 @@ def test_port_0_gives_each_replica_a_free_port() -> None:
     ports = consecutive(0, 3, "ASKMESH_GRPC_PORT")
     assert len(set(ports)) == 3
     assert 0 not in ports
+
+
+def test_no_two_parties_get_the_same_free_port() -> None:
+    # Each holds the ports that it got until all have got theirs.
+    program = "from embedded.ports import free_port; print(*(free_port() for _ in range(50)), flush=True); input()"
+    parties = [
+        subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    try:
+        given = [int(port) for party in parties if party.stdout for port in party.stdout.readline().split()]
+    finally:
+        for party in parties:
+            party.communicate("")
+    assert len(given) == len(set(given)) == 200
+
+
+def test_a_connection_never_takes_a_free_port() -> None:
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    lowest = int(given.read_text().split()[0]) if given.exists() else 32_768
+    assert all(free_port() < lowest for _ in range(20))
+
+
+def test_a_port_that_somebody_listens_on_is_not_given() -> None:
+    with listen(0, "") as listener:
+        taken = port_of(listener)
+        with pytest.raises(EmbeddedError, match=f"^no port from {taken} to {taken} is free$"):
+            free_port(range(taken, taken + 1))
 
 
 def test_a_taken_port_among_the_replicas_is_refused() -> None:

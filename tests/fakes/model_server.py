@@ -16,6 +16,7 @@ Directives stand in the last user message, as ``[[tokens=20 delay=0.01 fault=cut
 - ``delay=S``: seconds before each token but the first (0: everything in one write). ``first=S``: before the first.
 - ``hold=K``: waits after K tokens until the next ``POST /fake/release``, which lets all go on that wait then.
 - ``finish=REASON``: the finish reason instead of ``stop``.
+- ``manner=NAME``: how the stream is written, out of manners.py; all of them say the same.
 - ``fault=NAME``: see below. ``at=K``: it comes after K tokens, where it comes within the stream (half of them).
   K counts from the beginning of the answer, so that a continuation of K tokens or more meets the fault at once.
   ``times=N``: only for the first N requests with this question. ``retry_after=TEXT``: that header with the fault.
@@ -24,12 +25,14 @@ Directives stand in the last user message, as ``[[tokens=20 delay=0.01 fault=cut
 Faults before the stream: a status from 400 to 599; ``context`` (400, too long for the model), ``close`` (the connection
 closes before any byte), ``hang-before`` (nothing comes), ``garbage-body`` (200 with a web page), ``not-http``.
 Faults within it, after ``at`` tokens: ``hang`` (nothing more comes), ``cut`` (the connection closes), ``end`` (the
-stream just ends), ``error`` (an error object), ``garbage`` (an event that is not JSON), ``huge`` (a line of 2 MiB).
+stream just ends), ``error`` (an error object), ``garbage`` (an event that is not JSON), ``huge`` (a line of 2 MiB),
+``flood`` (large events for ever, whatever ``max_tokens`` says), ``exit`` (the server's process ends, for all).
 Faults at its end: ``no-done`` (without ``[DONE]``), ``no-finish`` (without a finish reason).
 
 ``POST /fake/faults {"fault": "503", "times": 3, "at": 5, "retry_after": "2", "code": 500, "everywhere": true}`` makes
 the next ``times`` requests fail (without: until cleared), whatever they ask; ``everywhere`` includes ``/v1/models`` and
-``/tokenize``. ``{"fault": ""}`` clears.
+``/tokenize``. ``manner`` may be given too, with or without a fault; with the fault ``unlisted`` the model is missing:
+from ``/v1/models``, and for whoever asks it. ``{"fault": ""}`` clears.
 
 ``GET /fake/stats`` counts lookups (of ``/v1/models`` and ``/tokenize``), requests, streams in flight now and at most,
 completed, aborted (the client left) and faulted ones, and tokens written; ``?question=TEXT`` counts for one question,
@@ -50,8 +53,9 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
+from tests.fakes.manners import data
 from tests.fakes.script import Script, answer_tokens, continued, cut_at_stop, expected_answer, question_of, read_script
-from tests.fakes.stream import FOREVER, Counts, Stream, data, error
+from tests.fakes.stream import FOREVER, Counts, Stream, error
 
 __all__ = ["Counts", "FakeModelServer", "Options", "Script", "expected_answer"]
 
@@ -122,7 +126,7 @@ class FakeModelServer:
 
     def fail(self, fault: str, **how: Any) -> None:
         """Make requests fail as POST /fake/faults does; an empty name clears."""
-        self._fault = {"fault": fault, **how} if fault else {}
+        self._fault = {"fault": fault, **how} if fault or how else {}
 
     def release(self) -> None:
         """Let all streams go on that are held now."""
@@ -142,7 +146,7 @@ class FakeModelServer:
         entries = [
             {"id": name, "object": "model", "created": 1, "owned_by": self.options.owned_by, "root": name}
             | {"max_model_len": self.options.context}
-            for name in self.options.models
+            for name in self._served
         ]
         return web.json_response({"object": "list", "data": entries})
 
@@ -199,6 +203,10 @@ class FakeModelServer:
             counts.faulted += not completed
         return answer
 
+    @property
+    def _served(self) -> Sequence[str]:
+        return () if self._fault.get("fault") == "unlisted" else self.options.models
+
     def _script(self, asked: str, counts: Counts) -> Script:
         script = read_script(asked, self.options.script)
         if script.fault and 0 <= script.times < counts.requests:
@@ -216,13 +224,13 @@ class FakeModelServer:
             self._fault["times"] -= 1
             if self._fault["times"] <= 0:
                 self._fault = {}
-        wanted = {name: fault[name] for name in ("fault", "at", "retry_after", "code") if name in fault}
+        wanted = {name: fault[name] for name in ("fault", "at", "retry_after", "code", "manner") if name in fault}
         return replace(script, **wanted)
 
     async def _answer(
         self, request: web.Request, body: Mapping[str, Any], asked: str, script: Script, counted: Sequence[Counts]
     ) -> tuple[web.StreamResponse, bool]:
-        if body["model"] not in self.options.models:
+        if body["model"] not in self._served:
             return error(404, f"The model `{body['model']}` does not exist.", "NotFoundError", param="model"), False
         sent = body.keys() | {f"stream_options.{name}" for name in body.get("stream_options") or ()}
         if unknown := sorted(name for name in sent if name.rpartition(".")[2] in self.options.unknown_fields):

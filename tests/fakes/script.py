@@ -27,6 +27,7 @@ class Script:
     retry_after: str = ""
     code: int = 500
     finish: str = ""
+    manner: str = ""
 
     @property
     def fault_position(self) -> int:

@@ -1,17 +1,19 @@
 """One answer of the fake model server on its way, and the counters. See model_server.py."""
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
+from tests.fakes.manners import MANNERS, data
 from tests.fakes.script import Script
 
 FOREVER: Final = 86_400.0
 _LARGEST_WRITE: Final = 1 << 16
+_FLOOD_PAUSE: Final = 0.002
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Stream:
         self._script = script
         self._counted = counted
         self._released = released
+        self._manner = MANNERS[script.manner]
         self._written = 0
         self.faulted = False
         """Whether the answer failed as it was told to."""
@@ -65,7 +68,7 @@ class Stream:
         await response.prepare(self._request)
         script = self._script
         await asyncio.sleep(script.first)
-        buffered = bytearray(self._event({"role": "assistant", "content": ""}))
+        buffered = bytearray(self._manner.begins + self._event({"role": "assistant", "content": ""}))
         for index, token in enumerate(tokens):
             position = already + index
             passed = index == 0 and position > script.fault_position
@@ -88,10 +91,12 @@ class Stream:
         if script.fault != "no-finish":
             buffered += self._event({}, finish)
         if self._with_usage:
-            buffered += data({"choices": [], "model": self._model, "usage": self._usage()})
+            buffered += self._manner.write({"choices": [], "model": self._model, "usage": self._usage()})
         if script.fault != "no-done":
-            buffered += b"data: [DONE]\n\n"
+            buffered += self._manner.ends
         await response.write(buffered)
+        if self._manner.stays:
+            await asyncio.sleep(FOREVER)
         await response.write_eof()
         return response
 
@@ -118,6 +123,12 @@ class Stream:
                 await response.write(b"data: {this is not JSON\n\n")
             case "huge":
                 await response.write(b"data: " + b"x" * (2 << 20))
+            case "flood":
+                while True:
+                    await response.write(self._event({"content": " flood" * 10_000}))
+                    await asyncio.sleep(_FLOOD_PAUSE)
+            case "exit":
+                os._exit(1)
 
     def _event(self, delta: Mapping[str, str], finish: str | None = None) -> bytes:
         event: dict[str, Any] = {
@@ -128,7 +139,7 @@ class Stream:
         }
         if self._usage_each:
             event["usage"] = self._usage()
-        return data(event)
+        return self._manner.write(event)
 
     def _usage(self) -> Mapping[str, int]:
         prompt = self._prompt_tokens
@@ -138,10 +149,6 @@ class Stream:
         self._written += 1
         for counts in self._counted:
             counts.tokens_written += 1
-
-
-def data(event: Mapping[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(event) + b"\n\n"
 
 
 def error(status: int, message: str, kind: str, param: str | None = None) -> web.Response:

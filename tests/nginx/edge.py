@@ -48,22 +48,32 @@ class Edge:
         llm: Sequence[int] = (),
         certificates: Path | None = None,
         grpc_certificates: Path | None = None,
+        grpc_callers: Path | None = None,
         **variables: str,
     ) -> None:
         """``api`` and ``llm``: ports of the replicas on 127.0.0.1. ``folder`` must be readable by everybody.
 
         ``certificates``: the folder of those for the public, which switches TLS on; ``grpc_certificates``: of those for
-        llm_service. ``variables``: of the templates, as ``NGINX_HSTS``.
+        llm_service; ``grpc_callers``: the folder of the authority that signs for callers, which publishes gRPC, by the
+        certificate for the public. ``variables``: of the templates, as ``NGINX_HSTS``.
         """
         self._folder = folder
         self._ports = {"8080": free_port(), "50051": free_port()}
         if certificates:
             self._ports["8443"] = free_port()
-        self._folders = {"/etc/nginx/tls": certificates, "/etc/nginx/grpc": grpc_certificates}
+        if grpc_callers:
+            self._ports["50443"] = free_port()
+        self._folders = {
+            "/etc/nginx/tls": certificates,
+            "/etc/nginx/grpc_callers": grpc_callers,
+            "/etc/nginx/grpc": grpc_certificates,
+        }
         self._variables = {
             "ASKMESH_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
             "NGINX_CONNECTIONS_PER_ADDRESS": "1000",
+            "NGINX_KEYLESS_REQUESTS_PER_SECOND": "100",
             "NGINX_PUBLIC": "tls" if certificates else "plain",
+            "NGINX_GRPC": "public" if grpc_callers else "local",
             "NGINX_LLM": "tls" if grpc_certificates else "plain",
             "NGINX_HSTS": "",
             "NGINX_HTTPS_PORT": str(self._ports.get("8443", 443)),
@@ -73,6 +83,7 @@ class Edge:
         self.port = self._ports["8080"]
         self.tls_port = self._ports.get("8443", 0)
         self.grpc = f"127.0.0.1:{self._ports['50051']}"
+        self.grpc_public = f"localhost:{self._ports.get('50443', 0)}"
 
     def __enter__(self) -> Self:
         self.check()
@@ -135,7 +146,7 @@ class Edge:
         text = text.replace("/dev/stdout", str(self._folder / "access.log"))
         text = re.sub(r"resolver(_timeout)? .*;", "", text)
         for place, folder in self._folders.items():
-            text = text.replace(place, str(folder))
+            text = text.replace(f"{place}/", f"{folder}/")
         for service, ports in replicas.items():
             servers = "\n".join(rf"server 127.0.0.1:{port} \g<1>" for port in ports)
             text = re.sub(rf"server {service}:\d+ resolve (.*)", servers, text)

@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from api_service.dependencies import _MOST_WAIT_SECONDS
+from api_service.dependencies import LONGEST_WAIT_SECONDS
 from api_service.problems import KINDS, MEDIA_TYPE, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
@@ -162,10 +162,24 @@ async def test_only_what_may_be_repeated_goes_to_another_replica(
                 assert problem_in(reply, body).code is Code.SERVICE_UNAVAILABLE
 
 
+async def test_an_offer_to_change_the_protocol_is_ignored(open_edge: OpenEdge) -> None:
+    # As Java's HttpClient makes it with each request.
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    async with upstream() as replica:
+        edge = open_edge(api=[replica.port])
+        status, _, body = await raw(
+            edge.port, b"POST /api/ask HTTP/1.1\r\nHost: a\r\n" + offer + b"Content-Length: 4\r\n\r\nbody"
+        )
+        assert (status.split()[1], body) == ("200", b"{}")
+        (seen,) = replica.requests
+        assert seen.endswith(b"\r\n\r\nbody")
+        assert b"\r\nupgrade:" not in seen.lower()
+
+
 def test_a_replica_may_be_silent_for_longer_than_anybody_may_wait() -> None:
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s;", (CONFIGURATION / "askmesh/proxy.conf").read_text())
     postgresql_hangs = 20  # for a connection and for a statement, before whoever has asked is told its id
-    assert int(seconds) > _MOST_WAIT_SECONDS + postgresql_hangs
+    assert int(seconds) > LONGEST_WAIT_SECONDS + postgresql_hangs
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
-import asyncio
+import shutil
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import grpc
 import pytest
-from askmesh.llm.v1.generation_service_pb2 import ListModelsRequest
+from askmesh.llm.v1.generation_service_pb2 import GenerateRequest, GenerateResponse, ListModelsRequest
 from askmesh.llm.v1.generation_service_pb2_grpc import GenerationServiceStub
 from askmesh_client import GenerationClient
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from api_service.problems import Code
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
+from tests.askmesh_client.replica import Context, running
 from tests.certificates import make_certificates, tls_settings
 from tests.fakes.model_server import FakeModelServer
 from tests.nginx.conftest import OpenEdge
@@ -150,20 +154,90 @@ async def test_grpc_by_tls_to_an_llm_service_by_mutual_tls(open_edge: OpenEdge, 
                 await in_plain_text.list_models(timeout=5)
 
 
-async def test_an_address_may_hold_so_many_connections_and_no_more(open_edge: OpenEdge) -> None:
-    async def never(_: object) -> None:
-        return None
+CALLERS = {
+    "nobody": None,
+    "a service of this mesh": ("mesh", "worker_service"),
+    "an authority of its own": ("another", "worker_service"),
+    "the public certificate's authority": ("public", "make_run"),
+    "expired": ("mesh", "expired"),
+}
+"""Who calls by the published port: the folder of the authority and that of the certificate."""
 
-    async with upstream(never) as replica, aiohttp.ClientSession() as session:
-        edge = open_edge(api=[replica.port], NGINX_CONNECTIONS_PER_ADDRESS="3")
-        waiting = [asyncio.create_task(session.get(f"{edge.url}/held")) for _ in range(3)]
-        async with asyncio.timeout(30):
-            while len(replica.requests) < 3:
-                await asyncio.sleep(0.01)
-        reply, body = await request(f"{edge.url}/one-more")
-        problem = problem_in(reply, body)
-        assert (problem.status, problem.code) == (429, Code.HTTP_ERROR)
-        assert len(replica.requests) == 3
-        for task in waiting:
-            task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the mesh, of somebody else, and of the public name; and in that of the mesh a certificate that has expired."""
+    folder = tmp_path_factory.mktemp("authorities")
+    for name in ("mesh", "another", "public"):
+        make_certificates(folder / name)
+    expired = folder / "mesh" / "expired"
+    shutil.copytree(folder / "mesh" / "worker_service", expired)
+    issuer = x509.load_pem_x509_certificate((folder / "mesh" / "authority.pem").read_bytes())
+    signer = serialization.load_pem_private_key((folder / "mesh" / "authority.key").read_bytes(), None)
+    good = x509.load_pem_x509_certificate((expired / "certificate.pem").read_bytes())
+    long_ago = datetime.now(UTC) - timedelta(days=2)
+    made = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.subject)
+        .subject_name(good.subject)
+        .public_key(good.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(long_ago)
+        .not_valid_after(long_ago + timedelta(days=1))
+    )
+    for extension in good.extensions:
+        made = made.add_extension(extension.value, extension.critical)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    signed = made.sign(signer, hashes.SHA256())
+    (expired / "certificate.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    return folder
+
+
+async def answers(request: GenerateRequest, context: Context) -> GenerateResponse:
+    return GenerateResponse(text="Paris")
+
+
+@pytest.mark.parametrize("name", CALLERS)
+async def test_published_grpc_takes_a_certificate_of_its_authority_and_nothing_else(
+    open_edge: OpenEdge, authorities: Path, name: str
+) -> None:
+    shown = CALLERS[name]
+    own = authorities.joinpath(*shown) if shown else None
+    credentials = grpc.ssl_channel_credentials(
+        (authorities / "public" / "authority.pem").read_bytes(),
+        (own / "key.pem").read_bytes() if own else None,
+        (own / "certificate.pem").read_bytes() if own else None,
+    )
+    async with running("replica") as replica:
+        replica.on_generate = answers
+        edge = open_edge(
+            llm=[replica.port], certificates=authorities / "public" / "make_run", grpc_callers=authorities / "mesh"
+        )
+        async with grpc.aio.secure_channel(edge.grpc_public, credentials) as channel:
+            stub: Any = GenerationServiceStub(channel)
+            if shown == ("mesh", "worker_service"):
+                await stub.Generate(GenerateRequest(), timeout=30)
+                assert replica.calls == 1
+                return
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Generate(GenerateRequest(), timeout=30)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert "show a client certificate" in (refused.value.details() or "")
+            assert replica.calls == 0
+
+
+async def test_published_grpc_does_not_speak_plain_text_and_takes_no_session_of_the_other_ports(
+    open_edge: OpenEdge, authorities: Path
+) -> None:
+    edge = open_edge(certificates=authorities / "public" / "make_run", grpc_callers=authorities / "mesh")
+    async with GenerationClient(edge.grpc_public) as in_plain_text:
+        with pytest.raises(Exception, match="UNAVAILABLE"):
+            await in_plain_text.list_models(timeout=5)
+    context = client_context(authorities / "public" / "make_run", maximum_version=ssl.TLSVersion.TLSv1_2)
+    with handshake(edge.tls_port, context) as anonymous:
+        session = anonymous.session
+    port = int(edge.grpc_public.rpartition(":")[2])
+    for target, reused in ((edge.tls_port, True), (port, False)):
+        connection = socket.create_connection(("127.0.0.1", target), timeout=30)
+        with context.wrap_socket(connection, server_hostname="localhost", session=session) as again:
+            assert again.session_reused is reused

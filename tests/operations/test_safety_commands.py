@@ -11,6 +11,7 @@ from cryptography import x509
 from redis.asyncio import Redis
 
 from embedded.valkey import Valkey
+from foundation.settings import DatabaseSettings, RedisSettings
 from operations.certificates import NAMES
 from operations.commands import askmesh
 from tests.servers import run_apart
@@ -107,3 +108,20 @@ def test_after_a_restore_no_id_is_given_out_twice_and_redis_is_empty(database_ur
     assert run_apart(keys(remember=False)) == 0
     told = run("restored", ASKMESH_DATABASE_URL=database_url, ASKMESH_REDIS_URL=None)
     assert "empty Redis yourself" in told.output
+
+
+@pytest.mark.integration
+def test_in_a_container_a_restore_finds_both_servers_among_the_secrets(
+    database_url: str, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operations.running.SECRETS", tmp_path)
+    for group, name, url in (
+        (DatabaseSettings, "database", database_url),
+        (RedisSettings, "redis", valkey.url()),
+    ):
+        (tmp_path / f"askmesh_{name}_url").write_text(f"{url}\n")
+        monkeypatch.setitem(group.model_config, "secrets_dir", tmp_path)
+    done = run("restored", ASKMESH_DATABASE_URL=None, ASKMESH_REDIS_URL=None)
+    assert (done.exit_code, done.output.splitlines()[1:]) == (0, ["Redis is empty"])
+    wrong = run("restored", ASKMESH_DATABASE_URL=None, ASKMESH_REDIS_URL="http://localhost")
+    assert (wrong.exit_code, "ASKMESH_REDIS_URL" in wrong.output, "Traceback" in wrong.output) == (1, True, False)

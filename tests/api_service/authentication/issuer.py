@@ -28,9 +28,18 @@ def claims(**changed: Any) -> dict[str, Any]:
     return {name: value for name, value in (good | changed).items() if value is not None}
 
 
-def token(algorithm: str = "RS256", *, key_id: str | None = "", signer: Any = None, **changed: Any) -> str:
-    """A token with the key of this algorithm."""
-    headers = {} if key_id is None else {"kid": key_id or algorithm}
+def token(
+    algorithm: str = "RS256",
+    *,
+    key_id: str | None = "",
+    signer: Any = None,
+    header: dict[str, Any] | None = None,
+    **changed: Any,
+) -> str:
+    """A token with the key of this algorithm; ``header``: what its head has beside."""
+    headers: dict[str, Any] = dict(header or {})
+    if key_id is not None:
+        headers["kid"] = key_id or algorithm
     return jwt.encode(claims(**changed), signer or SIGNERS[algorithm], algorithm, headers)
 
 

@@ -154,6 +154,12 @@ async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: Tokens, issu
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "an error": ({"status": 500}, "it answers 500"),
+    "a redirect": ({"status": 302, "headers": {"Location": "/jwks?again"}}, "it answers 302, which is not followed"),
+    "a redirect to plain text": (
+        {"status": 308, "headers": {"Location": "http://127.0.0.1:1/"}},
+        "set the URL that it leads to",
+    ),
+    "nothing": ({"status": 204}, "it answers 204"),
     "no JSON": ({"text": "<html>"}, "unexpected character"),
     "no object": ({"text": "[]"}, "the key set is no object"),
     "no keys": ({"text": '{"keys": []}'}, "did not contain any keys"),
@@ -216,3 +222,86 @@ async def test_claims_say_who_it_is(
     assert refused.value.code is Code.FORBIDDEN
     (claim,) = settings.values()
     assert claim in refused.value.detail
+
+
+# What issuers put into tokens: the header, the claims, and with which settings the token is taken.
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
+    "PyJWT's own, Auth0 without a profile": ({"typ": "JWT"}, {}, {"access", "any"}),
+    "no type": ({"typ": None}, {}, {"access", "any"}),
+    "RFC 9068": ({"typ": "at+jwt"}, {}, {"access", "at+jwt", "any"}),
+    "RFC 9068 in full": ({"typ": "application/at+JWT"}, {}, {"access", "at+jwt", "any"}),
+    "Keycloak's access token": ({"typ": "JWT"}, {"typ": "Bearer", "azp": "app"}, {"access", "any"}),
+    "that of Keycloak 24": ({"typ": "JWT"}, {"typ": "Bearer", "nonce": "n"}, {"access", "any"}),
+    "Entra's": ({"typ": "JWT"}, {"idtyp": "app", "appid": "app", "ver": "1.0"}, {"access", "any"}),
+    "Keycloak's ID token": ({"typ": "JWT"}, {"typ": "ID"}, {"any"}),
+    "Keycloak's refresh token": ({"typ": "JWT"}, {"typ": "Refresh"}, {"any"}),
+    "Keycloak's offline token": ({"typ": "JWT"}, {"typ": "Offline"}, {"any"}),
+    "Google's ID token": ({"typ": "JWT"}, {"at_hash": "x", "azp": "app"}, {"any"}),
+    "an ID token with a code": ({"typ": "JWT"}, {"c_hash": "x"}, {"any"}),
+    "Cognito's ID token": ({}, {"token_use": "id"}, {"any"}),
+    "FusionAuth's ID token": ({}, {"tty": "id"}, {"any"}),
+    "a logout token": ({"typ": "logout+jwt"}, {"events": {}}, {"any"}),
+    "a logout token without a type": (
+        {},
+        {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}},
+        {"any"},
+    ),
+    "a security event": ({"typ": "secevent+jwt"}, {}, {"any"}),
+    "a proof": ({"typ": "dpop+jwt"}, {}, {"any"}),
+}
+
+
+@pytest.mark.parametrize("wanted", ["access", "at+jwt", "any"])
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_token_is_for_access(issuer: Issuer, name: str, wanted: str) -> None:
+    header, says, taken = KINDS[name]
+    tokens = tokens_of(issuer, jwt_token_type=wanted)
+    if wanted in taken:
+        assert await tokens.principal(token(header=header, **says)) == ALICE
+        return
+    with pytest.raises(ProblemError) as refused:
+        await tokens.principal(token(header=header, **says))
+    assert refused.value.code is Code.UNAUTHENTICATED
+    assert "access token" in refused.value.detail
+    assert 'error="invalid_token"' in refused.value.headers["WWW-Authenticate"]
+
+
+async def test_what_a_forged_token_says_of_itself_is_not_answered(issuer: Issuer) -> None:
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    assert await tokens_of(issuer).principal(token("ES256", signer=stranger, typ="ID")) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "taken"),
+    [
+        ({"jwt_clients": "app, other"}, {"azp": "other"}, True),
+        ({"jwt_clients": "app"}, {"client_id": "app"}, True),
+        ({"jwt_clients": "app"}, {"cid": "app"}, True),
+        ({"jwt_clients": "app"}, {"appid": "app"}, True),
+        ({"jwt_clients": "app"}, {}, False),
+        ({"jwt_clients": "app"}, {"azp": "APP"}, False),
+        ({"jwt_clients": "app"}, {"azp": "stranger", "client_id": "app"}, False),
+        ({"jwt_clients": "app"}, {"azp": None, "sub": "app"}, False),
+        ({"jwt_clients": "app"}, {"azp": ["app"]}, False),
+        ({"jwt_clients": ""}, {"azp": "stranger"}, True),
+        ({"jwt_scope": "ask"}, {"scope": "openid ask"}, True),
+        ({"jwt_scope": "ask"}, {"scp": ["openid", "ask"]}, True),
+        ({"jwt_scope": "ask"}, {"scp": "ask"}, True),
+        ({"jwt_scope": "ask read"}, {"scope": "read ask"}, True),
+        ({"jwt_scope": "ask read"}, {"scope": "ask"}, False),
+        ({"jwt_scope": "ask"}, {"scope": "asking"}, False),
+        ({"jwt_scope": "ask"}, {"scope": {"ask": 1}, "scp": [1, ["ask"]]}, False),
+        ({"jwt_scope": "ask"}, {}, False),
+    ],
+)
+async def test_a_token_is_of_a_client_and_has_a_scope(
+    issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], taken: bool
+) -> None:
+    tokens = tokens_of(issuer, **settings)
+    if taken:
+        assert (await tokens.principal(token(**says))) == ALICE
+        return
+    with pytest.raises(ProblemError) as refused:
+        await tokens.principal(token(**{"sub": "alice", **says}))
+    assert refused.value.code is Code.FORBIDDEN
+    assert "client" in refused.value.detail or "scope" in refused.value.detail

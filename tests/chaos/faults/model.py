@@ -2,9 +2,12 @@
 
 import asyncio
 import random
+from contextlib import suppress
+from typing import Any
 
 from tests.chaos.faults import Fault
 from tests.chaos.stage import Stage
+from tests.fakes.manners import MANNERS
 
 
 class KillModelServer(Fault):
@@ -43,3 +46,60 @@ class FailRequests(Fault):
         await asyncio.to_thread(stage.model.fail, way)
         await asyncio.sleep(self._seconds * rng.uniform(0.5, 1))
         await asyncio.to_thread(stage.model.fail, "")
+
+
+class KillInLongAnswers(Fault):
+    """kill -9 when all answers are being written, and a new one a second later."""
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        await asyncio.sleep(rng.uniform(3, 6))
+        await asyncio.to_thread(stage.model.kill)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(stage.model.start)
+
+
+class StartAgain(Fault):
+    """Nothing but somebody who starts the model server again a second after it has died."""
+
+    async def prepare(self, stage: Stage) -> None:
+        self._starting = asyncio.create_task(self._start_again(stage))
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        """The questions are what kills it."""
+
+    async def release(self) -> None:
+        self._starting.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._starting
+
+    async def _start_again(self, stage: Stage) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            if not stage.model.runs:
+                await asyncio.sleep(1)
+                await asyncio.to_thread(stage.model.kill)  # only to close what is left of it
+                await asyncio.to_thread(stage.model.start)
+
+
+class ChangeManners(Fault):
+    """Another way to write a stream each second, or another refusal that says nothing against the question."""
+
+    _WAYS: tuple[dict[str, Any], ...] = (
+        *({"fault": "", "manner": manner} for manner in MANNERS if manner),
+        *({"fault": str(status)} for status in (401, 402, 403, 405, 408, 409, 424, 425, 429, 499, 500, 502, 503, 529)),
+        {"fault": "unlisted"},
+        {"fault": "error", "at": 0, "code": 503},
+    )
+
+    def __init__(self) -> None:
+        self._left: list[dict[str, Any]] = []
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        try:
+            for _ in range(4):
+                if not self._left:
+                    self._left = rng.sample(self._WAYS, len(self._WAYS))
+                await asyncio.to_thread(stage.model.fail, **self._left.pop())
+                await asyncio.sleep(1)
+        finally:
+            await asyncio.to_thread(stage.model.fail, "")

@@ -99,5 +99,61 @@ class KillValkey(Fault):
         await stage.until(lambda: stage.pids("valkey").get("valkey", before) != before, "Valkey is back")
 
 
+class DemoteValkey(Fault):
+    """It becomes a replica of one that does not answer, so that it takes no writes, and is promoted again."""
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        async with Redis.from_url(stage.valkey_url) as valkey:
+            await valkey.replicaof("127.0.0.1", 1)
+            try:
+                await asyncio.sleep(rng.uniform(2, 5))
+            finally:
+                await valkey.replicaof("NO", "ONE")
+
+
+class SendRubbish(Fault):
+    """What nobody can read, on every channel to which the mesh listens and in the list of its wake-ups."""
+
+    _RUBBISH = (
+        b"",
+        b"hello",
+        b"-1",
+        b"1,",
+        b"99999999999999999999",
+        b"1:2:3:4",
+        b"0:x:text",
+        b"\xff\x00",
+        b"{}",
+        b"1\n2",
+    )
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        async with Redis.from_url(stage.valkey_url) as valkey:
+            channels: list[bytes] = await valkey.execute_command("PUBSUB CHANNELS", "askmesh*")  # type: ignore[no-untyped-call]
+            assert channels, "nobody listens"
+            for channel in channels:
+                for rubbish in self._RUBBISH:
+                    await valkey.publish(channel, rubbish)
+            ended = next(channel for channel in channels if channel.endswith(b":ended"))
+            await valkey.rpush(ended.removesuffix(b"ended") + b"wakeups", *self._RUBBISH)
+
+
+class DemotePostgreSQL(Fault):
+    """Sessions that are there become read-only, as on a server that was fenced; new ones lead to one that writes."""
+
+    async def inject(self, stage: Stage, rng: random.Random) -> None:
+        await stage.fetch("ALTER ROLE CURRENT_USER SET default_transaction_read_only = off")
+        await stage.fetch("ALTER SYSTEM SET default_transaction_read_only = on")
+        await stage.fetch("SELECT pg_reload_conf()")
+        self._database_url = stage.database_url
+
+    async def release(self) -> None:
+        connection = await asyncpg.connect(self._database_url)
+        await connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await connection.execute("SELECT pg_reload_conf()")
+        await connection.execute("ALTER ROLE CURRENT_USER RESET default_transaction_read_only")
+        await connection.close()
+
+
 RESTART, KILL = SIGINT, SIGKILL
 """What an operator, and what an accident, sends to PostgreSQL."""
