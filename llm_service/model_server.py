@@ -276,8 +276,12 @@ def _id_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
-    """An error object in the stream: a refusal if it says so and nothing was written, else a broken-off answer."""
-    return interrupted() if wrote else refused(error.get("code"), error)
+    """An error object in the stream: what it says if nothing was written, else a broken-off answer.
+
+    But an overload is one after text as well, so that it counts against no question.
+    """
+    told = refused(error.get("code"), error)
+    return interrupted() if wrote and told.reason is not Reason.MODEL_SERVER_OVERLOADED else told
 
 
 async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:

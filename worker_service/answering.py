@@ -152,7 +152,7 @@ class Answering:
                 delay = pause(claim.interruptions, retry_after)
                 write = lambda: claims.interrupted(self._engine, claim, delay)  # noqa: E731
                 is_final = claim.interruptions + 1 >= claims.POISON_FROM
-        if isinstance(outcome, Failed | Broken):
+        if not isinstance(outcome, Finished):  # an overload may come after text
             await self._book(running)
         if not await self._write(running, write):
             await self._book(running)

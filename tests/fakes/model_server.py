@@ -53,6 +53,7 @@ from typing import Any, Self
 import orjson
 from aiohttp import web
 
+from tests.fakes.manners import data
 from tests.fakes.script import Script, answer_tokens, continued, cut_at_stop, expected_answer, question_of, read_script
 from tests.fakes.stream import FOREVER, Counts, Stream, error
 
@@ -73,6 +74,8 @@ class Options:
     """Status and body of ``/v1/models``, instead of vLLM's."""
     unknown_fields: Sequence[str] = ()
     """Fields of a request that are refused as vLLM's web framework refuses extra ones; also within stream_options."""
+    refuses_late: bool = False
+    """Whether such a refusal comes as a gateway's does: as the first event, after HTTP 200."""
     script: Script = field(default_factory=Script)
 
 
@@ -236,6 +239,9 @@ class FakeModelServer:
                 | {"input": body["messages"]}
                 for name in unknown
             ]
+            if self.options.refuses_late:
+                event = {"error": {"message": str(problems), "type": "BadRequestError", "code": 400}}
+                return web.Response(body=data(event), content_type="text/event-stream"), False
             return error(400, str(problems), "BadRequestError"), False
         if not body.get("stream"):
             return error(400, "this fake only streams", "BadRequestError"), False

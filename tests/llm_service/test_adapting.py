@@ -41,6 +41,16 @@ async def test_it_is_asked_again_without_what_it_does_not_know_and_that_is_remem
     assert "SECRET" not in logged[0]
 
 
+async def test_a_refusal_after_the_200_is_one_too() -> None:
+    options = Options(unknown_fields=("stream_options", "max_tokens"), refuses_late=True)
+    async with FakeModelServer(options) as fake, service_over(fake.url) as (_, client):
+        for question in ("first", "second"):
+            answer = await client.stream(ask(question, max_output_tokens=50))
+            assert answer.text == expected_answer(question)
+        assert fake.counts.completed == 2
+        assert fake.counts.requests <= 4
+
+
 async def test_the_limit_has_another_name_where_it_is_not_known() -> None:
     options = Options(unknown_fields=("max_tokens",), owned_by="openai")
     async with FakeModelServer(options) as fake, service_over(fake.url) as (_, client):

@@ -126,6 +126,13 @@ async def test_an_outage_that_a_gateway_tells_after_the_200_is_no_attempt(
     check(answer.failure, status, reason, started=False)
 
 
+@pytest.mark.parametrize("at", [0, 3])
+async def test_an_overload_is_no_attempt_whenever_it_is_told(client: Client, at: int) -> None:
+    answer = await client.stream(ask(f"q [[fault=error code=429 at={at} delay=0.001]]", request_id="mine"))
+    check(answer.failure, "RESOURCE_EXHAUSTED", "MODEL_SERVER_OVERLOADED", started=False)
+    assert answer.text == (expected_answer("q [[tokens=3]]") if at else "")
+
+
 @pytest.mark.parametrize("finish", ["abort", "error"])
 async def test_an_engine_that_gives_up_has_interrupted(client: Client, finish: str) -> None:
     answer = await client.stream(ask(f"q [[finish={finish}]]", request_id="mine"))

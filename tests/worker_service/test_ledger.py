@@ -131,3 +131,10 @@ async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
     else:
         assert fake.counts.tokens_written == 50
         assert again == once + 4 + 10
+
+
+async def test_an_answer_that_an_overload_broke_off_waits_and_is_booked(worker: Worker, fake: FakeModelServer) -> None:
+    question = "Why? [[tokens=10 fault=error code=429 at=4 times=1 delay=0.001]]"
+    row = await worker.answer(question)
+    assert (row.state, row.waits, row.interruptions) == ("queued", 1, 0)
+    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 4)

@@ -39,7 +39,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_MODEL_SERVER_OVERLOADED: _ErrorReason.ValueType  # 7
     """The model server says that it is overloaded; try later."""
     ERROR_REASON_MODEL_SERVER_UNAVAILABLE: _ErrorReason.ValueType  # 8
-    """The model server cannot be reached, or is starting; try later."""
+    """The model server cannot be reached, is starting, serves no model, or refuses for what is not the request; try later."""
     ERROR_REASON_GENERATION_INTERRUPTED: _ErrorReason.ValueType  # 9
     """The model server broke off after it had accepted the generation."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 10
@@ -55,7 +55,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in google.rpc.ErrorInfo is one of these names without ERROR_REASON_.
-    The status that goes with each stands in the comments of GenerationService.
+    The status that goes with each stands in the comments of GenerationService. Only the messages of INVALID_FIELD,
+    CONTEXT_TOO_LONG and REQUEST_REFUSED may quote the request.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -75,7 +76,7 @@ ERROR_REASON_TOO_MANY_GENERATIONS: ErrorReason.ValueType  # 6
 ERROR_REASON_MODEL_SERVER_OVERLOADED: ErrorReason.ValueType  # 7
 """The model server says that it is overloaded; try later."""
 ERROR_REASON_MODEL_SERVER_UNAVAILABLE: ErrorReason.ValueType  # 8
-"""The model server cannot be reached, or is starting; try later."""
+"""The model server cannot be reached, is starting, serves no model, or refuses for what is not the request; try later."""
 ERROR_REASON_GENERATION_INTERRUPTED: ErrorReason.ValueType  # 9
 """The model server broke off after it had accepted the generation."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 10
