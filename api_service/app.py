@@ -1,9 +1,8 @@
 """The application: the one place that builds and connects its parts."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -34,10 +33,13 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import AbsentError, Helper, Readiness
+from api_service.sampling import learn_mesh_id
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
+from foundation.background import Background
 from foundation.database import create_engine
-from foundation.redis_client import create_redis
+from foundation.outages import Outage
+from foundation.redis_client import Mesh, create_redis
 from foundation.settings import (
     PREFIX,
     AccessSettings,
@@ -58,8 +60,7 @@ from questions.ledger import read_days
 from questions.migrations import engine_is_up_to_date, needed_revision
 from questions.wakeups import Wakeups
 
-logger = logging.getLogger(__name__)
-
+_WITHOUT_REDIS = "answers come from PostgreSQL, text is not seen before its end, each process counts requests by itself"
 _CROSS_ORIGIN_HEADERS = (
     "Authorization",
     "Cache-Control",
@@ -164,7 +165,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
     engine = create_engine(settings.database, "api_service")
     stack.push_async_callback(engine.dispose)
-    redis = create_redis(settings.redis)
+    mesh = Mesh(Outage("Redis", _WITHOUT_REDIS))
+    redis = create_redis(settings.redis, mesh)
     stack.push_async_callback(redis.aclose)
     llm = settings.llm_client
     model = await stack.enter_async_context(
@@ -174,16 +176,18 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.push_async_callback(asyncio.to_thread, hints.close)
     reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     turns = TurnKeeper(reading_engine)
-    stack.push_async_callback(_stop, asyncio.create_task(turns.watch()))
     limits = Limits(settings.limits, reading_engine, redis, turns)
     backlog = Backlog(engine, settings.questions.backlog_limit, turns)
-    stack.push_async_callback(_stop, asyncio.create_task(backlog.watch()))
     wakeups = Wakeups(redis)
-    stack.push_async_callback(_stop, asyncio.create_task(wakeups.run()))
     watcher = Watcher(engine, redis)
-    watching = asyncio.create_task(watcher.run())
-    watching.add_done_callback(_note_defect)
-    stack.push_async_callback(_stop, watching)
+    background = Background()
+    stack.push_async_callback(background.close)
+    background.run("learning the mesh's id", partial(learn_mesh_id, reading_engine, mesh))
+    background.run("sending hints", hints.watch)
+    background.run("sampling turns", turns.watch)
+    background.run("counting what waits", backlog.watch)
+    background.run("sending wake-ups", wakeups.run)
+    watcher.run(background)
     service = QuestionService(
         engine=engine,
         redis=redis,
@@ -202,8 +206,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     async def broker_takes_hints() -> bool:
         return hints.reachable
 
-    async def redis_answers() -> bool:
-        return bool(await redis.ping())
+    async def redis_takes_writes() -> bool:
+        await redis.probe()
+        return True
 
     async def model_is_loaded() -> bool:
         try:
@@ -216,19 +221,22 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
 
     readiness = Readiness(
         lambda: engine_is_up_to_date(engine, needed),
-        {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_answers, Helper.MODEL: model_is_loaded},
+        {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_takes_writes, Helper.MODEL: model_is_loaded},
     )
     return AppState(
-        authenticator=await _authenticator(settings.access, engine, stack),
+        authenticator=await _authenticator(settings.access, engine, stack, background),
         questions=service,
         watcher=watcher,
         readiness=readiness,
         limits=limits,
         ledger=partial(read_days, reading_engine),
+        background=background,
     )
 
 
-async def _authenticator(access: AccessSettings, engine: AsyncEngine, stack: AsyncExitStack) -> Authenticator | None:
+async def _authenticator(
+    access: AccessSettings, engine: AsyncEngine, stack: AsyncExitStack, background: Background
+) -> Authenticator | None:
     if not access.require_auth:
         return None
     keys = ApiKeys(engine.execution_options(isolation_level="AUTOCOMMIT"))
@@ -240,21 +248,10 @@ async def _authenticator(access: AccessSettings, engine: AsyncEngine, stack: Asy
         from api_service.authentication.tokens import Tokens  # noqa: PLC0415
 
         issuer_keys = IssuerKeys(access.jwt_jwks_url)
-        stack.push_async_callback(_stop, asyncio.create_task(issuer_keys.refresh()))
+        background.run("fetching the issuer's keys", issuer_keys.refresh)
         tokens = Tokens(access, issuer_keys)
     return Authenticator(keys, tokens)
 
 
 def _files(settings: GrpcTlsSettings) -> TlsFiles | None:
     return TlsFiles(*settings.files) if settings.files else None
-
-
-def _note_defect(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (defect := task.exception()) is not None:
-        logger.critical("nobody waits for answers any more: streams and long polls get none", exc_info=defect)
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -18,6 +18,7 @@ from api_service.questions.schemas import AskRequest, parse_ask
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import Readiness, Report
+from foundation.background import Background
 from questions.ledger import Spent
 
 _BODY_SECONDS = 20
@@ -44,6 +45,7 @@ class AppState(TypedDict):
     readiness: Readiness
     limits: Limits
     ledger: ReadDays
+    background: Background
 
 
 async def _questions(request: Request) -> QuestionService:
@@ -60,6 +62,10 @@ async def _limits(request: Request) -> Limits:
 
 async def _ledger(request: Request) -> ReadDays:
     return cast(AppState, request.state)["ledger"]
+
+
+async def _broken_parts(request: Request) -> list[str]:
+    return cast(AppState, request.state)["background"].broken
 
 
 async def _readiness_report(request: Request) -> Report:
@@ -157,6 +163,7 @@ async def _ask_request(request: Request, questions: "Questions") -> AskRequest:
 
 
 Questions = Annotated[QuestionService, Depends(_questions)]
+BrokenParts = Annotated[list[str], Depends(_broken_parts)]
 ReadinessReport = Annotated[Report, Depends(_readiness_report)]
 Caller = Annotated[Principal, Depends(authenticate)]
 PreferredLanguage = Annotated[Language | None, Depends(_preferred_language)]

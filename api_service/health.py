@@ -6,9 +6,9 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from api_service.database import unavailable
-from api_service.dependencies import ReadinessReport
+from api_service.dependencies import BrokenParts, ReadinessReport
 from api_service.documentation import problems
-from api_service.problems import Code
+from api_service.problems import PROCESS_BROKEN, Code, ProblemError
 from api_service.readiness import Helper
 
 router = APIRouter(tags=["health"])
@@ -37,9 +37,14 @@ class Ready(BaseModel):
     )
 
 
-@router.get("/livez", summary="Is the process alive?")
-async def livez(response: Response) -> Alive:
-    """Restart the process if this does not answer. It does not look at anything else."""
+@router.get("/livez", summary="Is the process alive?", responses=problems(Code.PROCESS_BROKEN))
+async def livez(broken: BrokenParts, response: Response) -> Alive:
+    """Restart the process if this does not answer, or not with a 200. It looks at nothing outside of the process.
+
+    It is a 503 while a part of the process breaks whenever it is started; `detail` names it, and the log says where.
+    """
+    if broken:
+        raise ProblemError(Code.PROCESS_BROKEN, PROCESS_BROKEN.format(", ".join(broken)))
     response.headers["Cache-Control"] = "no-store"
     return Alive()
 

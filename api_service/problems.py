@@ -29,6 +29,7 @@ ERASURE_UNAVAILABLE = (
     "Redis, which can hold a copy of the answer, does not answer at the moment. Nothing was erased: repeat it later."
 )
 ISSUER_UNAVAILABLE = "The keys of the issuer of tokens cannot be fetched at the moment. Repeat the request later."
+PROCESS_BROKEN = "Restart this process: in it breaks again and again: {}."
 DEFECT = "This is a defect of the service, not of your request. The log says more under the request_id."
 
 
@@ -57,6 +58,7 @@ class Code(StrEnum):
     DATABASE_UNAVAILABLE = "database_unavailable"
     ERASURE_UNAVAILABLE = "erasure_unavailable"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
+    PROCESS_BROKEN = "process_broken"
     SERVICE_UNAVAILABLE = "service_unavailable"
     INTERNAL_ERROR = "internal_error"
 
@@ -94,6 +96,7 @@ KINDS: Mapping[Code, Kind] = {
     Code.DATABASE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True),
     Code.ERASURE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing can be erased", retryable=True),
     Code.ISSUER_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Tokens cannot be checked", retryable=True),
+    Code.PROCESS_BROKEN: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "A part of this process has a defect", retryable=True),
     # What the proxy in front says, with 502 or 504, where no replica answers: see nginx/.
     Code.SERVICE_UNAVAILABLE: Kind(HTTPStatus.BAD_GATEWAY, "The service does not answer", retryable=True),
     Code.INTERNAL_ERROR: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "This service has a defect", retryable=True),

@@ -4,7 +4,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from api_service.database import is_unavailable
+from foundation.redis_client import Mesh
+from questions.mesh import read_mesh_id
 
 logger = logging.getLogger(__name__)
 
@@ -20,3 +24,14 @@ async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
             if not is_unavailable(error):
                 logger.exception("could not look at %s", what)
         await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def learn_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
+    """Look until PostgreSQL tells the mesh's id. Until then Redis is not used."""
+    while mesh.id is None:
+        try:
+            mesh.id = await read_mesh_id(engine)
+        except Exception as error:
+            if not is_unavailable(error):
+                raise
+            await asyncio.sleep(_SAMPLE_SECONDS)

@@ -1,26 +1,165 @@
-"""The connection to Redis or Valkey: one pool a process, with short time-outs, because Redis only speeds up."""
+"""The connection to Redis or Valkey: one pool a process, with short time-outs, because Redis only speeds up.
+
+Every key and channel bears the mesh's id, so that two meshes on one server do not mix, whatever database numbers they
+use: channels have none. A connection that leads to a server which does not serve (demoted, loading, full, of another
+password) is given up, so that the next call finds the server that does.
+"""
+
+import re
+import time
+from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
 
+from foundation.outages import Outage
 from foundation.settings import RedisSettings
+from foundation.unreadable import Unreadable
+
+_LONGEST_SECONDS: Final = 60.0
+"""A connection is made anew after so long: a name can lead to another server, and the old one may not say a word."""
+_PAUSE_SECONDS: Final = 1.0
+"""Between two times that all connections are given up: a full server is not asked for a connection a call."""
+_PROBE_SECONDS: Final = 60
+# How a server says that it does not serve now, or not us. Within a script an old one says it in the middle.
+_DOES_NOT_SERVE: Final = re.compile(
+    r"\b(READONLY|OOM|LOADING|MASTERDOWN|CLUSTERDOWN|MISCONF|NOREPLICAS|NOAUTH|NOPERM|BUSY|UNBLOCKED|TRYAGAIN|MOVED)\b"
+)
 
 
-def create_redis(settings: RedisSettings, *, blocks: float = 0) -> Redis:
+class UnknownMeshError(RedisConnectionError):
+    """PostgreSQL, which keeps the mesh's id, has not told it yet. Until then Redis counts as not reachable."""
+
+
+class Mesh:
+    """What all clients of a process share: whose names they use, whether Redis serves, what could not be read."""
+
+    def __init__(self, outage: Outage, mesh_id: str | None = None) -> None:
+        self.id = mesh_id
+        """None until PostgreSQL has told it."""
+        self.outage = outage
+        self.unreadable = Unreadable()
+
+    def note(self, error: BaseException) -> None:
+        """A call failed."""
+        if not isinstance(error, UnknownMeshError):
+            self.outage.begins(error)
+
+
+class MeshRedis(Redis):
+    """A client for one mesh."""
+
+    def __init__(self, *, mesh: Mesh, **options: Any) -> None:
+        super().__init__(**options)
+        self.mesh = mesh
+
+    def name(self, *parts: object) -> str:
+        """The name of a key or channel of this mesh. Raises UnknownMeshError."""
+        if self.mesh.id is None:
+            raise UnknownMeshError
+        return ":".join(("askmesh", self.mesh.id, *map(str, parts)))
+
+    async def probe(self) -> None:
+        """Write something, which a ping would not show to be possible. Raises RedisError or OSError."""
+        await self.set(self.name("probe"), b"", ex=_PROBE_SECONDS)
+
+    async def drop_rubbish(self, key: str, kind: str, error: ResponseError) -> bool:
+        """Delete a key that holds another type than it must; False where that is not what the error says.
+
+        Raises RedisError or OSError.
+        """
+        if not str(error).startswith("WRONGTYPE"):
+            return False
+        self.mesh.unreadable.skip(kind, error)
+        await self.delete(key)
+        return True
+
+
+class _Critical:
+    """A connection that notes whether its server serves."""
+
+    old_at = 0.0
+    refused = False
+
+    async def on_connect_check_health(self, check_health: bool = True) -> None:
+        self.old_at = time.monotonic() + _LONGEST_SECONDS
+        self.refused = False
+        await super().on_connect_check_health(check_health)  # type: ignore[misc] # a mixin
+
+    def should_reconnect(self) -> bool:
+        return time.monotonic() >= self.old_at or bool(super().should_reconnect())  # type: ignore[misc] # a mixin
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*arguments, **options)  # type: ignore[misc] # a mixin
+        except ResponseError as error:
+            kinds = (ReadOnlyError, OutOfMemoryError, NoPermissionError)
+            if isinstance(error, kinds) or _DOES_NOT_SERVE.search(str(error)[:200]):
+                self.refused = True
+            raise
+
+
+class _Tcp(_Critical, Connection):
+    pass
+
+
+class _Tls(_Critical, SSLConnection):
+    pass
+
+
+class _Unix(_Critical, UnixDomainSocketConnection):
+    pass
+
+
+_CRITICAL: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
+    Connection: _Tcp,
+    SSLConnection: _Tls,
+    UnixDomainSocketConnection: _Unix,
+}
+
+
+class _Pool(BlockingConnectionPool):
+    """Gives up all connections where one of them leads to a server that does not serve: so do the others."""
+
+    _next_time = 0.0
+
+    async def release(self, connection: AbstractConnection) -> None:
+        await super().release(connection)
+        refused, connection.refused = getattr(connection, "refused", False), False  # type: ignore[attr-defined]
+        if refused and (now := time.monotonic()) >= self._next_time:
+            self._next_time = now + _PAUSE_SECONDS
+            await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+            await self.disconnect(inuse_connections=False)
+
+
+def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: float = 0) -> MeshRedis:
     """A client whose calls fail within two seconds where Redis does not answer.
 
-    ``blocks``: seconds that a call may wait in Redis besides.
+    ``mesh``: what it shares with the other clients of the process. ``blocks``: seconds that a call may wait in Redis
+    besides.
 
     It opens at most 50 connections; calls beyond that wait for one for at most a second.
     """
-    pool = BlockingConnectionPool.from_url(
-        settings.redis_url.get_secret_value(),
-        max_connections=50,
-        timeout=1,
-        socket_timeout=1 + blocks,
-        socket_connect_timeout=1,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    return Redis.from_pool(pool)
+    options: dict[str, Any] = {
+        "max_connections": 50,
+        "timeout": 1,
+        "socket_timeout": 1 + blocks,
+        "socket_connect_timeout": 1,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        **parse_url(settings.redis_url.get_secret_value()),
+    }
+    options["connection_class"] = _CRITICAL[options.get("connection_class", Connection)]
+    client = MeshRedis(mesh=mesh or Mesh(Outage("Redis", "it is done without")), connection_pool=_Pool(**options))
+    client.auto_close_connection_pool = True
+    return client

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.settings import QuestionSettings, SettingsError, effective
 from operations.certificates import certificates
 from operations.keys import keys
-from operations.restored import SKIPPED, empty_redis, skip_numbers
+from operations.restored import SKIPPED, become_another_mesh
 from operations.running import Age, run, settings
 from questions import operating
 from questions.operating import Entry, Selection
@@ -32,17 +32,11 @@ askmesh.add_command(certificates)
 def restored() -> None:
     """Make a restored database safe to use; run it once, before services start.
 
-    New ids begin 1,000,000,000 beyond the backup's, so that none is given out twice, and Redis is emptied.
+    New ids begin 1,000,000,000 beyond the backup's, so that none is given out twice. The mesh gets a new id of its own,
+    so that it reads nothing in Redis of before the restore, nor of the mesh from which the backup came.
     """
-
-    async def work(engine: AsyncEngine) -> tuple[int, bool]:
-        return await skip_numbers(engine), await empty_redis()
-
-    sequences, emptied = run(work)
-    click.echo(f"{sequences} sequences go on {SKIPPED:,} further")
-    click.echo(
-        "Redis is empty" if emptied else "ASKMESH_REDIS_URL is not set: empty Redis yourself; `make run` has done"
-    )
+    click.echo(f"{run(become_another_mesh)} sequences go on {SKIPPED:,} further")
+    click.echo("the mesh has a new id in Redis")
 
 
 @askmesh.command("settings")

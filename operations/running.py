@@ -18,7 +18,6 @@ from foundation.settings import (
     DatabaseSettings,
     EmbeddedSettings,
     QuestionSettings,
-    RedisSettings,
     SettingsError,
     load,
 )
@@ -40,7 +39,7 @@ class Age(click.ParamType[timedelta]):
         return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
-G = TypeVar("G", DatabaseSettings, EmbeddedSettings, QuestionSettings, RedisSettings)
+G = TypeVar("G", DatabaseSettings, EmbeddedSettings, QuestionSettings)
 
 
 def settings(group: type[G]) -> G:

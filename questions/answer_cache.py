@@ -1,19 +1,17 @@
 """Answered questions in Redis, so that reading them again costs PostgreSQL nothing. Redis may forget any of them."""
 
-import logging
 from datetime import datetime
 from typing import Any
 
 import orjson
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from foundation.redis_client import MeshRedis
 from questions.reading import Question
 from questions.states import ErrorReason, FinishReason, State
 
-logger = logging.getLogger(__name__)
-
 _SECONDS = 3_600
+_KIND = "a copy of an answer"
 
 
 class AnswerCache:
@@ -22,20 +20,18 @@ class AnswerCache:
     Other final questions are rare, and an operator can ask them again: they are read from PostgreSQL.
     """
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: MeshRedis) -> None:
         self._redis = redis
-        self.reachable = True
-        """False while Redis does not answer."""
 
     async def get(self, owner: str, question_id: int) -> Question | None:
-        """The owner's question if Redis has it."""
+        """The owner's question if Redis has it, and this release can read it."""
         try:
-            stored = await self._redis.get(_key(question_id))
+            stored = await self._get(_key(self._redis, question_id))
         except (RedisError, OSError) as error:
-            self._note(reachable=False, error=error)
+            self._redis.mesh.note(error)
             return None
-        self._note(reachable=True)
-        question = _decode(stored) if stored else None
+        self._redis.mesh.outage.ends()
+        question = self._decode(stored) if stored else None
         return question if question and question.owner == owner else None
 
     async def put(self, question: Question) -> None:
@@ -44,27 +40,35 @@ class AnswerCache:
             return
         try:
             # Not over what is there, which is the same, or says that the question was erased since it was read.
-            await self._redis.set(_key(question.id), orjson.dumps(question), ex=_SECONDS, nx=True)
+            await self._redis.set(_key(self._redis, question.id), orjson.dumps(question), ex=_SECONDS, nx=True)
         except (RedisError, OSError) as error:
-            self._note(reachable=False, error=error)
+            self._redis.mesh.note(error)
 
-    def _note(self, *, reachable: bool, error: Exception | None = None) -> None:
-        if reachable != self.reachable:
-            self.reachable = reachable
-            if reachable:
-                logger.info("Redis answers again")
-            else:
-                logger.warning("Redis does not answer (%s): answers are read from PostgreSQL", type(error).__name__)
+    async def _get(self, key: str) -> bytes | str | None:
+        try:
+            stored: bytes | str | None = await self._redis.get(key)
+        except ResponseError as error:
+            if not await self._redis.drop_rubbish(key, _KIND, error):
+                raise
+            return None
+        return stored
+
+    def _decode(self, stored: bytes | str) -> Question | None:
+        try:
+            return _decode(stored)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            self._redis.mesh.unreadable.skip(_KIND, error)
+            return None
 
 
-async def forget(redis: Redis, question_id: int) -> None:
+async def forget(redis: MeshRedis, question_id: int) -> None:
     """Drop a question that is erased, and take it no more from readers who had read it before. Raises RedisError."""
-    await redis.set(_key(question_id), b"", ex=_SECONDS)
+    await redis.set(_key(redis, question_id), b"", ex=_SECONDS)
 
 
-def _key(question_id: int) -> str:
+def _key(redis: MeshRedis, question_id: int) -> str:
     # Another name for each shape, so that processes of two releases can share one Redis.
-    return f"askmesh:question:2:{question_id}"
+    return redis.name("question", 2, question_id)
 
 
 def _decode(stored: bytes | str) -> Question:

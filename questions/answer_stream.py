@@ -5,31 +5,25 @@ claim's fencing token: whoever opens with a higher one seals the text of the for
 from then on. ``epoch`` rises when text that readers may have seen is taken back. All offsets are bytes of UTF-8, at the
 end of a code point.
 
-A text lives for ``RUNNING_SECONDS`` from its latest opening, which is longer than any generation may last, so that a
-running one is never trimmed and one that everybody has forgotten goes. From its end it lives ``ENDED_SECONDS``. Its
-size is bounded by the answer's token limit. Redis may lose any of it at any moment: the holder restores it.
+A text has no age while it is written, so that no ``volatile-*`` policy evicts it. From its end it lives
+an hour; the end of a text that nobody closed comes from the sweeper, by ``running_texts``. Its size is bounded
+by the answer's token limit. Redis may lose any of it at any moment: the holder restores it.
 
-Every function raises RedisError or OSError where Redis does not answer.
+Every function raises RedisError or OSError where Redis does not answer. A message or key of another shape, as another
+release may write it, is passed over: a chunk raises ValueError, a text counts as missing, unknown counts are left out.
+A shape that old releases would misread gets another name.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
-from hashlib import sha1
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import orjson
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
 
+from foundation.redis_client import MeshRedis
+from questions import text_scripts
 from questions.states import FinishReason
-
-RUNNING_SECONDS: Final = 2 * 86_400
-"""Twice the longest ASKMESH_MAX_GENERATION_SECONDS; an answer that waits longer than that for a claim starts anew."""
-ENDED_SECONDS: Final = 3_600
-"""For readers who are late; after that they read the final answer in PostgreSQL."""
-# Longer than a worker goes on with what PostgreSQL has not confirmed to be its own.
-_BURIED_SECONDS: Final = 60
 
 
 class FencedError(Exception):
@@ -59,6 +53,21 @@ class Usage:
     cached_prompt_tokens: int | None = None
     repeated_tokens: int = 0
     pieces: int = 0
+
+    @classmethod
+    def parse(cls, stored: bytes) -> Self:
+        """The usage that a release has stored: counts that this one does not know, and what is no count, are left out.
+
+        What is no usage at all counts as none.
+        """
+        try:
+            found = orjson.loads(stored)
+        except ValueError:
+            return cls()
+        if not isinstance(found, dict):
+            return cls()
+        known = {name: found.get(name) for name in (field.name for field in fields(cls))}
+        return cls(**{name: count for name, count in known.items() if type(count) is int and count >= 0})
 
     @property
     def written_tokens(self) -> int:
@@ -174,8 +183,11 @@ class Chunk:
 
     @classmethod
     def parse(cls, message: bytes) -> Self:
-        """The chunk in a message's data."""
+        """The chunk in a message's data. Raises ValueError."""
         epoch, offset, text = message.split(b":", 2)
+        if not (epoch.isdigit() and offset.isdigit()):
+            raise ValueError("a chunk of another shape")
+        text.decode()  # what is no text would break each reader's stream
         return cls(int(epoch), int(offset), text)
 
     def after(self, length: int) -> bytes | None:
@@ -183,147 +195,53 @@ class Chunk:
         return None if length < self.offset else self.text[length - self.offset :]
 
 
-FINAL_CHANNEL: Final = "askmesh:final"
-"""Carries the ids of answers that have become final in PostgreSQL, with commas between.
+FINAL_CHANNEL: Final = "final"
+"""Carries the ids of answers that have become final in PostgreSQL, with commas between; ``parse_ids`` reads them.
 
 One channel for all: to subscribe for each answer, and to end it, cost a reader's process more than to hear of others.
 """
 
 
 def text_channel(answer_id: int) -> str:
-    """Carries a Chunk for each piece of text, at once when it is there."""
-    return f"askmesh:text:{answer_id}"
+    """Carries a Chunk for each piece of text, at once when it is there. The mesh's name for it: ``MeshRedis.name``."""
+    return f"text:{answer_id}"
 
 
-class _Script:
-    """A Lua script, sent once and then named by its digest."""
-
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
-
-    async def run(self, redis: Redis, keys: Sequence[str], arguments: Iterable[object]) -> Any:
-        call: list[Any] = [len(keys), *keys, *arguments]
-        try:
-            return await redis.evalsha(self._digest, *call)
-        except NoScriptError:
-            return await redis.eval(self._source, *call)
+def parse_ids(message: bytes) -> tuple[list[int], int]:
+    """The answer ids in a message, and how many of its parts are none."""
+    parts = message.split(b",")
+    ids = [int(part) for part in parts if part.isdigit() and len(part) < _ID_DIGITS]
+    return ids, len(parts) - len(ids)
 
 
-# A hash whose string is gone or shorter, as eviction or an old snapshot leaves it, counts as missing.
-_HELPERS: Final = f"""
-local function stored(meta, text)
-  local held = redis.call('HMGET', meta, 'token', 'epoch', 'length', 'usage', 'finish')
-  if not held[1] or tonumber(held[3]) ~= redis.call('STRLEN', text) then return nil end
-  return {{token = tonumber(held[1]), epoch = tonumber(held[2]), length = tonumber(held[3]),
-           usage = held[4], finish = held[5]}}
-end
-local function put(meta, text, token, epoch, whole, usage, finish)
-  redis.call('SET', text, whole, 'EX', {RUNNING_SECONDS})
-  redis.call('HSET', meta, 'token', token, 'epoch', epoch, 'length', #whole, 'usage', usage)
-  if finish ~= '' then redis.call('HSET', meta, 'finish', finish) else redis.call('HDEL', meta, 'finish') end
-  redis.call('EXPIRE', meta, {RUNNING_SECONDS})
-end
-"""
-_OPEN: Final = _Script(f"""{_HELPERS}
-local meta, text, token, epoch, create = KEYS[1], KEYS[2], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local held = redis.call('HGET', meta, 'token')
-if held and tonumber(held) > token then return 'fenced' end
-held = stored(meta, text)
-if held and held.epoch == epoch then
-  redis.call('HSET', meta, 'token', ARGV[1])
-  redis.call('EXPIRE', meta, {RUNNING_SECONDS})
-  redis.call('EXPIRE', text, {RUNNING_SECONDS})
-  return {{redis.call('GET', text), held.usage, held.finish or ''}}
-end
-if create == '' and not (held and held.epoch < epoch) then return 'missing' end
-put(meta, text, ARGV[1], ARGV[2], '', '{{}}', '')
-return {{'', '{{}}', ''}}
-""")
-_PUT: Final = _Script(f"""{_HELPERS}
-local replies = {{}}
-for i = 1, #KEYS / 3 do
-  local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local token, epoch, whole, usage, finish, confirmed = unpack(ARGV, 6 * i - 5, 6 * i)
-  local held, ended = unpack(redis.call('HMGET', meta, 'token', 'finish'))
-  if ended == 'buried' or (confirmed == '' and held and tonumber(held) > tonumber(token)) then replies[i] = -1
-  else
-    put(meta, text, token, epoch, whole, usage, finish)
-    replies[i] = redis.call('PUBLISH', channel, epoch .. ':0:' .. whole)
-  end
-end
-return replies
-""")
-_APPEND: Final = _Script(f"""{_HELPERS}
-local replies = {{}}
-for i = 1, #KEYS / 3 do
-  local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local token, offset, chunk, usage, finish = unpack(ARGV, 5 * i - 4, 5 * i)
-  local held = stored(meta, text)
-  if held and held.token > tonumber(token) then replies[i] = -1
-  elseif not held or held.token < tonumber(token) or held.length ~= tonumber(offset) then replies[i] = -2
-  else
-    redis.call('APPEND', text, chunk)
-    redis.call('HSET', meta, 'length', held.length + #chunk, 'usage', usage)
-    if finish ~= '' then redis.call('HSET', meta, 'finish', finish) end
-    replies[i] = redis.call('PUBLISH', channel, held.epoch .. ':' .. offset .. ':' .. chunk)
-  end
-end
-return replies
-""")
-# No token is as high as this: whoever still writes to an answer that has ended is fenced.
-_CLOSE: Final = _Script(f"""
-for i = 1, #KEYS / 2 do
-  if redis.call('EXISTS', KEYS[2 * i - 1]) == 1 then
-    redis.call('HSET', KEYS[2 * i - 1], 'token', '{2**53}', 'finish', 'closed')
-    redis.call('EXPIRE', KEYS[2 * i - 1], {ENDED_SECONDS})
-    redis.call('EXPIRE', KEYS[2 * i], {ENDED_SECONDS})
-  end
-end
-redis.call('PUBLISH', '{FINAL_CHANNEL}', ARGV[1])
-""")
-_BURY: Final = _Script(f"""
-for i = 1, #KEYS / 2 do
-  redis.call('DEL', KEYS[2 * i - 1], KEYS[2 * i])
-  redis.call('HSET', KEYS[2 * i - 1], 'token', '{2**53}', 'epoch', 0, 'length', 0, 'usage', '{{}}', 'finish', 'buried')
-  redis.call('EXPIRE', KEYS[2 * i - 1], {_BURIED_SECONDS})
-end
-redis.call('PUBLISH', '{FINAL_CHANNEL}', ARGV[1])
-""")
-_READ: Final = _Script(f"""{_HELPERS}
-local replies = {{}}
-for i = 1, #KEYS / 2 do
-  local meta, text, offset = KEYS[2 * i - 1], KEYS[2 * i], tonumber(ARGV[2 * i])
-  local held = stored(meta, text)
-  if held then
-    if held.epoch ~= tonumber(ARGV[2 * i - 1]) then offset = 0 end
-    replies[i] = {{held.epoch, offset, redis.call('GETRANGE', text, offset, -1), held.length, held.finish and 1 or 0}}
-  else replies[i] = false end
-end
-return replies
-""")
+_ID_DIGITS: Final = 20
+_NO_AGE: Final = -1  # as TTL says it
 _REFUSALS: Final = {-1: Refusal.FENCED, -2: Refusal.MISSING}
 
 
-async def open_text(redis: Redis, answer_id: int, token: int, epoch: int, *, create: bool) -> Opened | None:
+async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *, create: bool) -> Opened | None:
     """Take the answer's text over for the claim with this token, in one step with reading what is there.
 
     epoch: the answer's in PostgreSQL. What Redis holds of a lower one is taken back already and dropped.
     create: begin an empty text where there is none, because none can have been given out.
 
-    None if the text that was given out is lost; nothing is stored then. Raises FencedError.
+    None if the text that was given out is lost, or is none that this release can go on with. Raises FencedError.
     """
     arguments = (token, epoch, "1" if create else "")
-    reply = await _OPEN.run(redis, _keys(answer_id), arguments)
+    reply = await text_scripts.OPEN.run(redis, _keys(redis, answer_id), arguments)
     if reply == b"fenced":
         raise FencedError
     if reply == b"missing":
         return None
     text, usage, finish = reply
-    return Opened(text.decode(), Usage(**orjson.loads(usage)), FinishReason(finish.decode()) if finish else None)
+    try:
+        return Opened(text.decode(), Usage.parse(usage), FinishReason(finish.decode()) if finish else None)
+    except ValueError as error:  # no text, or an end that only a later release knows
+        redis.mesh.unreadable.skip("a stored text", error)
+        return None
 
 
-async def put_texts(redis: Redis, texts: Sequence[Whole]) -> list[int | Refusal]:
+async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refusal]:
     """Store whole texts: under a higher epoch what was there is taken back, under the same it is completed.
 
     Only for a holder whose lease PostgreSQL has confirmed since it found the text missing, because a missing key has
@@ -333,11 +251,12 @@ async def put_texts(redis: Redis, texts: Sequence[Whole]) -> list[int | Refusal]
     for one in texts:
         confirmed = "1" if one.confirmed else ""
         arguments += (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "", confirmed)
-    replies = await _PUT.run(redis, [key for one in texts for key in _written(one.answer_id)], arguments)
+    keys = [key for one in texts for key in _written(redis, one.answer_id)]
+    replies = await text_scripts.PUT.run(redis, keys, arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
 
-async def append(redis: Redis, appends: Sequence[Append]) -> list[int | Refusal]:
+async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refusal]:
     """Append to many texts, all at once, and tell their readers.
 
     Returns for each how many connections listen to its ``text_channel``, or why it was refused. An append whose outcome
@@ -348,43 +267,66 @@ async def append(redis: Redis, appends: Sequence[Append]) -> list[int | Refusal]
         for one in appends
         for argument in (one.token, one.offset, one.text, _packed(one.usage), one.finish or "")
     ]
-    replies = await _APPEND.run(redis, [key for one in appends for key in _written(one.answer_id)], arguments)
+    keys = [key for one in appends for key in _written(redis, one.answer_id)]
+    replies = await text_scripts.APPEND.run(redis, keys, arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
 
-async def close_texts(redis: Redis, answer_ids: Collection[int]) -> None:
+async def close_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """These answers are final in PostgreSQL: refuse further text, begin the age limit, tell who waits."""
     if answer_ids:
-        keys = [key for answer_id in answer_ids for key in _keys(answer_id)]
-        await _CLOSE.run(redis, keys, [",".join(map(str, answer_ids))])
+        await text_scripts.CLOSE.run(redis, _ended(redis, answer_ids), [",".join(map(str, answer_ids))])
 
 
-async def drop_texts(redis: Redis, answer_ids: Collection[int]) -> None:
+async def drop_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """Forget these texts. Who still writes one finds it missing, and asks PostgreSQL whether it is to go on."""
-    await redis.delete(*(key for answer_id in answer_ids for key in _keys(answer_id)))
+    await redis.delete(*(key for answer_id in answer_ids for key in _keys(redis, answer_id)))
 
 
-async def bury_texts(redis: Redis, answer_ids: Collection[int]) -> None:
+async def bury_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """As ``close_texts`` for answers that are no more: nothing is kept of their text, and none is taken."""
-    keys = [key for answer_id in answer_ids for key in _keys(answer_id)]
-    await _BURY.run(redis, keys, [",".join(map(str, answer_ids))])
+    await text_scripts.BURY.run(redis, _ended(redis, answer_ids), [",".join(map(str, answer_ids))])
 
 
-async def read_texts(redis: Redis, cursors: Sequence[Cursor]) -> list[Reading | None]:
+async def running_texts(redis: MeshRedis) -> AsyncIterator[list[int]]:
+    """The answers whose text has no age, a batch at a time; some may come twice."""
+    prefix = redis.name("answer", "")
+    cursor = 0
+    while True:
+        cursor, keys = await redis.scan(cursor, match=f"{prefix}*", count=1_000)
+        async with redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.ttl(key)
+            ages = await pipeline.execute()
+        ageless = {key for key, age in zip(keys, ages, strict=True) if age == _NO_AGE}
+        names = [key if isinstance(key, str) else key.decode(errors="replace") for key in ageless]
+        numbers = {name.removeprefix(prefix).removesuffix(":text") for name in names}
+        if batch := [int(number) for number in numbers if number.isdecimal() and len(number) < _ID_DIGITS]:
+            yield batch
+        if not cursor:
+            return
+
+
+async def read_texts(redis: MeshRedis, cursors: Sequence[Cursor]) -> list[Reading | None]:
     """What stands behind each cursor, in one round trip; None for an answer of which Redis has no text."""
     if not cursors:
         return []
-    keys = [key for cursor in cursors for key in _keys(cursor.answer_id)]
-    replies = await _READ.run(redis, keys, [n for cursor in cursors for n in (cursor.epoch, cursor.offset)])
+    keys = [key for cursor in cursors for key in _keys(redis, cursor.answer_id)]
+    replies = await text_scripts.READ.run(redis, keys, [n for cursor in cursors for n in (cursor.epoch, cursor.offset)])
     return [reply and Reading(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
 
 
-def _keys(answer_id: int) -> tuple[str, str]:
-    return f"askmesh:answer:{answer_id}", f"askmesh:answer:{answer_id}:text"
+def _keys(redis: MeshRedis, answer_id: int) -> tuple[str, str]:
+    meta = redis.name("answer", answer_id)
+    return meta, f"{meta}:text"
 
 
-def _written(answer_id: int) -> tuple[str, str, str]:
-    return *_keys(answer_id), text_channel(answer_id)
+def _written(redis: MeshRedis, answer_id: int) -> tuple[str, str, str]:
+    return *_keys(redis, answer_id), redis.name(text_channel(answer_id))
+
+
+def _ended(redis: MeshRedis, answer_ids: Collection[int]) -> list[str]:
+    return [redis.name(FINAL_CHANNEL), *(key for answer_id in answer_ids for key in _keys(redis, answer_id))]
 
 
 def _packed(usage: Usage) -> bytes:

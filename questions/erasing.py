@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from questions.answer_cache import forget
 from questions.answer_stream import drop_texts
 
@@ -39,7 +39,9 @@ class Erased(StrEnum):
     KEPT = "kept"
 
 
-async def erase(engine: AsyncEngine, redis: Redis, owner: str, question_id: int) -> tuple[Erased, int | None] | None:
+async def erase(
+    engine: AsyncEngine, redis: MeshRedis, owner: str, question_id: int
+) -> tuple[Erased, int | None] | None:
     """Remove the question; its answer too if no other question refers to it, else let nobody else join it.
 
     Returns what became of the answer, and its id if a worker may still be writing it and should be told. None: the

@@ -4,6 +4,7 @@ A hint that is lost, doubled or late changes nothing, because workers claim rows
 while rows are due. So sending never holds up whoever asks, and a failure costs nothing but time.
 """
 
+import asyncio
 import logging
 import math
 import threading
@@ -31,6 +32,7 @@ _GATHERED_SECONDS = 0.05
 # The same where a wake-up through Redis has gone before (questions.wakeups), so that nobody waits for the hint.
 _REMINDED_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
+_WATCH_SECONDS = 1.0
 # A broker that takes no message for so long counts as away; a blocked RabbitMQ would otherwise hold the thread.
 _CONFIRM_SECONDS = 5.0
 # A connection that has been idle for so long is made anew: it may be dead without a word.
@@ -80,8 +82,7 @@ class Hints:
         self._closed = False
         self.reachable = True
         """False while the broker does not take hints."""
-        self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
-        self._thread.start()
+        self._thread = self._start()
 
     def wake(self, count: int = 1) -> None:
         """Ask that up to ``count`` worker slots look for work. Returns at once, from any thread."""
@@ -95,12 +96,24 @@ class Hints:
             self._pending = max(self._pending, min(self._pending + 1, _SLOTS_A_HINT))
             self._be_due_in(_REMINDED_SECONDS)
 
+    async def watch(self) -> None:
+        """Look for ever whether the thread runs. Raises RuntimeError if it has ended, having started another."""
+        while self._thread.is_alive():  # noqa: ASYNC110 - a thread sets no event when it ends
+            await asyncio.sleep(_WATCH_SECONDS)
+        self._thread = self._start()
+        raise RuntimeError("the thread that sends hints has ended")
+
     def close(self) -> None:
         """Send what is pending if the broker takes it within 2 s, then stop."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout=2)
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="hints", daemon=True)
+        thread.start()
+        return thread
 
     def _be_due_in(self, seconds: float) -> None:
         due = time.monotonic() + seconds

@@ -21,6 +21,7 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    Uuid,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -46,6 +47,15 @@ def _among(column: str, values: frozenset[State] | frozenset[Priority]) -> str:
 
 tokens = Sequence("claim_tokens", metadata=metadata)
 """Fencing tokens: each claim draws a new one, and what a claim writes is refused once a later claim drew another."""
+
+mesh = Table(
+    "mesh",
+    metadata,
+    Column("only_one", Boolean, primary_key=True, server_default=text("true")),
+    Column("id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    CheckConstraint("only_one", name="only_one"),
+    comment="Whose keys and channels in Redis are: one row.",
+)
 
 workers = Table(
     "workers",

@@ -6,10 +6,12 @@ A wake-up says that there is work, never which. One worker takes it. A lost one 
 import asyncio
 from typing import Final
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
-_KEY: Final = "askmesh:wakeups"
+from foundation.redis_client import MeshRedis
+
+_KEY: Final = "wakeups"
+_KIND: Final = "a wake-up"
 # Where more wait, there is no worker, or none that has a free slot.
 _MOST_KEPT: Final = 100
 # One for more slots than a worker may have free would leave other workers asleep.
@@ -25,7 +27,7 @@ WAIT_SECONDS: Final = 5.0
 class Wakeups:
     """Wakes workers, from one task."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: MeshRedis) -> None:
         self._redis = redis
         self._pending = 0
         self._wanted = asyncio.Event()
@@ -45,14 +47,16 @@ class Wakeups:
             count, self._pending = self._pending, 0
             pause = _PAUSE_SECONDS
             try:
+                key = self._redis.name(_KEY)
                 async with self._redis.pipeline(transaction=False) as pipeline:
-                    pipeline.rpush(_KEY, *_shares(count))
-                    pipeline.ltrim(_KEY, -_MOST_KEPT, -1)
+                    pipeline.rpush(key, *_shares(count))
+                    pipeline.ltrim(key, -_MOST_KEPT, -1)
                     await pipeline.execute()
                 self.reachable = True
-            except (RedisError, OSError):
+            except (RedisError, OSError) as error:
                 self.reachable = False
                 pause = _RETRY_SECONDS
+                self._redis.mesh.note(error)
             await asyncio.sleep(pause)
 
 
@@ -61,7 +65,18 @@ def _shares(count: int) -> list[int]:
     return [_SLOTS_A_WAKEUP] * whole + [rest] * bool(rest)
 
 
-async def next_wakeup(redis: Redis) -> int:
-    """How many slots somebody wakes; 0 if nobody did in WAIT_SECONDS. Raises RedisError or OSError."""
-    taken = await redis.blpop(_KEY, WAIT_SECONDS)
-    return int(taken[1]) if taken else 0
+async def next_wakeup(redis: MeshRedis) -> int:
+    """How many slots somebody wakes; 0 if nobody did in WAIT_SECONDS, or not so that it can be read.
+
+    Raises RedisError or OSError.
+    """
+    key = redis.name(_KEY)
+    try:
+        taken = await redis.blpop(key, WAIT_SECONDS)
+        return max(int(taken[1]), 0) if taken else 0
+    except ResponseError as error:
+        if not await redis.drop_rubbish(key, _KIND, error):
+            raise
+    except ValueError as error:
+        redis.mesh.unreadable.skip(_KIND, error)
+    return 0

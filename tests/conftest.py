@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from pydantic import SecretStr
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -15,10 +14,10 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
 from foundation.database import create_engine
-from foundation.redis_client import create_redis
-from foundation.settings import DatabaseSettings, RedisSettings
+from foundation.redis_client import MeshRedis
+from foundation.settings import DatabaseSettings
 from tests.scheduling import ByServers, longest_first
-from tests.servers import FAST, Databases
+from tests.servers import FAST, Databases, redis_at
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers:
@@ -85,9 +84,9 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest.fixture
-async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+async def redis(valkey: Valkey) -> AsyncIterator[MeshRedis]:
     """An empty cache."""
-    redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+    redis = redis_at(valkey.url())
     await redis.flushdb()
     yield redis
     await redis.aclose()

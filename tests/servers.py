@@ -8,15 +8,22 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import asyncpg
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from embedded.postgresql import PostgreSQL
+from foundation.outages import Outage
+from foundation.redis_client import Mesh, MeshRedis, create_redis
+from foundation.settings import RedisSettings
 from questions.migrations.__main__ import migrate
 
 T = TypeVar("T")
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """Settings of a PostgreSQL whose data nobody needs after a crash."""
+
+MESH = "00000000-0000-4000-8000-000000000000"
+"""The id of the mesh in all of ``Databases``, so that a test knows the keys of the processes that it starts."""
 
 _TEMPLATE = "template_with_schema"
 
@@ -28,6 +35,7 @@ class Databases:
         self._server = server
         execute(server.url, f"CREATE DATABASE {_TEMPLATE}")
         run_apart(migrate(self.url(_TEMPLATE)))
+        execute(self.url(_TEMPLATE), f"UPDATE mesh SET id = '{MESH}'")
 
     def url(self, database: str) -> str:
         """The URL of a database on this server."""
@@ -61,3 +69,9 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine from a fixture that is not asynchronous, apart from the event loop of the tests."""
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(asyncio.run, work).result()
+
+
+def redis_at(url: str, *, mesh_id: str | None = MESH, blocks: float = 0) -> MeshRedis:
+    """A client for the mesh of the tests."""
+    settings = RedisSettings(redis_url=SecretStr(url))
+    return create_redis(settings, Mesh(Outage("Redis", "tests"), mesh_id), blocks=blocks)

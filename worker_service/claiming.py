@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.background import watched
 from questions import claims
 from questions.claims import Claim
 from worker_service.engine_gate import EngineGate
@@ -51,6 +52,7 @@ class Claimer:
             self._hurry.set()
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
+            watched(self._serving, "claiming")
         try:
             return await waiter
         except asyncio.CancelledError:

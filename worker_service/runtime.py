@@ -4,17 +4,19 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from askmesh_client import GenerationClient, TlsFiles
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation import garbage
+from foundation.background import Background
 from foundation.database import create_engine
 from foundation.readiness import notify_ready
-from foundation.redis_client import create_redis
+from foundation.redis_client import Mesh, create_redis
 from foundation.settings import (
     DatabaseSettings,
     GenerationSettings,
@@ -25,12 +27,14 @@ from foundation.settings import (
     RedisSettings,
     WorkerSettings,
 )
+from questions.mesh import read_mesh_id
 from questions.migrations import engine_is_up_to_date, needed_revision
 from questions.signals import ENDED_CHANNEL, Subscriber
 from questions.wakeups import WAIT_SECONDS
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 from worker_service.engine_gate import EngineGate
+from worker_service.forgotten_texts import end_forgotten_texts
 from worker_service.health import HealthServer
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
@@ -65,17 +69,19 @@ class Runtime:
     """Connections, lease, slots and sweeper of one process. Make it on the event loop that will run it."""
 
     def __init__(self, settings: RuntimeSettings, on_defect: Callable[[], None]) -> None:
-        """``on_defect`` is called if a part that must always run has ended: the process is of no use any more."""
+        """``on_defect`` is called if a part that must always run cannot: the process is of no use any more."""
         self._grace = settings.process.drain_seconds
-        self._on_defect = on_defect
+        self._background = Background(on_defect)
         self._engine = create_engine(settings.database, "worker_service")
         # The heartbeat must not queue behind the outcomes of hundreds of answers that end at once. Two, because a
         # renewal that hangs is not waited for.
         self._lease_engine = create_engine(
             settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
         )
-        self._redis = create_redis(settings.redis)
-        self._blocking_redis = create_redis(settings.redis, blocks=WAIT_SECONDS)
+        # One outage for all that Redis does here, so that its going and coming is one log line each.
+        self._mesh = Mesh(Outage("Redis", "answers are not seen while they are written, cancels wait for a heartbeat"))
+        self._redis = create_redis(settings.redis, self._mesh)
+        self._blocking_redis = create_redis(settings.redis, self._mesh, blocks=WAIT_SECONDS)
         tls = TlsFiles(*settings.grpc_tls.files) if settings.grpc_tls.files else None
         self._client = GenerationClient(settings.llm.llm_targets, tls=tls, server_name=settings.llm.llm_server_name)
         self._database = Outage("PostgreSQL", "questions wait until it does")
@@ -87,9 +93,7 @@ class Runtime:
         )
         gate = EngineGate()
         claimer = Claimer(self._engine, self._lease, gate, self._database)
-        # One for all that Redis does here, so that its going and coming is one log line each.
-        self._cache = Outage("Redis", "answers are not seen while they are written, cancels wait for a heartbeat")
-        self._texts = Texts(self._redis, self._lease, self._cache)
+        self._texts = Texts(self._redis, self._lease, self._mesh.outage)
         answering = Answering(
             self._engine,
             self._client,
@@ -106,13 +110,13 @@ class Runtime:
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._parts: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
+        self._told_of_schema = False
 
     def start(self) -> None:
         """Begin to answer, as soon as PostgreSQL is there and migrated."""
-        self._run(self._health.run())
-        self._run(self._begin())
+        self._background.run("answering probes", self._health.run)
+        self._background.run("beginning", self._begin)
 
     def consuming(self) -> None:
         """The broker delivers hints now. With a lease besides, the process is ready."""
@@ -129,35 +133,32 @@ class Runtime:
         await self._closing
 
     async def _begin(self) -> None:
-        await self._wait_for_schema()
-        self._run(self._lease.keep(self.slots))
-        self._run(self._texts.run())
-        self._run(self._sweeper.run())
-        self._run(take_wakeups(self._blocking_redis, self.slots, self._cache))
-        self._run(Subscriber(self._redis, _EndedAnswers(self.slots, self._cache), ENDED_CHANNEL).run())
-        self._run(self._tell_ready())
-        if self._retention_days:
-            self._run(keep_retention(self._engine, self._retention_days, self._database))
-
-    def _run(self, part: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(part)
-        self._parts.add(task)
-        task.add_done_callback(self._note_end)
-
-    async def _wait_for_schema(self) -> None:
         needed = await asyncio.to_thread(needed_revision)
-        told = False
-        while True:
-            try:
-                if await engine_is_up_to_date(self._engine, needed):
-                    return
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)
-            else:
-                self._database.ends()
-                if not told:
-                    told = True
-                    logger.warning("waiting for the database to have revision %s", needed)
+        while self._mesh.id is None:
+            await self._look_for_schema(needed)
+        run = self._background.run
+        run("keeping the lease", partial(self._lease.keep, self.slots))
+        run("writing texts to Redis", self._texts.run)
+        run("sweeping", self._sweeper.run)
+        run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
+        run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
+        run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)
+        run("telling that it is ready", self._tell_ready)
+        if self._retention_days:
+            run("removing old questions", partial(keep_retention, self._engine, self._retention_days, self._database))
+
+    async def _look_for_schema(self, needed: str) -> None:
+        try:
+            if await engine_is_up_to_date(self._engine, needed):
+                self._mesh.id = await read_mesh_id(self._engine)
+        except DATABASE_ERRORS as error:
+            self._database.begins(error)
+        else:
+            self._database.ends()
+            if self._mesh.id is None and not self._told_of_schema:
+                self._told_of_schema = True
+                logger.warning("waiting for the database to have revision %s", needed)
+        if self._mesh.id is None:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tell_ready(self) -> None:
@@ -172,11 +173,7 @@ class Runtime:
         logger.info("stopping: %d answers have %g s to end", len(self.slots.held), self._grace)
         await self._health.set_ready(ready=False)
         await self.slots.close(self._grace, self._hurry)
-        while self._parts:
-            for part in self._parts:
-                part.cancel()
-            # Again and again: asyncio.wait_for, of which redis-py is fond, can swallow a cancellation in Python 3.11.
-            await asyncio.wait(self._parts, timeout=0.1)
+        await self._background.close()
         try:
             async with asyncio.timeout(_RETIRE_SECONDS):
                 await self._lease.retire()
@@ -187,12 +184,6 @@ class Runtime:
         await self._blocking_redis.aclose()
         await _dispose(self._engine)
         await _dispose(self._lease_engine)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        self._parts.discard(task)
-        if not task.cancelled() and (defect := task.exception()):
-            logger.critical("a part of the worker broke", exc_info=defect)
-            self._on_defect()
 
 
 async def _dispose(engine: AsyncEngine) -> None:
@@ -206,15 +197,14 @@ async def _dispose(engine: AsyncEngine) -> None:
 class _EndedAnswers:
     """Stops with answers that nobody waits for any more, as Redis says so; heartbeats say so, too, but later."""
 
-    def __init__(self, slots: Slots, outage: Outage) -> None:
+    def __init__(self, slots: Slots) -> None:
         self._slots = slots
-        self._outage = outage
 
-    def listening(self, _channel: str) -> None:
-        self._outage.ends()
+    def listening(self, channel: str) -> None:
+        """Heartbeats tell what was missed."""
 
     def heard(self, _channel: str, data: bytes) -> None:
         self._slots.stop_answer(int(data))
 
     def lost(self, error: BaseException) -> None:
-        self._outage.begins(error)
+        """Heartbeats go on telling."""

@@ -11,6 +11,7 @@ from celery.utils.threads import bound_open_broker_sockets  # type: ignore[attr-
 from celery.worker import state
 from kombu.common import ignore_errors
 
+from foundation.background import log_defect
 from worker_service.asyncio_pool import AsyncioPool
 from worker_service.runtime import Runtime
 from worker_service.tasks import add_tasks
@@ -78,8 +79,10 @@ class RuntimeStep(bootsteps.StartStopStep):
         self._call_in_consumer(self._stop_consuming)
         try:
             await self._runtime.close()
-        finally:
-            self._stop_celery(exit_status)
+        except Exception as error:  # noqa: BLE001 - the process ends all the same; the lease runs out by itself
+            log_defect("stopping", error)
+            exit_status = _EXIT_DEFECT
+        self._stop_celery(exit_status)
         # Celery ends this loop when it stops. Where it waits for a broker that does not answer it would never, and
         # nothing is left here that could be lost.
         await asyncio.sleep(_CELERY_SECONDS)

@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
+from foundation.background import watched
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 
@@ -80,6 +81,7 @@ class Slots:
         self._answering.confirm(owned)
         if owned - self.held:
             self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
+            watched(self._reconciling, "handing back strays")
 
     def lease_lost(self) -> None:
         """Stop with everything."""
@@ -109,6 +111,7 @@ class Slots:
         slot = asyncio.create_task(work)
         self._busy.add(slot)
         slot.add_done_callback(self._note_free)
+        watched(slot, "a slot")
         return slot
 
     def _note_free(self, slot: asyncio.Task[None]) -> None:

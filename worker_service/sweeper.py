@@ -4,9 +4,9 @@ import asyncio
 import random
 from typing import Final
 
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from questions.signals import publish_ended
 from questions.sweeping import sweep
 from worker_service.outages import DATABASE_ERRORS, Outage
@@ -22,7 +22,7 @@ class Sweeper:
     slow, due questions are answered all the same, one round later.
     """
 
-    def __init__(self, engine: AsyncEngine, redis: Redis, slots: Slots, database: Outage) -> None:
+    def __init__(self, engine: AsyncEngine, redis: MeshRedis, slots: Slots, database: Outage) -> None:
         self._engine = engine
         self._redis = redis
         self._slots = slots

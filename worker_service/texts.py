@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from foundation.redis_client import MeshRedis
 from questions.answer_stream import (
     Append,
     FencedError,
@@ -110,7 +110,7 @@ class Text:
 class Texts:
     """All texts of the process, and the one task that brings them to Redis."""
 
-    def __init__(self, redis: Redis, lease: Lease, outage: Outage) -> None:
+    def __init__(self, redis: MeshRedis, lease: Lease, outage: Outage) -> None:
         """``outage``: of Redis."""
         self._redis = redis
         self._lease = lease
@@ -195,6 +195,7 @@ class Texts:
     async def run(self) -> None:
         """Bring to Redis what is due, for ever."""
         earliest = 0.0
+        self._wake.set()  # what it broke at, if it did, is still to be sent
         while True:
             await self._wake.wait()
             now = self._loop.time()

@@ -3,8 +3,7 @@
 import asyncio
 from typing import Final
 
-from redis.asyncio import Redis
-
+from foundation.redis_client import MeshRedis
 from questions.wakeups import next_wakeup
 from worker_service.outages import Outage
 from worker_service.slots import Slots
@@ -13,7 +12,7 @@ from worker_service.texts import REDIS_ERRORS
 _RETRY_SECONDS: Final = 1.0
 
 
-async def take_wakeups(redis: Redis, slots: Slots, outage: Outage) -> None:
+async def take_wakeups(redis: MeshRedis, slots: Slots, outage: Outage) -> None:
     """Let slots look for work when they are woken, until the process begins to stop.
 
     Without a free slot it takes no wake-up, so that other workers do. ``redis``: made for calls that wait; ``outage``:

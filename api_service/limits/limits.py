@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.authentication.principal import Principal
@@ -17,6 +16,7 @@ from api_service.limits.request_rate import RequestRate
 from api_service.limits.spending import Spending, SpendingReader, seconds_until_next_month, seconds_until_tomorrow
 from api_service.problems import Code, ProblemError
 from api_service.turns import TurnKeeper
+from foundation.redis_client import MeshRedis
 from foundation.settings import LimitSettings
 from questions.limits import NO_OVERRIDES
 from questions.room import NoRoomError, Room
@@ -39,7 +39,7 @@ FREE: Final = Admission()
 class Limits:
     """The limits of all callers of this process. Where none is set, asking costs nothing more."""
 
-    def __init__(self, settings: LimitSettings, engine: AsyncEngine, redis: Redis, turns: TurnKeeper) -> None:
+    def __init__(self, settings: LimitSettings, engine: AsyncEngine, redis: MeshRedis, turns: TurnKeeper) -> None:
         self._settings = settings
         self._default = _or_none(Allowance.of(settings, NO_OVERRIDES))
         self._rate = RequestRate(redis)

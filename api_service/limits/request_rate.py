@@ -1,25 +1,26 @@
 """Requests a minute: a bucket that refills evenly, one for all replicas while Redis answers."""
 
 import hashlib
-import logging
 import time
 from dataclasses import dataclass
 from typing import Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-logger = logging.getLogger(__name__)
+from foundation.redis_client import MeshRedis
 
 _WINDOW: Final = 60.0
 _MOST_LOCAL_BUCKETS: Final = 10_000
 # The bucket is the time at which it will be full (GCRA), in microseconds of Redis's clock, which all replicas share.
-# ARGV: limit, cost. A cost of -1 gives one back. Returns: allowed, microseconds until full.
+# What is no time counts as a full bucket; a time far ahead, as after a failover to a clock that is behind, as an empty
+# one. ARGV: limit, cost. A cost of -1 gives one back. Returns: allowed, microseconds until full.
 _TAKE: Final = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local interval, cost = 60000000 / tonumber(ARGV[1]), tonumber(ARGV[2])
-local full = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
+local held = redis.pcall('GET', KEYS[1])
+local full = type(held) == 'string' and string.find(held, '^%d+$') and tonumber(held) or 0
+full = math.min(math.max(full, now), now + 60000000)
 local after = math.max(full + interval * cost, now)
 if cost > 0 and after - now > 60000001 then return {0, full - now} end
 redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', math.ceil((after - now) / 1000) + 1)
@@ -51,20 +52,21 @@ class Taken:
 class RequestRate:
     """Takes requests out of buckets. While Redis is away each process has buckets of its own."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: MeshRedis) -> None:
+        self._redis = redis
         self._take = redis.register_script(_TAKE)
         self._local: dict[str, float] = {}
-        self._reachable = True
 
     async def take(self, bucket: str, limit: int, cost: int = 1) -> Taken:
         """Take ``cost`` requests, or give one back: -1. ``limit``: of a minute, and of what may come at once."""
-        key = f"askmesh:requests:{hashlib.sha256(bucket.encode()).hexdigest()[:32]}"
         try:
+            key = self._redis.name("requests", hashlib.sha256(bucket.encode()).hexdigest()[:32])
             allowed, microseconds = await self._take(keys=[key], args=[limit, cost])
         except (RedisError, OSError) as error:
-            self._note(reachable=False, why=type(error).__name__)
+            self._redis.mesh.note(error)
             return self._take_here(bucket, limit, cost)
-        self._note(reachable=True)
+        self._redis.mesh.outage.ends()
+        self._local.clear()
         return Taken.of(allowed=bool(allowed), reset=microseconds / 1e6, limit=limit)
 
     def _take_here(self, bucket: str, limit: int, cost: int) -> Taken:
@@ -77,12 +79,3 @@ class RequestRate:
             self._local = {name: until for name, until in self._local.items() if until > now}
         self._local[bucket] = after
         return Taken.of(allowed=True, reset=after - now, limit=limit)
-
-    def _note(self, *, reachable: bool, why: str = "") -> None:
-        if reachable != self._reachable:
-            self._reachable = reachable
-            if reachable:
-                self._local.clear()
-                logger.info("Redis answers again: requests are counted for all replicas")
-            else:
-                logger.warning("Redis does not answer (%s): each process counts requests by itself", why)

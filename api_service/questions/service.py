@@ -8,7 +8,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive
@@ -24,6 +23,8 @@ from api_service.questions.leaving import leaving_noticed
 from api_service.questions.schemas import AskLimits, AskRequest
 from api_service.questions.watcher import Watcher
 from api_service.turns import TurnKeeper
+from foundation.background import watched
+from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, QuestionSettings
 from questions import reading
 from questions.answer_cache import AnswerCache
@@ -66,7 +67,7 @@ class QuestionService:
         self,
         *,
         engine: AsyncEngine,
-        redis: Redis,
+        redis: MeshRedis,
         hints: Hints,
         wakeups: Wakeups,
         backlog: Backlog,
@@ -196,7 +197,7 @@ class QuestionService:
 
     async def close(self) -> None:
         """Wait for what Redis has still to be told."""
-        await asyncio.gather(*self._background)
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _read_from_database(self, owner: str, question_id: int) -> Question:
         question = await reach(lambda: reading.read(self._engine, owner, question_id), again=True)
@@ -226,6 +227,7 @@ class QuestionService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        watched(task, "telling Redis")
 
     async def _accept(self, caller: Principal, ask: Ask, admission: Admission) -> Accepted:
         if admission.refusal is not None:

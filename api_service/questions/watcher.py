@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,8 +17,10 @@ from api_service.database import is_unavailable
 from api_service.questions.live_text import LiveText
 from api_service.questions.queue_estimate import SAMPLE_SIZE
 from api_service.questions.watch import Surroundings, Watch, WatchedAnswer, WatchedQuestion
+from foundation.background import Background
+from foundation.redis_client import MeshRedis
 from questions import answer_stream
-from questions.answer_stream import FINAL_CHANNEL, Chunk, text_channel
+from questions.answer_stream import FINAL_CHANNEL, Chunk, parse_ids, text_channel
 from questions.reading import Question, read_changed, read_queue
 from questions.signals import Subscriber
 from questions.states import State
@@ -40,7 +41,7 @@ _TEXTS_AT_ONCE = 100
 class Watcher:
     """Follows every question that somebody in this process waits for."""
 
-    def __init__(self, engine: AsyncEngine, redis: Redis) -> None:
+    def __init__(self, engine: AsyncEngine, redis: MeshRedis) -> None:
         self._engine = engine
         self._redis = redis
         self._subscriber = Subscriber(redis, self, FINAL_CHANNEL)
@@ -103,10 +104,13 @@ class Watcher:
             self._read_again(answer)
 
     def heard(self, channel: str, data: bytes) -> None:
-        """Take in what Redis says."""
+        """Take in what Redis says. Raises ValueError for what cannot be read, having taken in the rest."""
         if channel == FINAL_CHANNEL:
-            for answer_id in map(int, data.split(b",")):
+            ids, unreadable = parse_ids(data)
+            for answer_id in ids:
                 self._note_end(answer_id)
+            if unreadable:
+                raise ValueError
         elif (answer := self._answers.get(_answer_id(channel))) is not None:
             chunk = Chunk.parse(data)
             self._take(answer, chunk.epoch, chunk.offset, chunk.text)
@@ -116,13 +120,12 @@ class Watcher:
         self._listens = False
         logger.debug("Redis says nothing: %r", error)
 
-    async def run(self) -> None:
-        """Follow until cancelled, whatever becomes of PostgreSQL and Redis."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._subscriber.run())
-            tasks.create_task(self._follow_states())
-            tasks.create_task(self._follow_texts())
-            tasks.create_task(self._follow_queue())
+    def run(self, background: Background) -> None:
+        """Follow in the background, whatever becomes of PostgreSQL and Redis."""
+        background.run("listening to Redis", self._subscriber.run)
+        background.run("following the states of questions", self._follow_states)
+        background.run("following texts", self._follow_texts)
+        background.run("following the queue", self._follow_queue)
 
     def _follow(self, question: Question) -> WatchedQuestion:
         answer = self._answers.get(question.answer_id)
@@ -251,7 +254,7 @@ class Watcher:
             readings = await answer_stream.read_texts(self._redis, cursors)
         except (RedisError, OSError) as error:
             # They are read again with the next look at all.
-            logger.debug("Redis gives no text: %r", error)
+            self._redis.mesh.note(error)
             readings = [None] * len(batch)
         for answer, reading in zip(batch, readings, strict=True):
             if not answer.text_was_read:

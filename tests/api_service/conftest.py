@@ -4,13 +4,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from pydantic import SecretStr
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.database import create_engine
+from foundation.redis_client import MeshRedis
 from foundation.settings import DatabaseSettings
 from tests.api_service.serving import client_of, serving, settings_for
+from tests.servers import redis_at
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -21,16 +22,16 @@ async def api(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(valkey: Valkey) -> AsyncIterator[Redis]:
+async def redis(valkey: Valkey) -> AsyncIterator[MeshRedis]:
     """The Redis of that API, emptied: it has texts of answers with the same ids in other databases."""
-    client: Redis = Redis.from_url(valkey.url())
+    client: MeshRedis = redis_at(valkey.url())
     await client.flushdb()
     yield client
     await client.aclose()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[ClientSession]:
+async def streams(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[ClientSession]:
     """A client of such an API that leaves it to the test to read bodies, bit by bit."""
     async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as client:
         yield client

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.questions.list_parameters import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from questions.listing import Place
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for
@@ -111,7 +111,7 @@ async def test_a_cursor_reads_as_it_was_written(api: ClientSession) -> None:
 
 
 async def test_an_erased_question_is_gone_everywhere(
-    api: ClientSession, engine: AsyncEngine, redis: Redis, database_url: str, valkey: Valkey, words: str
+    api: ClientSession, engine: AsyncEngine, redis: MeshRedis, database_url: str, valkey: Valkey, words: str
 ) -> None:
     headers = {"Idempotency-Key": "of-an-erased-question"}
     asked = await (await api.post("/api/ask", json={"question_text": words}, headers=headers)).json()
@@ -136,7 +136,7 @@ async def test_an_erased_question_is_gone_everywhere(
 
 
 async def test_whoever_waits_for_an_erased_question_is_told(
-    api: ClientSession, streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    api: ClientSession, streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(api, words)
     writer = await Writer.begin(engine, redis, words)

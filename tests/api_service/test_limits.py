@@ -10,8 +10,6 @@ from unittest.mock import AsyncMock, patch
 import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse, ClientSession
-from pydantic import SecretStr
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import Headers
@@ -23,13 +21,14 @@ from api_service.limits.request_rate import RequestRate
 from api_service.limits.spending import Spending
 from api_service.turns import TurnKeeper
 from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import LimitSettings, RedisSettings
+from foundation.redis_client import MeshRedis
+from foundation.settings import LimitSettings
 from questions.ledger import Budget
 from questions.limits import LimitOverrides
 from questions.roles import Role
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving_app, settings_for
+from tests.servers import redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -53,7 +52,7 @@ async def replica(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSess
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def replicas(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[list[ClientSession]]:
+async def replicas(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[list[ClientSession]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(replica(database_url, valkey)) for _ in range(2)]
 
@@ -229,12 +228,12 @@ async def test_usage_says_what_is_wrong_with_a_parameter(
         assert detail in (await response.json())["detail"]
 
 
-async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: Redis) -> None:
+async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: MeshRedis) -> None:
     assert await Limits(LimitSettings(), engine, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
 
 
 async def test_without_redis_each_process_counts_by_itself() -> None:
-    away = create_redis(RedisSettings(redis_url=SecretStr("redis://127.0.0.1:1")))
+    away = redis_at("redis://127.0.0.1:1")
     rate = RequestRate(away)
     taken = [await rate.take("owner a", 3) for _ in range(4)]
     assert [one.allowed for one in taken] == [True, True, True, False]

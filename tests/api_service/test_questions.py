@@ -22,6 +22,7 @@ from questions.states import ErrorReason
 from questions.sweeping import sweep
 from tests.api_service import answers
 from tests.api_service.serving import until
+from tests.servers import redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -299,12 +300,12 @@ async def test_cancelling_ends_the_question_once_and_frees_its_worker(
 ) -> None:
     asked = await ask(api, words)
     await answers.start(engine, words)
-    redis = Redis.from_url(valkey.url())
+    redis = redis_at(valkey.url())
     pubsub = redis.pubsub(ignore_subscribe_messages=True)
-    await pubsub.subscribe(ENDED_CHANNEL)
+    await pubsub.subscribe(redis.name(ENDED_CHANNEL))
 
     async def listens() -> bool:
-        return bool((await redis.pubsub_numsub(ENDED_CHANNEL))[0][1])
+        return bool((await redis.pubsub_numsub(redis.name(ENDED_CHANNEL)))[0][1])
 
     await until(listens)
     bodies = []
@@ -373,7 +374,7 @@ async def test_redis_may_forget_every_answer(
     asked = await ask(api, words)
     await answers.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
-    async with Redis.from_url(valkey.url()) as redis:
+    async with redis_at(valkey.url()) as redis:
         await redis.flushdb()
     assert await read(api, asked["question_id"]) == before
 
@@ -384,8 +385,8 @@ async def test_a_completed_answer_is_read_without_postgresql(
     asked = await ask(api, words)
     await answers.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
-    async with Redis.from_url(valkey.url()) as redis:
-        await until(lambda: redis.exists(f"askmesh:question:2:{asked['question_id']}"))
+    async with redis_at(valkey.url()) as redis:
+        await until(lambda: redis.exists(redis.name("question", 2, asked["question_id"])))
     async with engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET text = 'changed' WHERE text = 'It says so.'"))
     assert await read(api, asked["question_id"]) == before

@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession, TCPConnector
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service import server as server_module
 from api_service.app import create_app
 from api_service.server import ApiServer
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer
@@ -39,7 +39,7 @@ def one_who_does_not_read(url: str, question_id: int) -> Iterator[socket.socket]
 
 
 async def test_a_thousand_read_one_answer_in_one_process(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: Redis, words: str
+    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     async with (
         serving(settings_for(database_url, valkey)) as url,
@@ -77,7 +77,7 @@ async def test_a_thousand_read_one_answer_in_one_process(
         assert await commands(redis) - calls < 40
 
 
-async def commands(redis: Redis) -> int:
+async def commands(redis: MeshRedis) -> int:
     """How many scripts Redis has run: each read and each write is one."""
     calls: int = (await redis.info("commandstats"))["cmdstat_evalsha"]["calls"]
     return calls
@@ -89,7 +89,7 @@ def held_bytes(server: ApiServer) -> int:
 
 
 async def test_who_does_not_read_costs_little_memory_and_nobody_else_anything(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: Redis, words: str
+    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
         question_id = await ask(api, words)
@@ -115,7 +115,7 @@ async def test_who_does_not_read_is_dropped(
     database_url: str,
     valkey: Valkey,
     engine: AsyncEngine,
-    redis: Redis,
+    redis: MeshRedis,
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

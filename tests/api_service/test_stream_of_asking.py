@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from questions.states import State
 from tests.api_service import answers
 from tests.api_service.serving import until
@@ -34,7 +34,7 @@ async def asking(
 
 
 async def test_a_question_is_asked_and_watched(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     async with asking(streams, words, {"X-Forwarded-Prefix": "/tools"}) as stream:
         first = await stream.next()
@@ -133,7 +133,7 @@ async def leave(streams: ClientSession, words: str, **fields: Any) -> int:
 
 
 async def test_leaving_cancels_a_question_if_that_was_asked_for(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await leave(streams, words, cancel_on_disconnect=True)
 

@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp import ClientError, ClientSession
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.api_service.answers import complete, stored
 from tests.api_service.serving import serving, settings_for, until
 from tests.api_service.sse import Event, Stream, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer
+from tests.servers import redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -34,8 +35,8 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(mortal: Valkey) -> AsyncIterator[Redis]:
-    client: Redis = Redis.from_url(mortal.url(), socket_timeout=1)
+async def redis(mortal: Valkey) -> AsyncIterator[MeshRedis]:
+    client: MeshRedis = redis_at(mortal.url())
     yield client
     await client.aclose()
 
@@ -56,7 +57,7 @@ def frozen(server: Valkey) -> Iterator[None]:
         os.kill(server._child.pid, signal.SIGCONT)
 
 
-async def back(redis: Redis) -> None:
+async def back(redis: MeshRedis) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
@@ -78,7 +79,7 @@ async def end_unheard(writer: Writer, stream: Stream, expected: str) -> Event:
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_without_redis_a_stream_ends_with_all_of_the_text(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, mortal: Valkey, words: str, how: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -103,7 +104,7 @@ async def test_without_redis_a_stream_ends_with_all_of_the_text(
 
 @pytest.mark.parametrize("how", ["killed", "flushed", "frozen"])
 async def test_a_stream_goes_on_when_redis_is_back(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, mortal: Valkey, words: str, how: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -131,7 +132,7 @@ async def test_a_stream_goes_on_when_redis_is_back(
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_who_asks_and_waits_gets_the_answer_though_redis_goes_away(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, mortal: Valkey, words: str, how: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
 ) -> None:
     async def ask_and_wait() -> tuple[int, str]:
         async with streams.post("/api/ask?wait=60", json={"question_text": words}) as response:
@@ -192,7 +193,7 @@ async def is_up(client: ClientSession, process: Process) -> bool:
 
 
 async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopped(
-    database_url: str, engine: AsyncEngine, redis: Redis, mortal: Valkey, words: str, tmp_path: Path
+    database_url: str, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, tmp_path: Path
 ) -> None:
     async with (
         two_processes(database_url, mortal, tmp_path) as (first, second),
@@ -226,7 +227,7 @@ async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopp
             while text_of(seen) != "It says ":
                 seen.append(await stream.next())
             async with asyncio.timeout(30):
-                while not await redis.pubsub_channels("askmesh:text:*"):
+                while not await redis.pubsub_channels(redis.name("text", "*")):
                     await asyncio.sleep(0.01)
             second.child.terminate()
             assert await stream.rest() == []  # a whole response, without a last event

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.questions import event_stream
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from questions.states import ErrorReason
 from questions.sweeping import sweep
 from tests.api_service import answers
@@ -38,7 +38,7 @@ def pieces_of_every_kind(count: int, seed: int) -> list[str]:
 
 
 async def test_an_answer_is_watched_from_the_queue_to_its_end(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
     async with watching(streams, question_id) as stream:
@@ -74,7 +74,7 @@ async def test_the_place_in_the_queue_is_shown(streams: ClientSession, words: st
 
 
 async def test_every_id_is_valid_while_the_answer_is_written_and_afterwards(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     pieces = pieces_of_every_kind(40, seed=(seed := random.randrange(10**6)))
     question_id = await ask(streams, words)
@@ -145,7 +145,7 @@ async def test_the_header_counts_more_than_the_parameter(
     ],
 )
 async def test_a_cursor_that_cannot_be_is_refused(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str, cursor: str, live: bool, detail: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, cursor: str, live: bool, detail: str
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -173,7 +173,7 @@ async def test_a_parameter_that_is_no_cursor_is_refused_beside_a_header_that_is_
 
 
 async def test_a_cursor_ahead_of_the_text_waits_for_it(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -187,7 +187,7 @@ async def test_a_cursor_ahead_of_the_text_waits_for_it(
 
 
 async def test_text_that_is_taken_back_is_said_to_be(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -213,7 +213,7 @@ async def test_text_that_is_taken_back_is_said_to_be(
 
 @pytest.mark.parametrize("reason", [ErrorReason.POISON])
 async def test_a_failure_leaves_the_deltas_as_they_are(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str, reason: ErrorReason
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, reason: ErrorReason
 ) -> None:
     question_id = await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -239,7 +239,7 @@ async def test_cancelling_and_expiry_end_a_stream(streams: ClientSession, engine
 
 
 async def test_a_cancelled_question_ends_while_its_answer_goes_on_for_others(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     one, other = await ask(streams, words), await ask(streams, words)
     writer = await Writer.begin(engine, redis, words)
@@ -292,7 +292,7 @@ async def test_a_silent_stream_is_kept_alive(
 
 
 async def test_replicas_give_the_same_stream(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, database_url: str, valkey: Valkey, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, database_url: str, valkey: Valkey, words: str
 ) -> None:
     async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as replica:
         question_id = await ask(streams, words)

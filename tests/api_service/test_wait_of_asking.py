@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, ClientTimeout
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service import dependencies
@@ -16,6 +15,7 @@ from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, FAILED
 from api_service.questions.service import Asked
 from questions.asking import Accepted, accept
+from foundation.redis_client import MeshRedis
 from questions.states import ErrorReason
 from tests.api_service import answers
 from tests.api_service.serving import until
@@ -44,7 +44,7 @@ async def asked(engine: AsyncEngine, words: str) -> int:
 
 
 async def test_the_reply_is_the_answer_as_soon_as_it_is_there(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str, monkeypatch: pytest.MonkeyPatch
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read_again(*_: object) -> None:
         raise AssertionError("what was stored a moment ago need not be read")

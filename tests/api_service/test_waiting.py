@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession, TCPConnector
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,6 +15,7 @@ from api_service.app import create_app
 from api_service.questions.watcher import Watcher
 from api_service.server import ApiServer
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.api_service import answers
 from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
@@ -28,7 +28,7 @@ POOL = 2
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_api(database_url: str, valkey: Valkey, redis: Redis) -> AsyncIterator[tuple[str, ApiServer]]:
+async def running_api(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[tuple[str, ApiServer]]:
     """An API with two connections to PostgreSQL."""
     settings = settings_for(database_url, valkey)
     settings = replace(settings, database=settings.database.model_copy(update={"database_pool_size": POOL}))
@@ -59,7 +59,7 @@ async def wait(api: ClientSession, question_id: int, seconds: str = "60") -> str
 
 
 async def test_who_waits_hears_of_the_end_at_once(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
     waiting = asyncio.create_task(wait(streams, question_id))
@@ -90,7 +90,7 @@ async def test_a_wait_that_cannot_be_is_refused(streams: ClientSession, words: s
 
 
 async def test_a_cancel_elsewhere_and_an_end_that_nobody_told_of_are_noticed(
-    streams: ClientSession, engine: AsyncEngine, redis: Redis, words: str
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
 ) -> None:
     first, second = await ask(streams, words), await ask(streams, words + "?")
     waiting = [asyncio.create_task(wait(streams, question_id)) for question_id in (first, second)]
@@ -130,7 +130,12 @@ async def test_many_wait_at_once_on_few_connections(
 
 
 async def test_an_end_that_was_told_before_anybody_waited_is_not_missed(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: Redis, words: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str,
+    valkey: Valkey,
+    engine: AsyncEngine,
+    redis: MeshRedis,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What this process knows of a question that was just asked is a moment old."""
     monkeypatch.setattr("api_service.questions.watcher._LOOK_SECONDS", 3_600)

@@ -2,10 +2,10 @@
 
 from typing import Self
 
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from questions import answer_stream, claims
 from questions.answer_stream import Append, Usage, Whole
 from questions.states import ErrorReason, FinishReason, State
@@ -15,7 +15,7 @@ from tests.api_service.answers import claim
 class Writer:
     """Holds a claim and writes its answer. ``text``: what it has written."""
 
-    def __init__(self, engine: AsyncEngine, redis: Redis, claimed: claims.Claim) -> None:
+    def __init__(self, engine: AsyncEngine, redis: MeshRedis, claimed: claims.Claim) -> None:
         self._engine = engine
         self._redis = redis
         self._claim = claimed
@@ -24,7 +24,7 @@ class Writer:
         self.text = ""
 
     @classmethod
-    async def begin(cls, engine: AsyncEngine, redis: Redis, words: str) -> Self:
+    async def begin(cls, engine: AsyncEngine, redis: MeshRedis, words: str) -> Self:
         """Claim the question with these words and open its text."""
         writer = cls(engine, redis, await claim(engine, words))
         await answer_stream.open_text(redis, writer.answer_id, writer._claim.token, 0, create=True)

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from aiohttp import ClientSession
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.app import create_app
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from foundation.settings import AccessSettings
 from questions import answer_stream, claims
 from questions.answer_stream import Append, Usage
@@ -35,7 +35,7 @@ class Tenant:
 
 @asynccontextmanager
 async def two_tenants(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: Redis
+    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis
 ) -> AsyncIterator[tuple[str, Tenant, Tenant]]:
     """The URL of the API, and two who have asked it already."""
     app = create_app(settings_for(database_url, valkey, AccessSettings(require_auth=True)))
@@ -72,7 +72,7 @@ async def _tenant(engine: AsyncEngine, url: str, name: str) -> Tenant:
     return Tenant(name, key, mark, question_ids)
 
 
-async def _work(engine: AsyncEngine, redis: Redis) -> None:
+async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
     """Answer every question with its own text, piece by piece; of seven, one fails and one is cut."""
     worker_id = await claims.register_worker(engine, "fuzz", lease_seconds=24 * 3600)
     while True:

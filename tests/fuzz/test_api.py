@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.fuzz.report import Report
 from tests.fuzz.stage import Tenant, two_tenants
 
@@ -30,7 +30,7 @@ async def test_two_tenants_send_what_the_document_allows_and_what_not(
     database_url: str,
     valkey: Valkey,
     engine: AsyncEngine,
-    redis: Redis,
+    redis: MeshRedis,
     tmp_path: Path,
     seed: int,
     seconds: int | None,

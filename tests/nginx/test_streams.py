@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientError, ClientSession
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, ask, read, text_of, watching
 from tests.api_service.writing import Writer
@@ -27,7 +27,7 @@ async def test_a_stream_that_is_cut_goes_on_at_the_same_byte(
     database_url: str,
     valkey: Valkey,
     engine: AsyncEngine,
-    redis: Redis,
+    redis: MeshRedis,
     end: Callable[[Edge], None],
 ) -> None:
     async with serving(settings_for(database_url, valkey)) as url:

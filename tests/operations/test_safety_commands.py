@@ -8,10 +8,8 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 from cryptography import x509
-from redis.asyncio import Redis
 
-from embedded.valkey import Valkey
-from foundation.settings import DatabaseSettings, RedisSettings
+from foundation.settings import DatabaseSettings
 from operations.certificates import NAMES
 from operations.commands import askmesh
 from tests.servers import run_apart
@@ -81,47 +79,32 @@ def test_settings_are_shown_without_their_secrets() -> None:
 
 
 @pytest.mark.integration
-def test_after_a_restore_no_id_is_given_out_twice_and_redis_is_empty(database_url: str, valkey: Valkey) -> None:
-    async def last_ids() -> dict[str, int]:
+def test_after_a_restore_no_id_is_given_out_twice_and_nothing_in_redis_is_read(database_url: str) -> None:
+    async def last_ids_and_mesh() -> tuple[dict[str, int], str]:
         connection = await asyncpg.connect(database_url)
         try:
             rows = await connection.fetch("SELECT sequencename, coalesce(last_value, 0) AS last FROM pg_sequences")
-            return {row["sequencename"]: row["last"] for row in rows}
+            return {row["sequencename"]: row["last"] for row in rows}, str(
+                await connection.fetchval("SELECT id FROM mesh")
+            )
         finally:
             await connection.close()
 
-    async def keys(*, remember: bool) -> int:
-        redis: Redis = Redis.from_url(valkey.url())
-        if remember:
-            await redis.set("answer", "of a lost question")
-        found: int = await redis.dbsize()
-        await redis.aclose()
-        return found
-
-    before = run_apart(last_ids())
-    assert run_apart(keys(remember=True))
-    done = run("restored", ASKMESH_DATABASE_URL=database_url, ASKMESH_REDIS_URL=valkey.url())
-    assert (done.exit_code, done.output.splitlines()[1:]) == (0, ["Redis is empty"])
-    after = run_apart(last_ids())
+    before, mesh = run_apart(last_ids_and_mesh())
+    done = run("restored", ASKMESH_DATABASE_URL=database_url)
+    assert (done.exit_code, done.output.splitlines()[1:]) == (0, ["the mesh has a new id in Redis"])
+    after, new_mesh = run_apart(last_ids_and_mesh())
     assert before.keys() == after.keys() >= {"questions_id_seq", "answers_id_seq", "claim_tokens"}
     assert all(after[name] >= before[name] + 1_000_000_000 for name in before)
-    assert run_apart(keys(remember=False)) == 0
-    told = run("restored", ASKMESH_DATABASE_URL=database_url, ASKMESH_REDIS_URL=None)
-    assert "empty Redis yourself" in told.output
+    assert new_mesh != mesh
 
 
 @pytest.mark.integration
-def test_in_a_container_a_restore_finds_both_servers_among_the_secrets(
-    database_url: str, valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_in_a_container_a_restore_finds_the_database_among_the_secrets(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("operations.running.SECRETS", tmp_path)
-    for group, name, url in (
-        (DatabaseSettings, "database", database_url),
-        (RedisSettings, "redis", valkey.url()),
-    ):
-        (tmp_path / f"askmesh_{name}_url").write_text(f"{url}\n")
-        monkeypatch.setitem(group.model_config, "secrets_dir", tmp_path)
-    done = run("restored", ASKMESH_DATABASE_URL=None, ASKMESH_REDIS_URL=None)
-    assert (done.exit_code, done.output.splitlines()[1:]) == (0, ["Redis is empty"])
-    wrong = run("restored", ASKMESH_DATABASE_URL=None, ASKMESH_REDIS_URL="http://localhost")
-    assert (wrong.exit_code, "ASKMESH_REDIS_URL" in wrong.output, "Traceback" in wrong.output) == (1, True, False)
+    (tmp_path / "askmesh_database_url").write_text(f"{database_url}\n")
+    monkeypatch.setitem(DatabaseSettings.model_config, "secrets_dir", tmp_path)
+    done = run("restored", ASKMESH_DATABASE_URL=None)
+    assert (done.exit_code, done.output.splitlines()[1:]) == (0, ["the mesh has a new id in Redis"])

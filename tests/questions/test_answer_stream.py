@@ -5,11 +5,9 @@ import asyncio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis.asyncio import Redis
 
+from foundation.redis_client import MeshRedis
 from questions.answer_stream import (
-    ENDED_SECONDS,
-    RUNNING_SECONDS,
     Append,
     Chunk,
     Cursor,
@@ -27,24 +25,25 @@ from questions.answer_stream import (
     text_channel,
 )
 from questions.states import FinishReason
+from questions.text_scripts import ENDED_SECONDS
 
 pytestmark = pytest.mark.integration
 
 NOTHING = Usage()
 
 
-async def say(redis: Redis, token: int, offset: int, text: str, finish: FinishReason | None = None) -> object:
+async def say(redis: MeshRedis, token: int, offset: int, text: str, finish: FinishReason | None = None) -> object:
     usage = Usage(5, offset, None, 0)
     (reply,) = await append(redis, [Append(1, token, offset, text.encode(), usage, finish)])
     return reply
 
 
-async def read(redis: Redis, epoch: int = 0, offset: int = 0) -> Reading | None:
+async def read(redis: MeshRedis, epoch: int = 0, offset: int = 0) -> Reading | None:
     (reading,) = await read_texts(redis, [Cursor(1, epoch, offset)])
     return reading
 
 
-async def test_text_is_read_from_any_offset(redis: Redis) -> None:
+async def test_text_is_read_from_any_offset(redis: MeshRedis) -> None:
     assert await open_text(redis, 1, 10, 0, create=True) == Opened("", NOTHING, None)
     assert [await say(redis, 10, 0, "grün"), await say(redis, 10, 5, "er")] == [0, 0]
     assert await read(redis, offset=2) == Reading(0, 2, "ün".encode() + b"er", 7, finished=False)
@@ -57,7 +56,7 @@ async def test_text_is_read_from_any_offset(redis: Redis) -> None:
     assert await read_texts(redis, [Cursor(2, 0, 0), Cursor(1, 0, 6)]) == [None, Reading(0, 6, b"r", 7, finished=False)]
 
 
-async def test_a_new_holder_seals_the_text_and_goes_on(redis: Redis) -> None:
+async def test_a_new_holder_seals_the_text_and_goes_on(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "one")
     assert await open_text(redis, 1, 11, 0, create=False) == Opened("one", Usage(5, 0, None, 0), None)
@@ -69,7 +68,7 @@ async def test_a_new_holder_seals_the_text_and_goes_on(redis: Redis) -> None:
     assert (await read(redis)) == Reading(0, 0, b"one 2", 5, finished=False)
 
 
-async def test_a_successor_finds_the_finish_entry(redis: Redis) -> None:
+async def test_a_successor_finds_the_finish_entry(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "all", FinishReason.OUTPUT_LIMIT)
     finished = await read(redis)
@@ -80,7 +79,7 @@ async def test_a_successor_finds_the_finish_entry(redis: Redis) -> None:
     )
 
 
-async def test_an_append_at_another_offset_or_to_nothing_changes_nothing(redis: Redis) -> None:
+async def test_an_append_at_another_offset_or_to_nothing_changes_nothing(redis: MeshRedis) -> None:
     assert await say(redis, 10, 0, "x") is Refusal.MISSING
     assert await redis.dbsize() == 0
     await open_text(redis, 1, 10, 0, create=True)
@@ -92,11 +91,11 @@ async def test_an_append_at_another_offset_or_to_nothing_changes_nothing(redis: 
     assert await read(redis, offset=2) == Reading(0, 2, b"cd", 4, finished=False)
 
 
-@pytest.mark.parametrize("lost", ["askmesh:answer:1", "askmesh:answer:1:text"])
-async def test_a_text_of_which_half_was_evicted_is_missing_as_a_whole(redis: Redis, lost: str) -> None:
+@pytest.mark.parametrize("lost", [("answer", 1), ("answer", 1, "text")])
+async def test_a_text_of_which_half_was_evicted_is_missing_as_a_whole(redis: MeshRedis, lost: tuple[object]) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "abc")
-    await redis.delete(lost)
+    await redis.delete(redis.name(*lost))
     assert await read(redis) is None
     assert await say(redis, 10, 3, "d") is Refusal.MISSING
     assert await open_text(redis, 1, 11, 0, create=False) is None
@@ -104,7 +103,7 @@ async def test_a_text_of_which_half_was_evicted_is_missing_as_a_whole(redis: Red
     assert await say(redis, 11, 0, "x") == 0
 
 
-async def test_text_is_taken_back_by_a_higher_epoch(redis: Redis) -> None:
+async def test_text_is_taken_back_by_a_higher_epoch(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "one")
     await open_text(redis, 1, 11, 0, create=False)
@@ -117,20 +116,21 @@ async def test_text_is_taken_back_by_a_higher_epoch(redis: Redis) -> None:
     assert await read(redis, 1, 4) == Reading(2, 0, b"", 0, finished=False)
 
 
-async def test_an_answer_that_ended_takes_no_text_and_goes_after_a_while(redis: Redis) -> None:
+async def test_an_answer_that_ended_takes_no_text_and_goes_after_a_while(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "one")
-    for key in ("askmesh:answer:1", "askmesh:answer:1:text"):
-        assert ENDED_SECONDS < await redis.ttl(key) <= RUNNING_SECONDS
+    keys = [redis.name("answer", 1), redis.name("answer", 1, "text")]
+    for key in keys:
+        assert await redis.ttl(key) == -1
     await close_texts(redis, [1, 2])
-    for key in ("askmesh:answer:1", "askmesh:answer:1:text"):
+    for key in keys:
         assert 0 < await redis.ttl(key) <= ENDED_SECONDS
     assert await redis.dbsize() == 2
     assert await say(redis, 10, 3, "x") is Refusal.FENCED
     assert await read(redis, offset=1) == Reading(0, 1, b"ne", 3, finished=True)
 
 
-async def test_scripts_are_sent_again_to_a_server_that_has_lost_them(redis: Redis) -> None:
+async def test_scripts_are_sent_again_to_a_server_that_has_lost_them(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await redis.script_flush()
     assert await say(redis, 10, 0, "a") == 0
@@ -138,11 +138,11 @@ async def test_scripts_are_sent_again_to_a_server_that_has_lost_them(redis: Redi
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.booleans()), max_size=12))
-async def test_chunks_that_are_heard_add_up_to_the_text(redis: Redis, writes: list[tuple[str, bool]]) -> None:
+async def test_chunks_that_are_heard_add_up_to_the_text(redis: MeshRedis, writes: list[tuple[str, bool]]) -> None:
     """Whoever holds the answer, and however often it changes hands."""
     await redis.flushdb()
     async with redis.pubsub() as pubsub:
-        await pubsub.subscribe(text_channel(1))
+        await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
         token, whole = 1, b""
         await open_text(redis, 1, token, 0, create=True)
@@ -170,7 +170,7 @@ def test_a_chunk_may_repeat_what_a_reader_has_but_not_leave_a_hole() -> None:
     assert [chunk.after(length) for length in (2, 3, 4, 6, 9)] == [None, b"a:b", b":b", b"", b""]
 
 
-async def test_a_hundred_texts_cost_one_call(redis: Redis) -> None:
+async def test_a_hundred_texts_cost_one_call(redis: MeshRedis) -> None:
     await asyncio.gather(*(open_text(redis, number, 1, 0, create=True) for number in range(100)))
     await redis.config_resetstat()
     replies = await append(redis, [Append(number, 1, 0, b"x", NOTHING) for number in range(100)])

@@ -1,13 +1,10 @@
 import asyncio
 
 import pytest
-from pydantic import SecretStr
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
+from foundation.redis_client import MeshRedis
 from questions.answer_cache import AnswerCache
 from questions.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
 from questions.claims import finish
@@ -16,6 +13,7 @@ from questions.reading import read
 from questions.signals import publish_erased
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
+from tests.servers import redis_at
 
 pytestmark = pytest.mark.integration
 
@@ -25,7 +23,7 @@ async def stored(engine: AsyncEngine) -> tuple[int, int]:
     return counts.q, counts.a
 
 
-async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngine, redis: Redis) -> None:
+async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngine, redis: MeshRedis) -> None:
     asked = await ask(engine, "why?", key=b"k")
     current = await claim_one(engine, await worker(engine))
     await open_text(redis, current.answer_id, current.token, 0, create=True)
@@ -51,7 +49,7 @@ async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngin
     assert not again.replayed
 
 
-async def test_an_answer_stays_for_those_who_share_it_and_for_nobody_new(engine: AsyncEngine, redis: Redis) -> None:
+async def test_an_answer_stays_for_those_who_share_it_and_for_nobody_new(engine: AsyncEngine, redis: MeshRedis) -> None:
     first = await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     assert await finish(engine, current, completed("because"), 60)
@@ -63,7 +61,7 @@ async def test_an_answer_stays_for_those_who_share_it_and_for_nobody_new(engine:
     assert await erase(engine, redis, OWNER, second.question_id) == (Erased.ERASED, current.answer_id)
 
 
-async def test_nobody_generates_on_for_a_question_that_is_erased(engine: AsyncEngine, redis: Redis) -> None:
+async def test_nobody_generates_on_for_a_question_that_is_erased(engine: AsyncEngine, redis: MeshRedis) -> None:
     asked = await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     await open_text(redis, current.answer_id, current.token, 0, create=True)
@@ -80,7 +78,7 @@ async def test_nobody_generates_on_for_a_question_that_is_erased(engine: AsyncEn
     assert not await finish(engine, current, completed(), 60)
 
 
-async def test_an_answer_ends_with_the_last_question_that_waits_for_it(engine: AsyncEngine, redis: Redis) -> None:
+async def test_an_answer_ends_with_the_last_question_that_waits_for_it(engine: AsyncEngine, redis: MeshRedis) -> None:
     first, second = await ask(engine, "why?"), await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     await rows(
@@ -96,14 +94,14 @@ async def test_an_answer_ends_with_the_last_question_that_waits_for_it(engine: A
 
 async def test_nothing_is_erased_while_a_copy_cannot_be(engine: AsyncEngine) -> None:
     asked = await ask(engine, "why?")
-    nowhere = create_redis(RedisSettings(redis_url=SecretStr("redis://127.0.0.1:1")))
+    nowhere = redis_at("redis://127.0.0.1:1")
     with pytest.raises(RedisError):
         await erase(engine, nowhere, OWNER, asked.question_id)
     await nowhere.aclose()
     assert (await seen(engine, asked.question_id)).state is State.QUEUED
 
 
-async def test_erasing_races_with_asking_and_answering(engine: AsyncEngine, redis: Redis) -> None:
+async def test_erasing_races_with_asking_and_answering(engine: AsyncEngine, redis: MeshRedis) -> None:
     mine = await worker(engine)
     for number in range(15):
         words = f"why {number}?"

@@ -6,14 +6,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
+from foundation.redis_client import MeshRedis
 from questions.answer_stream import FINAL_CHANNEL
 from questions.signals import ENDED_CHANNEL, Subscriber, publish_ended
+from tests.servers import redis_at
 
 pytestmark = pytest.mark.integration
 
@@ -43,8 +41,8 @@ class Notes:
 
 
 @asynccontextmanager
-async def listening(valkey: Valkey, *channels: str) -> AsyncIterator[tuple[Redis, Subscriber, Notes]]:
-    redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+async def listening(valkey: Valkey, *channels: str) -> AsyncIterator[tuple[MeshRedis, Subscriber, Notes]]:
+    redis = redis_at(valkey.url())
     notes = Notes()
     subscriber = Subscriber(redis, notes, *channels)
     task = asyncio.create_task(subscriber.run())
@@ -62,14 +60,14 @@ async def test_channels_come_and_go_on_one_connection(valkey: Valkey) -> None:
         assert await notes.next() == ("listening", "a")
         subscriber.add("b", "c")
         assert {await notes.next(), await notes.next()} == {("listening", "b"), ("listening", "c")}
-        await redis.publish("b", b"1")
+        await redis.publish(redis.name("b"), b"1")
         assert await notes.next() == ("b", b"1")
         subscriber.remove("b", "c")
         subscriber.add("c")
-        while await redis.publish("b", b"2"):
+        while await redis.publish(redis.name("b"), b"2"):
             await asyncio.sleep(0.01)
         assert len(await redis.client_list(_type="pubsub")) == 1
-        await redis.publish("c", b"3")
+        await redis.publish(redis.name("c"), b"3")
         await notes.until(("c", b"3"))
 
 
@@ -92,7 +90,7 @@ async def test_a_lost_server_is_told_and_listened_to_again(tmp_path: Path) -> No
             await notes.until(("lost", ""))
             valkey.start()
             await notes.until(("listening", "a"))
-            await redis.publish("a", b"1")
+            await redis.publish(redis.name("a"), b"1")
             await notes.until(("a", b"1"))
 
 

@@ -6,22 +6,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
+from foundation.redis_client import MeshRedis
 from questions.wakeups import WAIT_SECONDS, Wakeups, next_wakeup
+from tests.servers import redis_at
 
 pytestmark = pytest.mark.integration
 
 
 @asynccontextmanager
-async def waking(valkey: Valkey) -> AsyncIterator[tuple[Redis, Wakeups]]:
+async def waking(valkey: Valkey) -> AsyncIterator[tuple[MeshRedis, Wakeups]]:
     """A client that may wait for wake-ups, and who sends them."""
-    redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())), blocks=WAIT_SECONDS)
+    redis = redis_at(valkey.url(), blocks=WAIT_SECONDS)
     wakeups = Wakeups(redis)
     sending = asyncio.create_task(wakeups.run())
     try:
@@ -68,10 +66,10 @@ async def test_many_are_shared_among_workers(valkey: Valkey) -> None:
 async def test_what_nobody_takes_does_not_grow(valkey: Valkey) -> None:
     async with waking(valkey) as (redis, wakeups):
         await redis.flushdb()
-        await redis.rpush("askmesh:wakeups", *[1] * 150)
+        await redis.rpush(redis.name("wakeups"), *[1] * 150)
         wakeups.wake()
         async with asyncio.timeout(20):
-            while await redis.llen("askmesh:wakeups") != 100:
+            while await redis.llen(redis.name("wakeups")) != 100:
                 await asyncio.sleep(0.01)
 
 

@@ -3,10 +3,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.in_process import Worker, working
 from tests.worker_service.processes import WorkerProcess
@@ -22,7 +22,7 @@ async def llm() -> AsyncIterator[FakeLlmService]:
 
 
 @pytest.fixture
-async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: Redis) -> AsyncIterator[Worker]:
+async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: MeshRedis) -> AsyncIterator[Worker]:
     async with working(engine, llm.address, redis) as worker:
         yield worker
 

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
@@ -52,7 +52,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def working(engine: AsyncEngine, llm_target: str, redis: Redis) -> AsyncIterator[Worker]:
+async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> AsyncIterator[Worker]:
     """A worker over this llm_service."""
     settings = WorkerSettings.model_construct(lease_seconds=3_600.0, heartbeat_seconds=3_600.0)
     database = Outage("PostgreSQL", "tests")

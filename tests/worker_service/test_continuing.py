@@ -7,18 +7,16 @@ from typing import Any
 
 import grpc
 import pytest
-from pydantic import SecretStr
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
+from foundation.redis_client import MeshRedis
 from questions import claims
 from questions.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
 from questions.claims import Claim
 from questions.states import FinishReason
+from tests.servers import redis_at
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with, working
@@ -30,7 +28,9 @@ QUESTION = "What is the capital of France?"
 ANSWER = answer_to(QUESTION)
 
 
-async def break_off(worker: Worker, redis: Redis, text: str, usage: Usage, finish: FinishReason | None = None) -> Claim:
+async def break_off(
+    worker: Worker, redis: MeshRedis, text: str, usage: Usage, finish: FinishReason | None = None
+) -> Claim:
     """Ask; a first attempt writes this into Redis, and then its worker gives it back."""
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
@@ -52,7 +52,7 @@ async def answer_again(worker: Worker) -> Any:
 
 
 async def test_the_next_attempt_gets_the_text_and_what_is_left_of_the_limit(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
 
@@ -65,7 +65,7 @@ async def test_the_next_attempt_gets_the_text_and_what_is_left_of_the_limit(
     assert (row.prompt_tokens, row.completion_tokens, row.repeated_tokens) == (6, 8, 6)
 
 
-async def test_readers_see_one_text(worker: Worker, redis: Redis) -> None:
+async def test_readers_see_one_text(worker: Worker, redis: MeshRedis) -> None:
     claim = await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
 
     await answer_again(worker)
@@ -75,7 +75,7 @@ async def test_readers_see_one_text(worker: Worker, redis: Redis) -> None:
     assert (reading.epoch, reading.text.decode(), reading.finished) == (0, ANSWER.removeprefix("Answer"), True)
 
 
-async def test_a_finish_entry_saves_the_generation(worker: Worker, llm: FakeLlmService, redis: Redis) -> None:
+async def test_a_finish_entry_saves_the_generation(worker: Worker, llm: FakeLlmService, redis: MeshRedis) -> None:
     await break_off(worker, redis, ANSWER, Usage(6, 8, 2, 1, 8), FinishReason.OUTPUT_LIMIT)
 
     row = await answer_again(worker)
@@ -85,7 +85,7 @@ async def test_a_finish_entry_saves_the_generation(worker: Worker, llm: FakeLlmS
     assert (row.prompt_tokens, row.completion_tokens, row.cached_prompt_tokens, row.repeated_tokens) == (6, 8, 2, 1)
 
 
-async def test_a_limit_that_is_used_up_ends_the_answer(worker: Worker, llm: FakeLlmService, redis: Redis) -> None:
+async def test_a_limit_that_is_used_up_ends_the_answer(worker: Worker, llm: FakeLlmService, redis: MeshRedis) -> None:
     await break_off(worker, redis, "Answer", Usage(6, 512, None, 0, 512))
 
     row = await answer_again(worker)
@@ -94,7 +94,9 @@ async def test_a_limit_that_is_used_up_ends_the_answer(worker: Worker, llm: Fake
     assert (row.state, row.finish_reason, row.text) == ("incomplete", "output_limit", "Answer")
 
 
-async def test_a_prefix_that_does_not_fit_ends_the_answer(worker: Worker, llm: FakeLlmService, redis: Redis) -> None:
+async def test_a_prefix_that_does_not_fit_ends_the_answer(
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
+) -> None:
     await break_off(worker, redis, "Answer to", Usage(6, 2, None, 0, 2))
     llm.before = refuse_with(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
 
@@ -105,7 +107,7 @@ async def test_a_prefix_that_does_not_fit_ends_the_answer(worker: Worker, llm: F
 
 
 async def test_where_the_server_cannot_continue_the_text_is_taken_back(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     claim = await break_off(worker, redis, "Another answer", Usage(6, 2, None, 0, 2))
     refuse = refuse_with(grpc.StatusCode.FAILED_PRECONDITION, "CANNOT_CONTINUE")
@@ -126,7 +128,9 @@ async def test_where_the_server_cannot_continue_the_text_is_taken_back(
     assert (reading.epoch, reading.offset, reading.text.decode()) == (1, 0, ANSWER)
 
 
-async def test_where_redis_lost_the_text_it_is_taken_back(worker: Worker, llm: FakeLlmService, redis: Redis) -> None:
+async def test_where_redis_lost_the_text_it_is_taken_back(
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
+) -> None:
     await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
     await redis.flushall()
 
@@ -137,7 +141,7 @@ async def test_where_redis_lost_the_text_it_is_taken_back(worker: Worker, llm: F
 
 
 async def test_an_attempt_that_gave_nothing_out_takes_nothing_back(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     llm.before = refuse_with(grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNAVAILABLE")
     waiting = await worker.answer(QUESTION)
@@ -156,7 +160,7 @@ async def make_due(engine: AsyncEngine) -> None:
 
 
 async def test_what_breaks_off_is_continued_from_all_that_was_written(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     llm.after = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
     broken = await worker.answer(QUESTION)
@@ -171,7 +175,7 @@ async def test_what_breaks_off_is_continued_from_all_that_was_written(
 
 
 async def test_a_claim_that_is_not_current_takes_nothing_back(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     await break_off(worker, redis, "Answer", Usage())
     await redis.flushall()
@@ -189,7 +193,7 @@ async def test_a_claim_that_is_not_current_takes_nothing_back(
 
 
 async def test_a_redis_that_is_flushed_in_mid_answer_is_given_all_of_it_again(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     llm.flowing.clear()
     answering = asyncio.create_task(worker.answer(QUESTION))
@@ -204,7 +208,7 @@ async def test_a_redis_that_is_flushed_in_mid_answer_is_given_all_of_it_again(
 
 
 async def test_a_text_that_redis_lost_is_back_after_a_renewal_of_the_lease(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     """The fixture's heartbeat takes an hour: the renewal is asked for."""
     waiting = asyncio.Event()
@@ -228,7 +232,7 @@ async def test_a_text_that_redis_lost_is_back_after_a_renewal_of_the_lease(
     assert (await answers(worker.engine))[QUESTION].epoch == 0
 
 
-async def until_text(engine: AsyncEngine, redis: Redis, expected: str) -> None:
+async def until_text(engine: AsyncEngine, redis: MeshRedis, expected: str) -> None:
     answer_id = (await answers(engine))[QUESTION].id
 
     async def is_there() -> bool:
@@ -241,7 +245,7 @@ async def until_text(engine: AsyncEngine, redis: Redis, expected: str) -> None:
 async def test_a_redis_that_dies_in_mid_answer_changes_nothing(
     engine: AsyncEngine, llm: FakeLlmService, own_valkey: Valkey
 ) -> None:
-    redis = create_redis(RedisSettings(redis_url=SecretStr(own_valkey.url())))
+    redis = redis_at(own_valkey.url())
     llm.flowing.clear()
     async with working(engine, llm.address, redis) as worker:
         answering = asyncio.create_task(worker.answer(QUESTION))
@@ -256,7 +260,7 @@ async def test_a_redis_that_dies_in_mid_answer_changes_nothing(
 async def test_a_redis_that_hangs_holds_no_answer_up_for_long(
     engine: AsyncEngine, llm: FakeLlmService, own_valkey: Valkey
 ) -> None:
-    redis = create_redis(RedisSettings(redis_url=SecretStr(own_valkey.url())))
+    redis = redis_at(own_valkey.url())
     async with working(engine, llm.address, redis) as worker:
         os.kill(own_valkey.pid, signal.SIGSTOP)
         try:

@@ -16,11 +16,11 @@ from typing import Any
 import psutil
 import pytest
 from aiohttp import ClientSession
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.redis_client import MeshRedis
 from questions.answer_stream import Cursor, read_texts
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, text_of, watch
@@ -43,7 +43,7 @@ BEGINNING = expected_answer(f"Tell me. [[tokens={HALF} words=mixed]]")
 class Reader:
     """Reads along as a stream does, and notes each time that text is taken back."""
 
-    def __init__(self, redis: Redis, answer_id: int) -> None:
+    def __init__(self, redis: MeshRedis, answer_id: int) -> None:
         self._redis = redis
         self._answer_id = answer_id
         self.epoch = 0
@@ -66,7 +66,7 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(redis: Redis, answer_id: int) -> AsyncIterator[Reader]:
+async def reading(redis: MeshRedis, answer_id: int) -> AsyncIterator[Reader]:
     reader = Reader(redis, answer_id)
     task = asyncio.create_task(reader.read())
     try:
@@ -126,7 +126,7 @@ class Half:
 
 @asynccontextmanager
 async def half_written(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
+    engine: AsyncEngine, redis: MeshRedis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> AsyncIterator[Half]:
     async with AsyncExitStack() as stack:
         starting = (stack.enter_async_context(service_process(fake.url)) for _ in range(2))
@@ -148,7 +148,7 @@ async def half_written(
 
 
 async def test_a_killed_worker(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
+    engine: AsyncEngine, redis: MeshRedis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> None:
     async with half_written(engine, redis, fake, start_worker, api) as half:
         half.worker.send(signal.SIGKILL)
@@ -167,7 +167,7 @@ async def test_a_killed_worker(
 
 
 async def test_a_killed_llm_service(
-    engine: AsyncEngine, redis: Redis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
+    engine: AsyncEngine, redis: MeshRedis, fake: FakeModelServer, start_worker: StartWorker, api: ClientSession
 ) -> None:
     async with half_written(engine, redis, fake, start_worker, api) as half:
         port = int(fake.url.removesuffix("/v1").rpartition(":")[2])

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from questions.claims import Claim
@@ -30,7 +30,7 @@ async def fake() -> AsyncIterator[FakeModelServer]:
 
 
 @pytest.fixture
-async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: Redis) -> AsyncIterator[Worker]:
+async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: MeshRedis) -> AsyncIterator[Worker]:
     settings = LlmServiceSettings(llm_port=0, model_url=fake.url)
     async with (
         LlmServer(settings, GenerationSettings()) as server,
@@ -108,7 +108,7 @@ async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(worker:
 
 @pytest.mark.parametrize("redis_forgets", [False, True])
 async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
-    worker: Worker, fake: FakeModelServer, redis: Redis, redis_forgets: bool
+    worker: Worker, fake: FakeModelServer, redis: MeshRedis, redis_forgets: bool
 ) -> None:
     question = "A broken one? [[tokens=50 fault=error at=10 times=1]]"
     _, claim, answering = await begin(worker, question)

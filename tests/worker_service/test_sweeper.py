@@ -1,9 +1,9 @@
 """What a worker's sweeper tells others of what it has found in PostgreSQL."""
 
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy import text
 
+from foundation.redis_client import MeshRedis
 from questions import claims
 from questions.answer_stream import FINAL_CHANNEL
 from tests.worker_service.asking import answers, ask
@@ -14,7 +14,7 @@ from worker_service.sweeper import Sweeper
 pytestmark = pytest.mark.integration
 
 
-async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worker: Worker, redis: Redis) -> None:
+async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worker: Worker, redis: MeshRedis) -> None:
     await ask(worker.engine, "kills workers")
     dead = await claims.register_worker(worker.engine, "dead", 60)
     (claim,) = await claims.claim(worker.engine, dead, 1)
@@ -24,7 +24,7 @@ async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worke
     sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"))
 
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-        await pubsub.subscribe(FINAL_CHANNEL)
+        await pubsub.subscribe(redis.name(FINAL_CHANNEL))
         await pubsub.get_message(timeout=5)
         await sweeper.sweep_once()
         told = await pubsub.get_message(timeout=5)

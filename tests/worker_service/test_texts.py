@@ -10,15 +10,13 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
-from redis.asyncio import Redis
 
 from embedded.valkey import Valkey
-from foundation.redis_client import create_redis
-from foundation.settings import RedisSettings
+from foundation.redis_client import MeshRedis
 from questions.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
+from tests.servers import redis_at
 from tests.worker_service.waiting import eventually
 from worker_service.leases import Lease
 from worker_service.outages import Outage
@@ -46,7 +44,7 @@ def claim_of(answer_id: int = 1, token: int = 10, attempt: int = 1, epoch: int =
 
 
 @asynccontextmanager
-async def writing(redis: Redis) -> AsyncIterator[tuple[Texts, ConfirmedLease]]:
+async def writing(redis: MeshRedis) -> AsyncIterator[tuple[Texts, ConfirmedLease]]:
     lease = ConfirmedLease()
     texts = Texts(redis, lease, Outage("Redis", "tests"))
     task = asyncio.create_task(texts.run())
@@ -63,12 +61,12 @@ async def opened(texts: Texts, claim: Claim) -> Text:
     return text
 
 
-async def stored(redis: Redis, answer_id: int = 1, epoch: int = 0) -> str | None:
+async def stored(redis: MeshRedis, answer_id: int = 1, epoch: int = 0) -> str | None:
     (reading,) = await read_texts(redis, [Cursor(answer_id, epoch, 0)])
     return reading.text.decode() if reading else None
 
 
-async def until_stored(redis: Redis, expected: str) -> None:
+async def until_stored(redis: MeshRedis, expected: str) -> None:
     async def is_stored() -> bool:
         return await stored(redis) == expected
 
@@ -76,10 +74,10 @@ async def until_stored(redis: Redis, expected: str) -> None:
 
 
 async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
-    redis: Redis, monkeypatch: pytest.MonkeyPatch
+    redis: MeshRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (texts, _):
-        await pubsub.subscribe(text_channel(1), text_channel(2))
+        await pubsub.subscribe(redis.name(text_channel(1)), redis.name(text_channel(2)))
         await pubsub.get_message(timeout=5)
         await pubsub.get_message(timeout=5)
         monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 3_600.0)
@@ -94,7 +92,7 @@ async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
     assert sorted(messages) == [b"0:0:", b"0:0:first"]
 
 
-async def test_in_a_flood_one_call_serves_many_answers(redis: Redis) -> None:
+async def test_in_a_flood_one_call_serves_many_answers(redis: MeshRedis) -> None:
     def calls() -> int:
         return statistics["cmdstat_evalsha"]["calls"] if "cmdstat_evalsha" in statistics else 0
 
@@ -135,13 +133,13 @@ def test_released_text_never_ends_in_white_space_and_adds_up(pieces: list[str]) 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PIECES, st.sets(st.integers(0, 19)), st.sets(st.integers(0, 19)))
 async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
-    redis: Redis, pieces: list[str], pauses: set[int], deaths: set[int]
+    redis: MeshRedis, pieces: list[str], pauses: set[int], deaths: set[int]
 ) -> None:
     """A worker that dies loses what it has not released; the next goes on from what there is."""
     await redis.flushdb()
     together = b""
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (texts, _):
-        await pubsub.subscribe(text_channel(1))
+        await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
         text = await opened(texts, claim_of())
         for number, piece in enumerate(pieces):
@@ -172,7 +170,7 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
     assert await stored(redis) == final
 
 
-async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: Redis) -> None:
+async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: MeshRedis) -> None:
     async with writing(redis) as (texts, _):
         text = await opened(texts, claim_of())
         await texts.settle(text)
@@ -194,7 +192,7 @@ async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: Re
 
 def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Valkey) -> None:
     async def scenario() -> None:
-        redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+        redis = redis_at(valkey.url())
         await redis.flushdb()
         async with writing(redis) as (texts, _):
             several = [await opened(texts, claim_of(number)) for number in range(1, 4)]
@@ -210,19 +208,21 @@ def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Val
     uvloop.run(scenario())
 
 
-async def test_somebody_who_listens_gets_smaller_chunks(redis: Redis) -> None:
+async def test_somebody_who_listens_gets_smaller_chunks(redis: MeshRedis) -> None:
     async with writing(redis) as (texts, _), redis.pubsub() as pubsub:
         text = await opened(texts, claim_of())
         await texts.settle(text)
         alone = text.interval
-        await pubsub.subscribe(text_channel(1))
+        await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
         texts.add(text, "first", Usage())
         await texts.settle(text)
         assert text.interval < alone / 10
 
 
-async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confirmed_the_lease(redis: Redis) -> None:
+async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confirmed_the_lease(
+    redis: MeshRedis,
+) -> None:
     async with writing(redis) as (texts, lease):
         text = await opened(texts, claim_of())
         texts.add(text, "one", Usage())
@@ -242,7 +242,7 @@ async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confi
         assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(0, 3, b" two three", 13, finished=True)]
 
 
-async def test_a_former_holder_writes_nothing_more(redis: Redis) -> None:
+async def test_a_former_holder_writes_nothing_more(redis: MeshRedis) -> None:
     async with writing(redis) as (former, lease), writing(redis) as (later, _):
         text = await opened(former, claim_of())
         former.add(text, "one", Usage())
@@ -257,7 +257,7 @@ async def test_a_former_holder_writes_nothing_more(redis: Redis) -> None:
         await eventually(lambda: lease.asked == 1, "PostgreSQL is asked whose it is")
 
 
-async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: Redis) -> None:
+async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: MeshRedis) -> None:
     """As after PostgreSQL was restored from a backup: ids and tokens begin again."""
     async with writing(redis) as (texts, lease):
         old = await opened(texts, claim_of(token=99))
@@ -271,7 +271,7 @@ async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: Red
         await until_stored(redis, "new")
 
 
-async def test_text_taken_back_is_taken_back_in_redis(redis: Redis) -> None:
+async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
     async with writing(redis) as (texts, _):
         text = await opened(texts, claim_of())
         texts.add(text, "one", Usage(3, 1, None, 0, 1))
@@ -288,7 +288,7 @@ async def test_without_redis_nothing_waits_and_the_log_has_one_line(
 ) -> None:
     valkey = Valkey(tmp_path)
     with valkey:
-        redis = create_redis(RedisSettings(redis_url=SecretStr(valkey.url())))
+        redis = redis_at(valkey.url())
         async with writing(redis) as (texts, _):
             text = await opened(texts, claim_of())
             texts.add(text, "one", Usage())
@@ -300,7 +300,7 @@ async def test_without_redis_nothing_waits_and_the_log_has_one_line(
                 texts.add(text, f" {number}", Usage())
                 await texts.settle(text)
             assert await texts.open(claim_of(2, attempt=2)) is None
-            lines = [record.getMessage() for record in caplog.records if record.name == "worker_service.outages"]
+            lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
             assert len(lines) == 1, lines
             valkey.start()
             other = await opened(texts, claim_of(3))

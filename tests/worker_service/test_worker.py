@@ -10,7 +10,6 @@ from pathlib import Path
 import psutil
 import pytest
 from pydantic import SecretStr
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,6 +18,7 @@ from foundation.settings import BrokerSettings
 from questions.hints import Hints, celery_app
 from questions.reading import cancel
 from questions.signals import publish_ended
+from tests.servers import redis_at
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
@@ -250,7 +250,7 @@ async def test_a_cancel_ends_the_call(
     answer_id = await cancel(engine, "tests", question_id)
     assert answer_id is not None
     if with_redis:
-        async with Redis.from_url(valkey.url()) as redis:
+        async with redis_at(valkey.url()) as redis:
             await publish_ended(redis, [answer_id])
 
     await eventually(lambda: llm.aborted["cancelled"] == 1, "its call is ended")
@@ -301,7 +301,7 @@ async def test_redis_may_vanish_and_come_back(
 
     async def ended() -> bool:
         # It says that Redis answers just before it subscribes.
-        async with Redis.from_url(own_valkey.url()) as redis:
+        async with redis_at(own_valkey.url()) as redis:
             await publish_ended(redis, [answer_id])
         return llm.aborted["cancelled"] == 1
 

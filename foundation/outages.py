@@ -1,0 +1,76 @@
+"""Servers that come and go: one log line when one is gone, one when it is back, however many calls notice."""
+
+import logging
+import time
+from typing import Final
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from sqlalchemy.exc import DBAPIError
+
+logger = logging.getLogger(__name__)
+
+_SETTLED_SECONDS: Final = 3.0
+"""Without a failure for so long it is back: where some calls fail and others do not, the log stays at one line."""
+_REDIS_REASONS: Final = {
+    ReadOnlyError: "it is a read-only replica",
+    OutOfMemoryError: "its memory is full: see maxmemory",
+    BusyLoadingError: "it is loading its data",
+    MasterDownError: "it is a replica that has lost its primary",
+    ClusterDownError: "its cluster is down",
+    NoPermissionError: "the user in ASKMESH_REDIS_URL may not do this",
+    AuthenticationError: "it refuses the user or password in ASKMESH_REDIS_URL",
+}
+
+
+class Outage:
+    """Whether one server serves, as those who call it have seen it last.
+
+    The log lines do not hold an error's message, because PostgreSQL's can quote rows.
+    """
+
+    def __init__(self, server: str, consequence: str) -> None:
+        self._server = server
+        self._consequence = consequence
+        self._told = False
+        self._failed_at = 0.0
+        self.lasts = False
+        """Whether the latest call failed."""
+
+    def begins(self, error: BaseException) -> None:
+        """A call failed."""
+        self.lasts = True
+        self._failed_at = time.monotonic()
+        if not self._told:
+            self._told = True
+            logger.warning("%s does not answer (%s): %s", self._server, describe(error), self._consequence)
+
+    def ends(self) -> None:
+        """A call succeeded."""
+        if not self._told:
+            return
+        self.lasts = False
+        if time.monotonic() - self._failed_at >= _SETTLED_SECONDS:
+            self._told = False
+            logger.warning("%s answers again", self._server)
+
+
+def describe(error: BaseException) -> str:
+    """The error's type and code, without its message, and for Redis what the code means."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    name = type(cause).__name__
+    for kind, reason in _REDIS_REASONS.items():
+        if isinstance(cause, kind):
+            return f"{name}: {reason}"
+    if isinstance(cause, ResponseError) and (code := str(cause).partition(" ")[0]).isupper():
+        return f"{name} {code[:20]}"
+    sqlstate = getattr(cause, "sqlstate", None)
+    return f"{name} {sqlstate}" if sqlstate else name
