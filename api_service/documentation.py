@@ -13,6 +13,7 @@ from api_service.problems import (
     ISSUER_UNAVAILABLE,
     KINDS,
     MEDIA_TYPE,
+    PROCESS_BROKEN,
     QUESTION_NOT_FOUND,
     UNAVAILABLE,
     Code,
@@ -76,6 +77,7 @@ EXAMPLES: Mapping[Code, ProblemError] = {
         ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
         ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE),
         ProblemError(Code.ISSUER_UNAVAILABLE, ISSUER_UNAVAILABLE),
+        ProblemError(Code.PROCESS_BROKEN, PROCESS_BROKEN.format("following texts")),
         ProblemError(Code.SERVICE_UNAVAILABLE, "No replica of the service answered. Repeat the request later."),
         ProblemError(Code.INTERNAL_ERROR, DEFECT),
     )

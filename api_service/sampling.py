@@ -13,6 +13,7 @@ from questions.mesh import read_mesh_id
 logger = logging.getLogger(__name__)
 
 _SAMPLE_SECONDS = 1.0
+_LOOK_SECONDS = 2.0
 
 
 async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
@@ -28,10 +29,17 @@ async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
 
 async def learn_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
     """Look until PostgreSQL tells the mesh's id. Until then Redis is not used."""
-    while mesh.id is None:
+    while not await look_for_mesh_id(engine, mesh):  # noqa: ASYNC110 - what is awaited is elsewhere
+        await asyncio.sleep(_SAMPLE_SECONDS)
+
+
+async def look_for_mesh_id(engine: AsyncEngine, mesh: Mesh) -> bool:
+    """Look once, for two seconds at most; whether the mesh's id is known."""
+    if mesh.id is None:
         try:
-            mesh.id = await read_mesh_id(engine)
+            async with asyncio.timeout(_LOOK_SECONDS):
+                mesh.id = await read_mesh_id(engine)
         except Exception as error:
             if not is_unavailable(error):
                 raise
-            await asyncio.sleep(_SAMPLE_SECONDS)
+    return mesh.id is not None

@@ -78,7 +78,7 @@ class MeshRedis(Redis):
 
         Raises RedisError or OSError.
         """
-        if not str(error).startswith("WRONGTYPE"):
+        if "WRONGTYPE" not in str(error):
             return False
         self.mesh.unreadable.skip(kind, error)
         await self.delete(key)

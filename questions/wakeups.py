@@ -47,17 +47,24 @@ class Wakeups:
             count, self._pending = self._pending, 0
             pause = _PAUSE_SECONDS
             try:
-                key = self._redis.name(_KEY)
-                async with self._redis.pipeline(transaction=False) as pipeline:
-                    pipeline.rpush(key, *_shares(count))
-                    pipeline.ltrim(key, -_MOST_KEPT, -1)
-                    await pipeline.execute()
+                await self._send(self._redis.name(_KEY), count)
                 self.reachable = True
             except (RedisError, OSError) as error:
                 self.reachable = False
                 pause = _RETRY_SECONDS
                 self._redis.mesh.note(error)
             await asyncio.sleep(pause)
+
+    async def _send(self, key: str, count: int) -> None:
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                pipeline.rpush(key, *_shares(count))
+                pipeline.ltrim(key, -_MOST_KEPT, -1)
+                await pipeline.execute()
+        except ResponseError as error:
+            if not await self._redis.drop_rubbish(key, _KIND, error):
+                raise
+            await self._send(key, count)
 
 
 def _shares(count: int) -> list[int]:
