@@ -13,6 +13,7 @@ from askmesh_client import CertificatesError, GenerationClient, GenerationError,
 from askmesh_client.channel import check_connection
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
+from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
@@ -38,7 +39,6 @@ from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
 from foundation.database import create_engine
-from foundation.outages import Outage
 from foundation.redis_client import Mesh, create_redis
 from foundation.settings import (
     PREFIX,
@@ -165,7 +165,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
     engine = create_engine(settings.database, "api_service")
     stack.push_async_callback(engine.dispose)
-    mesh = Mesh(Outage("Redis", _WITHOUT_REDIS))
+    mesh = Mesh(_WITHOUT_REDIS)
     redis = create_redis(settings.redis, mesh)
     stack.push_async_callback(redis.aclose)
     llm = settings.llm_client
@@ -208,7 +208,12 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         return hints.reachable
 
     async def redis_takes_writes() -> bool:
-        await redis.probe()
+        try:
+            await redis.probe()
+        except (RedisError, OSError) as error:
+            mesh.note(error)
+            return False
+        mesh.outage.ends()
         return True
 
     async def model_is_loaded() -> bool:

@@ -18,8 +18,6 @@ from sqlalchemy.exc import DBAPIError
 
 logger = logging.getLogger(__name__)
 
-_SETTLED_SECONDS: Final = 3.0
-"""Without a failure for so long it is back: where some calls fail and others do not, the log stays at one line."""
 _REDIS_REASONS: Final = {
     ReadOnlyError: "it is a read-only replica",
     OutOfMemoryError: "its memory is full: see maxmemory",
@@ -37,7 +35,12 @@ class Outage:
     The log lines do not hold an error's message, because PostgreSQL's can quote rows.
     """
 
-    def __init__(self, server: str, consequence: str) -> None:
+    def __init__(self, server: str, consequence: str, *, settled_seconds: float = 0.0) -> None:
+        """``settled_seconds``: without a failure for so long it is back.
+
+        Where some calls fail while others do not, as on a server that only reads, the log stays at one line.
+        """
+        self._settled_seconds = settled_seconds
         self._server = server
         self._consequence = consequence
         self._told = False
@@ -58,7 +61,7 @@ class Outage:
         if not self._told:
             return
         self.lasts = False
-        if time.monotonic() - self._failed_at >= _SETTLED_SECONDS:
+        if time.monotonic() - self._failed_at >= self._settled_seconds:
             self._told = False
             logger.warning("%s answers again", self._server)
 

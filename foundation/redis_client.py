@@ -31,6 +31,8 @@ _LONGEST_SECONDS: Final = 60.0
 _PAUSE_SECONDS: Final = 1.0
 """Between two times that all connections are given up: a full server is not asked for a connection a call."""
 _PROBE_SECONDS: Final = 60
+_SETTLED_SECONDS: Final = 3.0
+"""Longer than between two echoes (questions.signals) while Redis does not serve."""
 # How a server says that it does not serve now, or not us. Within a script an old one says it in the middle.
 _DOES_NOT_SERVE: Final = re.compile(
     r"\b(READONLY|OOM|LOADING|MASTERDOWN|CLUSTERDOWN|MISCONF|NOREPLICAS|NOAUTH|NOPERM|BUSY|UNBLOCKED|TRYAGAIN|MOVED)\b"
@@ -44,10 +46,11 @@ class UnknownMeshError(RedisConnectionError):
 class Mesh:
     """What all clients of a process share: whose names they use, whether Redis serves, what could not be read."""
 
-    def __init__(self, outage: Outage, mesh_id: str | None = None) -> None:
+    def __init__(self, without: str, mesh_id: str | None = None) -> None:
+        """``without``: what it means that Redis does not serve, for the log."""
         self.id = mesh_id
         """None until PostgreSQL has told it."""
-        self.outage = outage
+        self.outage = Outage("Redis", without, settled_seconds=_SETTLED_SECONDS)
         self.unreadable = Unreadable()
 
     def note(self, error: BaseException) -> None:
@@ -160,6 +163,6 @@ def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: f
         **parse_url(settings.redis_url.get_secret_value()),
     }
     options["connection_class"] = _CRITICAL[options.get("connection_class", Connection)]
-    client = MeshRedis(mesh=mesh or Mesh(Outage("Redis", "it is done without")), connection_pool=_Pool(**options))
+    client = MeshRedis(mesh=mesh or Mesh("it is done without"), connection_pool=_Pool(**options))
     client.auto_close_connection_pool = True
     return client

@@ -12,7 +12,6 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from embedded.postgresql import PostgreSQL
-from foundation.outages import Outage
 from foundation.redis_client import Mesh, MeshRedis, create_redis
 from foundation.settings import RedisSettings
 from questions.migrations.__main__ import migrate
@@ -74,4 +73,4 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 def redis_at(url: str, *, mesh_id: str | None = MESH, blocks: float = 0) -> MeshRedis:
     """A client for the mesh of the tests."""
     settings = RedisSettings(redis_url=SecretStr(url))
-    return create_redis(settings, Mesh(Outage("Redis", "tests"), mesh_id), blocks=blocks)
+    return create_redis(settings, Mesh("tests", mesh_id), blocks=blocks)

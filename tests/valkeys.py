@@ -32,7 +32,7 @@ async def tell(server: Valkey, *commands: tuple[str, ...]) -> None:
     """Run commands on this server, whatever it refuses to others."""
     async with Redis.from_url(server.url()) as client:
         for command in commands:
-            await client.execute_command(*command)
+            await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
 async def fill(server: Valkey) -> None:

@@ -79,7 +79,7 @@ class Runtime:
             settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
         )
         # One outage for all that Redis does here, so that its going and coming is one log line each.
-        self._mesh = Mesh(Outage("Redis", "answers are not seen while they are written, cancels wait for a heartbeat"))
+        self._mesh = Mesh("answers are not seen while they are written, cancels wait for a heartbeat")
         self._redis = create_redis(settings.redis, self._mesh)
         self._blocking_redis = create_redis(settings.redis, self._mesh, blocks=WAIT_SECONDS)
         tls = TlsFiles(*settings.grpc_tls.files) if settings.grpc_tls.files else None

@@ -103,14 +103,14 @@ async def test_names_bear_the_mesh_and_there_are_none_before_it_is_known(valkey:
 
 
 async def test_that_the_mesh_is_not_known_yet_is_no_outage_of_redis(caplog: pytest.LogCaptureFixture) -> None:
-    mesh = Mesh(Outage("Redis", "tests"))
+    mesh = Mesh("tests")
     mesh.note(UnknownMeshError())
     assert not mesh.outage.lasts
     assert caplog.records == []
 
 
 async def test_where_some_calls_fail_and_others_do_not_the_log_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage("Redis", "tests")
+    outage = Outage("Redis", "tests", settled_seconds=3)
     for _ in range(100):
         outage.begins(OSError())
         outage.ends()
@@ -132,4 +132,4 @@ async def test_where_some_calls_fail_and_others_do_not_the_log_has_one_line(capl
 async def test_the_log_says_what_an_error_means_and_nothing_that_it_quotes(code: str, expected: str) -> None:
     from redis._parsers.base import BaseParser  # noqa: PLC0415 - as redis-py makes its errors
 
-    assert describe(BaseParser.parse_error(code)) == expected
+    assert describe(BaseParser.parse_error(code)) == expected  # type: ignore[no-untyped-call]

@@ -1,5 +1,7 @@
 """How many messages hints make."""
 
+import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -114,3 +116,22 @@ def test_what_is_pending_is_sent_on_closing(broker: _Broker, hints: Hints) -> No
     hints.close()
 
     assert sum(broker.sent) == 20
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_ended_is_noticed_and_replaced(
+    broker: _Broker, hints: Hints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("questions.hints._WATCH_SECONDS", 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(hints, "_take", sys.exit)
+        hints.wake()
+        with pytest.raises(RuntimeError, match="has ended"):
+            await asyncio.wait_for(hints.watch(), 10)
+    hints.wake()
+    watching = asyncio.create_task(hints.watch())
+    while not broker.sent:
+        await asyncio.sleep(0.01)
+        if watching.done():
+            watching = asyncio.create_task(hints.watch())
+    watching.cancel()

@@ -1,0 +1,164 @@
+"""An API in whose Redis somebody writes rubbish, or of which a part breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from aiohttp import ClientSession
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api_service.app import create_app
+from api_service.server import ApiServer
+from embedded.valkey import Valkey
+from foundation.background import Background
+from foundation.redis_client import MeshRedis
+from tests.api_service.serving import running, settings_for, until
+from tests.api_service.sse import ask, read, text_of, watching
+from tests.api_service.writing import Writer
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+RUBBISH = [b"", b"hello", b"1:2", b"-1", b"\xff\xfe", b'{"id": 1}', b"9" * 5_000, b"0:x:y", b"0:0:\xff", b"v2:0:0:text"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_api(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[tuple[str, ApiServer]]:
+    """An API that looks into PostgreSQL once and then never again: what it learns, Redis tells."""
+    del redis
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("api_service.questions.watcher._LOOK_SECONDS", 3_600)
+        async with running(create_app(settings_for(database_url, valkey))) as api:
+            yield api
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def streams(running_api: tuple[str, ApiServer]) -> AsyncIterator[ClientSession]:
+    async with ClientSession(running_api[0]) as client:
+        yield client
+
+
+async def test_rubbish_on_the_channels_delays_no_answer(
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+) -> None:
+    question_id = await ask(streams, words)
+    writer = await Writer.begin(engine, redis, words)
+    async with watching(streams, question_id) as stream:
+        await writer.write("It ")
+        assert await stream.text(3) == "It "
+        for rubbish in RUBBISH:
+            for channel in ("final", "ended", f"text:{writer.answer_id}", "echo:0"):
+                await redis.publish(redis.name(channel), rubbish)
+                await redis.publish(f"askmesh:{channel}", rubbish)  # as another program, or a release before
+            await redis.rpush(redis.name("wakeups"), rubbish)
+        await redis.publish(redis.name("final"), f"x,{writer.answer_id},")
+
+        async def wait() -> str:
+            async with streams.get(f"/api/answer/{question_id}?wait=60") as response:
+                status: str = (await response.json())["status"]
+                return status
+
+        waiting = asyncio.create_task(wait())
+        await writer.write("says ", "so.")
+        assert await stream.text(8) == "says so."
+        await writer.complete()
+        assert [event.name for event in await stream.rest()] == ["completed"]
+        assert await asyncio.wait_for(waiting, 30) == "completed"
+    async with streams.get("/livez") as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("kind", ["text", "usage", "question", "requests"])
+async def test_rubbish_in_the_keys_costs_no_answer(
+    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, kind: str
+) -> None:
+    question_id = await ask(streams, words)
+    writer = await Writer.begin(engine, redis, words)
+    async with watching(streams, question_id) as stream:
+        await writer.write("It ")
+        assert await stream.text(3) == "It "
+        if kind == "text":
+            await redis.delete(redis.name("answer", writer.answer_id, "text"))
+            await redis.rpush(redis.name("answer", writer.answer_id, "text"), "hello")
+            await writer.restore()
+        elif kind == "usage":
+            await redis.hset(redis.name("answer", writer.answer_id), mapping={"usage": "hello", "more": "x"})
+        elif kind == "question":
+            await redis.rpush(redis.name("question", 2, question_id), "hello")
+        else:
+            for key in [key async for key in redis.scan_iter(redis.name("requests", "*"))]:
+                await redis.set(key, "hello")
+        await writer.write("says so.")
+        await writer.complete()
+        events = await stream.rest()
+        assert text_of(events) == "says so."
+        assert events[-1].data == await read(streams, question_id) == await read(streams, question_id)
+
+
+async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
+    streams: ClientSession, running_api: tuple[str, ApiServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundation.background._PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("foundation.background._LONGEST_PAUSE_SECONDS", 0.01)
+    background: Background = running_api[1].lifespan.state["background"]
+    mended = asyncio.Event()
+
+    async def breaks() -> None:
+        if not mended.is_set():
+            raise ValueError("a defect")
+        await asyncio.Event().wait()
+
+    async def livez() -> tuple[int, dict[str, object]]:
+        async with streams.get("/livez") as response:
+            return response.status, await response.json()
+
+    background.run("a part of this test", breaks)
+
+    async def is_broken() -> bool:
+        return (await livez())[0] == 503
+
+    await until(is_broken)
+    problem = (await livez())[1]
+    assert (problem["code"], problem["retryable"]) == ("process_broken", True)
+    assert problem["detail"] == "Restart this process: in it breaks again and again: a part of this test."
+    async with streams.get("/readyz") as response:
+        assert response.status == 200
+    monkeypatch.setattr("foundation.background._SOUND_SECONDS", 0.01)
+    mended.set()
+
+    async def is_sound() -> bool:
+        return await livez() == (200, {"status": "alive"})
+
+    await until(is_sound)
+
+
+@pytest.mark.parametrize("part", ["_follow_states", "_follow_texts"])
+async def test_a_part_of_the_watcher_that_breaks_once_costs_nobody_an_answer(
+    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str, part: str
+) -> None:
+    broken = 0
+
+    async with running(create_app(settings_for(database_url, valkey))) as (url, server):
+        watcher = server.lifespan.state["watcher"]
+        inner = {"_follow_states": "_update", "_follow_texts": "_read_texts"}[part]
+        works = getattr(watcher, inner)
+
+        async def breaks_once(*arguments: object) -> None:
+            nonlocal broken
+            broken += 1
+            if broken == 1:
+                raise KeyError("a defect")
+            await works(*arguments)
+
+        setattr(watcher, inner, breaks_once)
+        async with ClientSession(url) as client:
+            question_id = await ask(client, words)
+            writer = await Writer.begin(engine, redis, words)
+            async with watching(client, question_id) as stream:
+                await writer.write("It says so.")
+                assert await stream.text(11) == "It says so."
+                await writer.complete()
+                assert [event.name for event in await stream.rest()] == ["completed"]
+            assert broken >= 1
+            async with client.get("/livez") as response:
+                assert response.status == 200
