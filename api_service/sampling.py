@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_SECONDS = 1.0
 _LOOK_SECONDS = 2.0
+_FOLLOW_SECONDS = 10.0
 
 
 async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
@@ -27,19 +28,18 @@ async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 
-async def learn_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
-    """Look until PostgreSQL tells the mesh's id. Until then Redis is not used."""
-    while not await look_for_mesh_id(engine, mesh):  # noqa: ASYNC110 - what is awaited is elsewhere
-        await asyncio.sleep(_SAMPLE_SECONDS)
+async def follow_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
+    """Look until cancelled what the mesh's id is: at a restore it changes. Until it is known Redis is not used."""
+    while True:
+        await look_for_mesh_id(engine, mesh)
+        await asyncio.sleep(_SAMPLE_SECONDS if mesh.id is None else _FOLLOW_SECONDS)
 
 
-async def look_for_mesh_id(engine: AsyncEngine, mesh: Mesh) -> bool:
-    """Look once, for two seconds at most; whether the mesh's id is known."""
-    if mesh.id is None:
-        try:
-            async with asyncio.timeout(_LOOK_SECONDS):
-                mesh.id = await read_mesh_id(engine)
-        except Exception as error:
-            if not is_unavailable(error):
-                raise
-    return mesh.id is not None
+async def look_for_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
+    """Look once, for two seconds at most. While PostgreSQL is absent, what was seen last stands."""
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            mesh.id = await read_mesh_id(engine)
+    except Exception as error:
+        if not is_unavailable(error):
+            raise

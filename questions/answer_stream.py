@@ -14,7 +14,7 @@ release may write it, is passed over: a chunk raises ValueError, a text counts a
 A shape that old releases would misread gets another name.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum, auto
 from typing import Final, Self
@@ -228,7 +228,7 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
     None if the text that was given out is lost, or is none that this release can go on with. Raises FencedError.
     """
     arguments = (token, epoch, "1" if create else "")
-    reply = await text_scripts.OPEN.run(redis, _keys(redis, answer_id), arguments)
+    reply = await text_scripts.OPEN.run(redis, _names(redis, [answer_id]), arguments)
     if reply == b"fenced":
         raise FencedError
     if reply == b"missing":
@@ -251,7 +251,7 @@ async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refu
     for one in texts:
         confirmed = "1" if one.confirmed else ""
         arguments += (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "", confirmed)
-    keys = [key for one in texts for key in _written(redis, one.answer_id)]
+    keys = _written(redis, (one.answer_id for one in texts))
     replies = await text_scripts.PUT.run(redis, keys, arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
@@ -267,7 +267,7 @@ async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refu
         for one in appends
         for argument in (one.token, one.offset, one.text, _packed(one.usage), one.finish or "")
     ]
-    keys = [key for one in appends for key in _written(redis, one.answer_id)]
+    keys = _written(redis, (one.answer_id for one in appends))
     replies = await text_scripts.APPEND.run(redis, keys, arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
@@ -275,17 +275,21 @@ async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refu
 async def close_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """These answers are final in PostgreSQL: refuse further text, begin the age limit, tell who waits."""
     if answer_ids:
-        await text_scripts.CLOSE.run(redis, _ended(redis, answer_ids), [",".join(map(str, answer_ids))])
+        await text_scripts.CLOSE.run(
+            redis, [redis.name(FINAL_CHANNEL), *_names(redis, answer_ids)], [",".join(map(str, answer_ids))]
+        )
 
 
 async def drop_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """Forget these texts. Who still writes one finds it missing, and asks PostgreSQL whether it is to go on."""
-    await redis.delete(*(key for answer_id in answer_ids for key in _keys(redis, answer_id)))
+    await redis.delete(*_names(redis, answer_ids))
 
 
 async def bury_texts(redis: MeshRedis, answer_ids: Collection[int]) -> None:
     """As ``close_texts`` for answers that are no more: nothing is kept of their text, and none is taken."""
-    await text_scripts.BURY.run(redis, _ended(redis, answer_ids), [",".join(map(str, answer_ids))])
+    await text_scripts.BURY.run(
+        redis, [redis.name(FINAL_CHANNEL), *_names(redis, answer_ids)], [",".join(map(str, answer_ids))]
+    )
 
 
 async def running_texts(redis: MeshRedis) -> AsyncIterator[list[int]]:
@@ -311,22 +315,23 @@ async def read_texts(redis: MeshRedis, cursors: Sequence[Cursor]) -> list[Readin
     """What stands behind each cursor, in one round trip; None for an answer of which Redis has no text."""
     if not cursors:
         return []
-    keys = [key for cursor in cursors for key in _keys(redis, cursor.answer_id)]
+    keys = _names(redis, (cursor.answer_id for cursor in cursors))
     replies = await text_scripts.READ.run(redis, keys, [n for cursor in cursors for n in (cursor.epoch, cursor.offset)])
     return [reply and Reading(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
 
 
-def _keys(redis: MeshRedis, answer_id: int) -> tuple[str, str]:
-    meta = redis.name("answer", answer_id)
-    return meta, f"{meta}:text"
+def _keys(prefix: str, answer_id: int) -> tuple[str, str]:
+    return f"{prefix}answer:{answer_id}", f"{prefix}answer:{answer_id}:text"
 
 
-def _written(redis: MeshRedis, answer_id: int) -> tuple[str, str, str]:
-    return *_keys(redis, answer_id), redis.name(text_channel(answer_id))
+def _written(redis: MeshRedis, answer_ids: Iterable[int]) -> list[str]:
+    prefix = redis.name("")
+    return [name for number in answer_ids for name in (*_keys(prefix, number), prefix + text_channel(number))]
 
 
-def _ended(redis: MeshRedis, answer_ids: Collection[int]) -> list[str]:
-    return [redis.name(FINAL_CHANNEL), *(key for answer_id in answer_ids for key in _keys(redis, answer_id))]
+def _names(redis: MeshRedis, answer_ids: Iterable[int]) -> list[str]:
+    prefix = redis.name("")
+    return [key for number in answer_ids for key in _keys(prefix, number)]
 
 
 def _packed(usage: Usage) -> bytes:

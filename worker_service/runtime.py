@@ -47,6 +47,7 @@ from worker_service.wakeups import take_wakeups
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 1.0
+_FOLLOW_SECONDS: Final = 10.0
 # PostgreSQL gets this long to take back what a stopping worker holds; after that the lease runs out by itself.
 _RETIRE_SECONDS: Final = 5.0
 
@@ -143,6 +144,7 @@ class Runtime:
         run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)
+        run("following the mesh's id", self._follow_mesh_id)
         run("telling that it is ready", self._tell_ready)
         if self._retention_days:
             run("removing old questions", partial(keep_retention, self._engine, self._retention_days, self._database))
@@ -160,6 +162,15 @@ class Runtime:
                 logger.warning("waiting for the database to have revision %s", needed)
         if self._mesh.id is None:
             await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _follow_mesh_id(self) -> None:
+        """At a restore it changes."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            try:
+                self._mesh.id = await read_mesh_id(self._engine)
+            except DATABASE_ERRORS as error:
+                self._database.begins(error)
 
     async def _tell_ready(self) -> None:
         await self._consuming.wait()

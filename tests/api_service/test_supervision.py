@@ -1,21 +1,26 @@
 """An API in whose Redis somebody writes rubbish, or of which a part breaks."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
+from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.app import create_app
 from api_service.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.background import Background
+from foundation.database import create_engine
 from foundation.redis_client import MeshRedis
-from tests.api_service.serving import running, settings_for, until
+from foundation.settings import DatabaseSettings
+from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, read, text_of, watching
 from tests.api_service.writing import Writer
+from tests.servers import Databases, execute, redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -162,3 +167,32 @@ async def test_a_part_of_the_watcher_that_breaks_once_costs_nobody_an_answer(
             assert broken >= 1
             async with client.get("/livez") as response:
                 assert response.status == 200
+
+
+async def test_a_mesh_that_gets_another_id_goes_on_under_it(
+    databases: Databases, valkey: Valkey, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where `askmesh restored` runs after a failover, under services that live on."""
+    monkeypatch.setattr("api_service.sampling._FOLLOW_SECONDS", 0.1)
+    new_id = str(uuid.uuid4())
+    with databases.create() as url:
+        engine = create_engine(DatabaseSettings(database_url=SecretStr(url)), "tests")
+        async with (
+            serving(settings_for(url, valkey)) as api,
+            ClientSession(api) as client,
+            redis_at(valkey.url(), mesh_id=new_id) as redis,
+        ):
+            question_id = await ask(client, words)
+            async with watching(client, question_id) as stream:
+                await asyncio.to_thread(execute, url, f"UPDATE mesh SET id = '{new_id}'")
+
+                async def listens() -> bool:
+                    return bool(await redis.pubsub_channels(redis.name("text", "*")))
+
+                await until(listens)
+                writer = await Writer.begin(engine, redis, words)
+                await writer.write("It says so.")
+                assert await stream.text(11) == "It says so."
+                await writer.complete()
+                assert (await stream.rest())[-1].name == "completed"
+        await engine.dispose()
