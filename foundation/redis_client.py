@@ -5,7 +5,6 @@ use: channels have none. A connection that leads to a server which does not serv
 password) is given up, so that the next call finds the server that does.
 """
 
-import re
 import time
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from redis.asyncio.connection import (
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from foundation.outages import Outage
 from foundation.settings import RedisSettings
@@ -33,10 +32,8 @@ _PAUSE_SECONDS: Final = 1.0
 _PROBE_SECONDS: Final = 60
 _SETTLED_SECONDS: Final = 3.0
 """Longer than between two echoes (questions.signals) while Redis does not serve."""
-# How a server says that it does not serve now, or not us. Within a script an old one says it in the middle.
-_DOES_NOT_SERVE: Final = re.compile(
-    r"\b(READONLY|OOM|LOADING|MASTERDOWN|CLUSTERDOWN|MISCONF|NOREPLICAS|NOAUTH|NOPERM|BUSY|UNBLOCKED|TRYAGAIN|MOVED)\b"
-)
+# Replies that speak of our keys and scripts, and not of the server.
+_OF_OURS: Final = ("NOSCRIPT", "WRONGTYPE")
 
 
 class UnknownMeshError(RedisConnectionError):
@@ -52,6 +49,14 @@ class Mesh:
         """None until PostgreSQL has told it."""
         self.outage = Outage("Redis", without, settled_seconds=_SETTLED_SECONDS)
         self.unreadable = Unreadable()
+        self.given_up_at = 0.0
+        """Connections that were made before then are made anew."""
+
+    def give_up_connections(self) -> None:
+        """One of them leads to a server that does not serve, and so may the others. Once a second at most."""
+        now = time.monotonic()
+        if now >= self.given_up_at + _PAUSE_SECONDS:
+            self.given_up_at = now
 
     def note(self, error: BaseException) -> None:
         """A call failed."""
@@ -91,23 +96,21 @@ class MeshRedis(Redis):
 class _Critical:
     """A connection that notes whether its server serves."""
 
-    old_at = 0.0
+    made_at = 0.0
+    greeting = False
     refused = False
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
-        self.old_at = time.monotonic() + _LONGEST_SECONDS
-        self.refused = False
+        self.made_at = time.monotonic()
+        self.greeting = True  # old servers refuse parts of it, and may
         await super().on_connect_check_health(check_health)  # type: ignore[misc] # a mixin
-
-    def should_reconnect(self) -> bool:
-        return time.monotonic() >= self.old_at or bool(super().should_reconnect())  # type: ignore[misc] # a mixin
+        self.greeting = self.refused = False
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*arguments, **options)  # type: ignore[misc] # a mixin
         except ResponseError as error:
-            kinds = (ReadOnlyError, OutOfMemoryError, NoPermissionError)
-            if isinstance(error, kinds) or _DOES_NOT_SERVE.search(str(error)[:200]):
+            if not (self.greeting or isinstance(error, NoScriptError) or str(error).startswith(_OF_OURS)):
                 self.refused = True
             raise
 
@@ -132,17 +135,24 @@ _CRITICAL: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
 
 
 class _Pool(BlockingConnectionPool):
-    """Gives up all connections where one of them leads to a server that does not serve: so do the others."""
+    """Makes a connection anew that is old, or was given up, before it is used again."""
 
-    _next_time = 0.0
+    def __init__(self, mesh: Mesh, **options: Any) -> None:
+        super().__init__(**options)
+        self._mesh = mesh
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        if isinstance(connection, _Critical):
+            alive_from = max(time.monotonic() - _LONGEST_SECONDS, self._mesh.given_up_at)
+            if connection.made_at <= alive_from:
+                await connection.disconnect(nowait=True)
+        await super().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
+        if isinstance(connection, _Critical) and connection.refused:
+            connection.refused = False
+            self._mesh.give_up_connections()
         await super().release(connection)
-        refused, connection.refused = getattr(connection, "refused", False), False  # type: ignore[attr-defined]
-        if refused and (now := time.monotonic()) >= self._next_time:
-            self._next_time = now + _PAUSE_SECONDS
-            await self.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-            await self.disconnect(inuse_connections=False)
 
 
 def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: float = 0) -> MeshRedis:
@@ -163,6 +173,7 @@ def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: f
         **parse_url(settings.redis_url.get_secret_value()),
     }
     options["connection_class"] = _CRITICAL[options.get("connection_class", Connection)]
-    client = MeshRedis(mesh=mesh or Mesh("it is done without"), connection_pool=_Pool(**options))
+    mesh = mesh or Mesh("it is done without")
+    client = MeshRedis(mesh=mesh, connection_pool=_Pool(mesh, **options))
     client.auto_close_connection_pool = True
     return client
