@@ -34,7 +34,7 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import AbsentError, Helper, Readiness
-from api_service.sampling import follow_mesh_id, look_for_mesh_id
+from api_service.sampling import MeshIdentity
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
@@ -182,8 +182,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     watcher = Watcher(engine, redis)
     background = Background()
     stack.push_async_callback(background.close)
-    await look_for_mesh_id(reading_engine, mesh)  # where PostgreSQL is there, Redis is used from the first request on
-    background.run("following the mesh's id", partial(follow_mesh_id, reading_engine, mesh))
+    identity = MeshIdentity(reading_engine, mesh)
+    await identity.look()  # where PostgreSQL is there, Redis is used from the first request on
+    background.run("following the mesh's id", identity.follow)
     background.run("sending hints", hints.watch)
     background.run("sampling turns", turns.watch)
     background.run("counting what waits", backlog.watch)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.database import is_unavailable
+from foundation.outages import Outage
 from foundation.redis_client import Mesh
 from questions.mesh import read_mesh_id
 
@@ -28,18 +29,27 @@ async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
         await asyncio.sleep(_SAMPLE_SECONDS)
 
 
-async def follow_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
-    """Look until cancelled what the mesh's id is: at a restore it changes. Until it is known Redis is not used."""
-    while True:
-        await look_for_mesh_id(engine, mesh)
-        await asyncio.sleep(_SAMPLE_SECONDS if mesh.id is None else _FOLLOW_SECONDS)
+class MeshIdentity:
+    """Learns from PostgreSQL which mesh this is. Until that is known Redis is not used."""
 
+    def __init__(self, engine: AsyncEngine, mesh: Mesh) -> None:
+        self._engine = engine
+        self._mesh = mesh
+        self._refused = Outage("PostgreSQL", "it does not tell the mesh's id, without which Redis is not used")
 
-async def look_for_mesh_id(engine: AsyncEngine, mesh: Mesh) -> None:
-    """Look once, for two seconds at most. While PostgreSQL is absent, what was seen last stands."""
-    try:
-        async with asyncio.timeout(_LOOK_SECONDS):
-            mesh.id = await read_mesh_id(engine)
-    except Exception as error:
-        if not is_unavailable(error):
-            raise
+    async def follow(self) -> None:
+        """Look until cancelled: at a restore the id changes."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_SAMPLE_SECONDS if self._mesh.id is None else _FOLLOW_SECONDS)
+
+    async def look(self) -> None:
+        """Look once, for two seconds at most. While PostgreSQL does not tell, what was seen last stands."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                self._mesh.id = await read_mesh_id(self._engine)
+        except Exception as error:  # noqa: BLE001 - a wrong password or a missing permission, as an absent server
+            if not is_unavailable(error):
+                self._refused.begins(error)
+        else:
+            self._refused.ends()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
+from asyncpg.exceptions import InvalidPasswordError
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -196,3 +197,31 @@ async def test_a_mesh_that_gets_another_id_goes_on_under_it(
                 await writer.complete()
                 assert (await stream.rest())[-1].name == "completed"
         await engine.dispose()
+
+
+async def test_a_password_that_postgresql_refuses_stops_neither_the_start_nor_the_process(
+    database_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuses(_engine: AsyncEngine) -> str:
+        raise InvalidPasswordError("password authentication failed")
+
+    monkeypatch.setattr("api_service.sampling._SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr("api_service.sampling.read_mesh_id", refuses)
+    async with serving(settings_for(database_url, valkey)) as api, ClientSession(api) as client:
+
+        async def is_degraded() -> bool:
+            async with client.get("/readyz") as response:
+                return "redis" in (await response.json())["degraded"]
+
+        await until(is_degraded)
+        await ask(client, "Without Redis?")
+        monkeypatch.undo()
+
+        async def is_well() -> bool:
+            return not await is_degraded()
+
+        await until(is_well)
+        async with client.get("/livez") as response:
+            assert response.status == 200
+    lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
+    assert [line.partition(" (")[0] for line in lines] == ["PostgreSQL does not answer", "PostgreSQL answers again"]

@@ -1,6 +1,7 @@
 """A client of Redis whose server does not serve, on real servers."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -132,3 +133,52 @@ async def test_the_log_says_what_an_error_means_and_nothing_that_it_quotes(code:
     from redis._parsers.base import BaseParser  # noqa: PLC0415 - as redis-py makes its errors
 
     assert describe(BaseParser.parse_error(code)) == expected  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"ERROR\r\n",  # memcached
+        b"N",  # PostgreSQL
+        b"AMQP\0\0\x09\x01",
+        b"+OK\r\n",
+        b"+OK\r\n" * 20,
+        b"$-1\r\n" * 20,
+        b":1\r\n" * 20,
+        b"*0\r\n" * 20,
+        b"%0\r\n" * 20,
+        b"-ERR unknown command\r\n" * 20,
+        b"-DENIED Redis is running in protected mode\r\n",
+        b"-ERR max number of clients reached\r\n",
+        b"$5\r\nhel",
+        b"\xff" * 100,
+    ],
+)
+async def test_a_server_that_is_no_redis_is_an_absent_redis(says: bytes) -> None:
+    """Whatever it says, callers get one of the errors that they know, and soon."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
+        writer.write(says)
+        await writer.drain()
+        if not says:
+            writer.close()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    began = time.monotonic()
+    async with redis_at(f"redis://{host}:{port}/1") as redis:
+        for call in (redis.probe(), redis.blpop("x", 0.1), redis.evalsha("x", 0), redis.get("x")):
+            with contextlib.suppress(RedisError, OSError):
+                await call
+        async with redis.pubsub() as pubsub:
+            with contextlib.suppress(RedisError, OSError):
+                await pubsub.subscribe("x")
+                await pubsub.get_message(timeout=0.5)
+    assert time.monotonic() - began < 30
+    server.close()

@@ -1,12 +1,10 @@
 """A Redis that is demoted, filled or locked under a running worker, and a name that then leads to another server."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embedded.valkey import Valkey
 from questions.answer_stream import Cursor, read_texts
 from questions.signals import ENDED_CHANNEL
 from tests.servers import redis_at
@@ -18,9 +16,9 @@ from tests.worker_service.waiting import eventually
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("refuse", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize("kind", ["a demoted server", "a full server"])
 async def test_a_worker_goes_on_and_uses_the_server_to_which_the_name_leads_now(
-    engine: AsyncEngine, start_worker: StartWorker, tmp_path: Path, refuse: Callable[[Valkey], Awaitable[None]]
+    engine: AsyncEngine, start_worker: StartWorker, tmp_path: Path, kind: str
 ) -> None:
     async def answer(question: str) -> int:
         await ask(engine, question)
@@ -36,7 +34,7 @@ async def test_a_worker_goes_on_and_uses_the_server_to_which_the_name_leads_now(
         worker = start_worker(ASKMESH_REDIS_URL=name.url)
         await worker.ready()
         await answer("before")
-        await refuse(one)
+        await REFUSALS[kind](one)
         await answer("meanwhile")
         await eventually(lambda: "Redis does not answer" in worker.log_text(), "the outage is noticed", seconds=60)
         name.lead_to(other)
