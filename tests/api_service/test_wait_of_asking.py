@@ -14,8 +14,8 @@ from api_service.questions import service
 from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, FAILED
 from api_service.questions.service import Asked
-from questions.asking import Accepted, accept
 from foundation.redis_client import MeshRedis
+from questions.asking import Accepted, accept
 from questions.states import ErrorReason
 from tests.api_service import answers
 from tests.api_service.serving import until
