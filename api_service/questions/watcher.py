@@ -113,7 +113,11 @@ class Watcher:
                 raise ValueError
         elif (answer := self._answers.get(_answer_id(channel))) is not None:
             chunk = Chunk.parse(data)
-            self._take(answer, chunk.epoch, chunk.offset, chunk.text)
+            if answer.text is not None and chunk.epoch > answer.text.epoch:
+                # That text is taken back is seldom, and too much to believe a message alone.
+                self._read_again(answer)
+            else:
+                self._take(answer, chunk.epoch, chunk.offset, chunk.text)
 
     def lost(self, error: BaseException) -> None:
         """Look more often from now on."""

@@ -25,7 +25,21 @@ from tests.servers import Databases, execute, redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-RUBBISH = [b"", b"hello", b"1:2", b"-1", b"\xff\xfe", b'{"id": 1}', b"9" * 5_000, b"0:x:y", b"0:0:\xff", b"v2:0:0:text"]
+RUBBISH = [
+    b"",
+    b"hello",
+    b"1:2",
+    b"-1",
+    b"\xff\xfe",
+    b'{"id": 1}',
+    b"9" * 5_000,
+    b"0:x:y",
+    b"0:0:\xff",
+    b"v2:0:0:text",
+    b"1:2:3:4",
+    b"9:0:hello",
+    b"0:99:x",
+]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -224,4 +238,6 @@ async def test_a_password_that_postgresql_refuses_stops_neither_the_start_nor_th
         async with client.get("/livez") as response:
             assert response.status == 200
     lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
-    assert [line.partition(" (")[0] for line in lines] == ["PostgreSQL does not answer", "PostgreSQL answers again"]
+    told = [line.partition(" (")[0] for line in lines]
+    assert list(dict.fromkeys(told)) == ["PostgreSQL does not answer", "PostgreSQL answers again"]
+    assert len(told) <= 4, "this API has one line for each, and so has that of the module if it looked meanwhile"
