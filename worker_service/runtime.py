@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +17,7 @@ from foundation.database import create_engine
 from foundation.readiness import notify_ready
 from foundation.redis_client import create_redis
 from foundation.settings import (
+    LEASE_CONNECTIONS,
     DatabaseSettings,
     GenerationSettings,
     GrpcTlsSettings,
@@ -43,6 +45,8 @@ from worker_service.wakeups import take_wakeups
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 1.0
+# How much later a worker is ready where the broker is away, or refuses it.
+_BROKER_SECONDS: Final = 5.0
 # PostgreSQL gets this long to take back what a stopping worker holds; after that the lease runs out by itself.
 _RETIRE_SECONDS: Final = 5.0
 
@@ -72,7 +76,7 @@ class Runtime:
         # The heartbeat must not queue behind the outcomes of hundreds of answers that end at once. Two, because a
         # renewal that hangs is not waited for.
         self._lease_engine = create_engine(
-            settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
+            settings.database.model_copy(update={"database_pool_size": LEASE_CONNECTIONS}), "worker_service lease"
         )
         self._redis = create_redis(settings.redis)
         self._blocking_redis = create_redis(settings.redis, blocks=WAIT_SECONDS)
@@ -115,7 +119,7 @@ class Runtime:
         self._run(self._begin())
 
     def consuming(self) -> None:
-        """The broker delivers hints now. With a lease besides, the process is ready."""
+        """The broker delivers hints now. With a lease besides, the process is ready at once."""
         self._consuming.set()
 
     def hurry(self) -> None:
@@ -161,8 +165,11 @@ class Runtime:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _tell_ready(self) -> None:
-        await self._consuming.wait()
         await self._lease.obtained.wait()
+        # Without the broker it answers all the same, a little later.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BROKER_SECONDS):
+                await self._consuming.wait()
         garbage.settle()
         await self._health.set_ready(ready=True)
         notify_ready()
