@@ -1,23 +1,14 @@
 """Servers that come and go: one log line when one is gone, one when it is back, however many calls notice."""
 
 import logging
+from collections.abc import Callable
 
-import asyncpg
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from foundation.database_errors import DATABASE_ERRORS, describe, is_defect
+from foundation.database_errors import explain as explain_database
+
+__all__ = ("DATABASE_ERRORS", "Outage", "describe", "is_defect")
 
 logger = logging.getLogger(__name__)
-
-DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
-"""What a statement can raise, through SQLAlchemy's pool or, while connecting, from asyncpg itself."""
-
-# Classes of SQLSTATE that say that the statement is wrong, not the moment: data, integrity, syntax and access.
-_DEFECTS = ("22", "23", "42")
-
-
-def is_defect(error: BaseException) -> bool:
-    """Whether the same statement would fail again on a healthy PostgreSQL."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(getattr(cause, "sqlstate", None) or "").startswith(_DEFECTS)
 
 
 class Outage:
@@ -26,26 +17,22 @@ class Outage:
     The log lines do not hold an error's message, because PostgreSQL's can quote rows.
     """
 
-    def __init__(self, server: str, consequence: str) -> None:
+    def __init__(
+        self, server: str, consequence: str, explain: Callable[[BaseException], str] = explain_database
+    ) -> None:
         self._server = server
         self._consequence = consequence
+        self._explain = explain
         self.lasts = False
 
     def begins(self, error: BaseException) -> None:
         """A call failed."""
         if not self.lasts:
             self.lasts = True
-            logger.warning("%s does not answer (%s): %s", self._server, describe(error), self._consequence)
+            logger.warning("%s does not answer (%s): %s", self._server, self._explain(error), self._consequence)
 
     def ends(self) -> None:
         """A call succeeded."""
         if self.lasts:
             self.lasts = False
             logger.warning("%s answers again", self._server)
-
-
-def describe(error: BaseException) -> str:
-    """The error's type and SQLSTATE, without its message."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    sqlstate = getattr(cause, "sqlstate", None)
-    return f"{type(cause).__name__} {sqlstate}" if sqlstate else type(cause).__name__
