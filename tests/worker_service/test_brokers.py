@@ -180,6 +180,7 @@ async def test_a_worker_starts_and_stops_without_a_broker(
     assert await stopped.ended() == 0
 
     broker.start()
+    await eventually(lambda: "the broker answers again" in waiting.log_text(), "it is told", seconds=60)
     await all_consumed(hints, broker, 20)
     told = [line for line in waiting.log_text().splitlines() if "the broker" in line]
     assert len(told) == 2, told
