@@ -22,6 +22,7 @@ from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.local_guard import LocalGuard
 from api_service.backlog import Backlog
+from api_service.database import DatabaseWatch
 from api_service.dependencies import AppState
 from api_service.direct_routes import DirectRoutes
 from api_service.documentation import ANY_PROBLEM, DocumentedApi
@@ -34,7 +35,7 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import AbsentError, Helper, Readiness
-from api_service.sampling import MeshIdentity
+from api_service.sampling import MeshIdentity, every_second
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
@@ -57,7 +58,7 @@ from foundation.settings import (
 )
 from questions.hints import Hints, celery_app
 from questions.ledger import read_days
-from questions.migrations import engine_is_up_to_date, needed_revision
+from questions.migrations import needed_revision
 from questions.wakeups import Wakeups
 
 _WITHOUT_REDIS = "answers come from PostgreSQL, text is not seen before its end, each process counts requests by itself"
@@ -203,7 +204,8 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         watcher=watcher,
     )
     stack.push_async_callback(service.close)
-    needed = needed_revision()
+    database = DatabaseWatch(reading_engine, needed_revision())
+    background.run("looking at PostgreSQL", partial(every_second, database.look, "PostgreSQL"))
 
     async def broker_takes_hints() -> bool:
         return hints.reachable
@@ -227,7 +229,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
             raise AbsentError(word, error.message) from None
 
     readiness = Readiness(
-        lambda: engine_is_up_to_date(engine, needed),
+        database.problem,
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_takes_writes, Helper.MODEL: model_is_loaded},
     )
     return AppState(

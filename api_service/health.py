@@ -56,11 +56,12 @@ async def livez(broken: BrokenParts, response: Response) -> Alive:
     responses=problems(Code.DATABASE_UNAVAILABLE),
 )
 async def readyz(report: ReadinessReport, response: Response) -> Ready:
-    """Send requests here only while this is a 200. It is a 503 without PostgreSQL, or without its schema.
+    """Send requests here only while this is a 200. It is a 503, with the reason, while PostgreSQL cannot be used.
 
-    The report may be a second old, so that probes cost little.
+    That is while it is absent, read-only (a standby) or without its schema. The report may be a second old, so that
+    probes cost little.
     """
-    if not report.ready:
-        raise unavailable()
+    if report.problem:
+        raise unavailable(report.problem)
     response.headers["Cache-Control"] = "no-store"
     return Ready(degraded=report.degraded, reasons=dict(report.reasons) or None)

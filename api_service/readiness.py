@@ -33,9 +33,9 @@ class AbsentError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``ready``: questions can be asked and answers read. ``degraded``: what is absent meanwhile, and why if known."""
+    """``problem``: why no question can be asked, or empty. ``degraded``: what is absent meanwhile, and why if known."""
 
-    ready: bool
+    problem: str
     degraded: list[Helper]
     reasons: Mapping[Helper, str] = field(default_factory=dict)
 
@@ -43,14 +43,15 @@ class Report:
 class Readiness:
     """Runs the checks, all at once, when somebody asks; whoever asks within a second gets the same report."""
 
-    def __init__(self, database: Check, helpers: Mapping[Helper, Check]) -> None:
-        """``database`` decides about readiness. A check has a second; it fails by False as by an exception.
+    def __init__(self, database: Callable[[], Awaitable[str]], helpers: Mapping[Helper, Check]) -> None:
+        """``database`` decides about readiness: it says what is wrong with it, and nothing where all is well.
 
-        Why it fails, if an AbsentError says so, is logged when it changes.
+        A check has a second; it fails by False as by an exception. Why it fails, if an AbsentError says so, is logged
+        when it changes.
         """
-        self._checks = (database, *helpers.values())
-        self._helpers = tuple(helpers)
-        self._report = Report(ready=False, degraded=[])
+        self._database = database
+        self._helpers = dict(helpers)
+        self._report = Report(problem="", degraded=[])
         self._told: dict[Helper, str] = {}
         self._old_at = 0.0
         self._turn = asyncio.Lock()
@@ -59,11 +60,13 @@ class Readiness:
         """The state now, or up to a second ago."""
         async with self._turn:
             if time.monotonic() >= self._old_at:
-                ready, *passed = await asyncio.gather(*map(_passes, self._checks))
+                problem, passed = await asyncio.gather(
+                    _problem(self._database), asyncio.gather(*map(_passes, self._helpers.values()))
+                )
                 results = dict(zip(self._helpers, passed, strict=True))
                 self._tell({name: why for name, why in results.items() if isinstance(why, AbsentError)})
                 self._report = Report(
-                    ready is True,
+                    problem,
                     [name for name, result in results.items() if result is not True],
                     {name: why.word for name, why in results.items() if isinstance(why, AbsentError)},
                 )
@@ -78,6 +81,17 @@ class Readiness:
         for name in self._told.keys() - told.keys():
             logger.warning("%s is not degraded any more for that reason", name)
         self._told = told
+
+
+async def _problem(check: Callable[[], Awaitable[str]]) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await check()
+    except TimeoutError:
+        return f"it does not answer within {_CHECK_SECONDS:g} s"
+    except Exception as error:
+        logger.exception("the readiness check of PostgreSQL has a defect")
+        return type(error).__name__
 
 
 async def _passes(check: Check) -> bool | AbsentError:

@@ -17,6 +17,7 @@ from embedded.valkey import Valkey
 from foundation.exposure import refuse_exposure
 from foundation.settings import (
     GROUPS,
+    LEASE_CONNECTIONS,
     PREFIX,
     AccessSettings,
     ApiSettings,
@@ -207,8 +208,7 @@ class Mesh:
         settings = self._settings
         server = partial(PostgreSQL, settings.data_dir / "postgresql", log=self._logs / "postgresql.log")
         url = os.environ["ASKMESH_DATABASE_URL"] = server().url
-        pools = (settings.api_replicas + settings.worker_replicas) * load(DatabaseSettings).database_pool_size
-        connections = max(_USUAL_CONNECTIONS, pools + _SPARE_CONNECTIONS)
+        connections = connections_of(settings, load(DatabaseSettings).database_pool_size)
         self.stores.append(server(settings={"max_connections": str(connections)}))
         self.table.append(("postgresql", url))
         # For the askmesh command, which people run beside the mesh.
@@ -222,6 +222,12 @@ class Mesh:
             return False
         self.table.append((setting.removeprefix(PREFIX).removesuffix("_URL").lower(), f"as {setting} says"))
         return True
+
+
+def connections_of(settings: EmbeddedSettings, pool_size: int) -> int:
+    """How many connections PostgreSQL must take for so many processes, with some for people and migrations."""
+    pools = settings.api_replicas * pool_size + settings.worker_replicas * (pool_size + LEASE_CONNECTIONS)
+    return max(_USUAL_CONNECTIONS, pools + _SPARE_CONNECTIONS)
 
 
 def _shown(host: str) -> str:

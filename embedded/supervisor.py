@@ -16,6 +16,8 @@ SETTLED_SECONDS = 60.0
 # Services stop half a second apart and not one after the other, so that their drain times do not add up.
 HEAD_START_SECONDS = 0.5
 _LOG_CHECK_SECONDS = 60.0
+# A program that is to end soon is not heard of before.
+_SILENT_SECONDS = 2.0
 
 
 class _Kept:
@@ -102,13 +104,20 @@ class Supervisor:
             self._pause()
 
     def run(self, program: Program) -> None:
-        """Run a program to its end. Raises EmbeddedError unless it succeeds, and as ``wait`` does."""
+        """Run a program to its end, and say what its log says if that takes long.
+
+        Raises EmbeddedError unless it succeeds, and as ``wait`` does.
+        """
         child = Child(program)
         self._passing.append(child)
         self._record()
+        said = child.last_words()
         while not child.has_ended():
             self._tend()
             self._pause()
+            if time.monotonic() > child.started + _SILENT_SECONDS and (words := child.last_words()) != said:
+                said = words
+                self._say(f"{program.name:<18} {words}")
         self._passing.remove(child)
         self._record()
         if child.process.returncode != 0:

@@ -18,6 +18,7 @@ def split_tls(url: str) -> tuple[str, dict[str, Any] | None]:
     if parts.scheme not in ("amqps", "rediss"):
         return url, None
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    query.pop("ssl_cert_reqs", None)  # wanted in any case
     files: dict[str, Any] = {name: query.pop(name) for name in _FILES if name in query}
     rest = parts._replace(query=urlencode(query)).geturl()
     if parts.scheme == "rediss":

@@ -1,6 +1,7 @@
 """A pool of connections that serves in the order of arrival."""
 
 import asyncio
+import math
 from collections import deque
 from typing import Any
 
@@ -55,3 +56,5 @@ class FairPool(AsyncAdaptedQueuePool):
     """SQLAlchemy's pool for asyncio, but nobody overtakes."""
 
     _queue_class = _FairQueue
+    doubted_at = -math.inf
+    """``time.monotonic`` at which a connection was found to lead to a wrong server: older ones may do so, too."""

@@ -65,6 +65,8 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter(f"%(asctime)s {service}[%(process)d] %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    # A line a request or a SQL statement costs more than the request does and can hold what people asked.
-    for noisy in ("httpx", "httpcore", "aiohttp.access", "uvicorn.access", "sqlalchemy.engine", "alembic.runtime"):
+    # A line a request or a SQL statement costs more than the request does and can hold what people asked. The pool has
+    # one for each connection that it gives up.
+    noisy_ones = ("httpx", "httpcore", "aiohttp.access", "uvicorn.access", "sqlalchemy.engine", "alembic.runtime")
+    for noisy in (*noisy_ones, "foundation.fair_pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

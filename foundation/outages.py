@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from redis.exceptions import (
@@ -14,7 +15,8 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
 )
-from sqlalchemy.exc import DBAPIError
+
+from foundation import database_errors
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +31,31 @@ _REDIS_REASONS: Final = {
 }
 
 
+def explain(error: BaseException) -> str:
+    """Why a server does not do its work, in one line that quotes nothing: Redis or PostgreSQL."""
+    name = type(error).__name__
+    for kind, reason in _REDIS_REASONS.items():
+        if isinstance(error, kind):
+            return f"{name}: {reason}"
+    if isinstance(error, ResponseError) and (code := str(error).partition(" ")[0]).isupper():
+        return f"{name} {code[:20]}"
+    return database_errors.explain(error)
+
+
 class Outage:
     """Whether one server serves, as those who call it have seen it last.
 
     The log lines do not hold an error's message, because PostgreSQL's can quote rows.
     """
 
-    def __init__(self, server: str, consequence: str, *, settled_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        server: str,
+        consequence: str,
+        explain: Callable[[BaseException], str] = explain,
+        *,
+        settled_seconds: float = 0.0,
+    ) -> None:
         """``settled_seconds``: without a failure for so long it is back.
 
         Where some calls fail while others do not, as on a server that only reads, the log stays at one line.
@@ -43,6 +63,7 @@ class Outage:
         self._settled_seconds = settled_seconds
         self._server = server
         self._consequence = consequence
+        self._explain = explain
         self._told = False
         self._failed_at = 0.0
         self.lasts = False
@@ -54,7 +75,7 @@ class Outage:
         self._failed_at = time.monotonic()
         if not self._told:
             self._told = True
-            logger.warning("%s does not answer (%s): %s", self._server, describe(error), self._consequence)
+            logger.warning("%s does not answer (%s): %s", self._server, self._explain(error), self._consequence)
 
     def ends(self) -> None:
         """A call succeeded."""
@@ -64,16 +85,3 @@ class Outage:
         if time.monotonic() - self._failed_at >= self._settled_seconds:
             self._told = False
             logger.warning("%s answers again", self._server)
-
-
-def describe(error: BaseException) -> str:
-    """The error's type and code, without its message, and for Redis what the code means."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    name = type(cause).__name__
-    for kind, reason in _REDIS_REASONS.items():
-        if isinstance(cause, kind):
-            return f"{name}: {reason}"
-    if isinstance(cause, ResponseError) and (code := str(cause).partition(" ")[0]).isupper():
-        return f"{name} {code[:20]}"
-    sqlstate = getattr(cause, "sqlstate", None)
-    return f"{name} {sqlstate}" if sqlstate else name

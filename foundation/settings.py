@@ -8,7 +8,7 @@ name that no group knows: a misspelt setting stops the start instead of being ig
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +17,9 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from foundation.postgresql_url import parse_postgresql_url
 from foundation.secret_urls import weakness
+from foundation.store_urls import check_broker_url, check_redis_url
 
 PREFIX = "ASKMESH_"
 SECRETS = Path("/run/secrets")
@@ -30,13 +32,14 @@ class SettingsError(Exception):
     """The environment does not make a valid configuration. The message names each setting and the remedy."""
 
 
-def _url(*schemes: str) -> AfterValidator:
-    def check(value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+def _url(check: Callable[[str], object]) -> AfterValidator:
+    """``check`` raises ValueError."""
+
+    def validate(value: SecretStr) -> SecretStr:
+        check(value.get_secret_value())
         return value
 
-    return AfterValidator(check)
+    return AfterValidator(validate)
 
 
 def _model_url(value: str) -> str:
@@ -98,25 +101,33 @@ class SecretSettings(Group):
     )
 
 
+LEASE_CONNECTIONS = 2
+"""Connections of a worker to PostgreSQL beside its pool, for its lease."""
+
+
 class DatabaseSettings(Group):
     """A URL can hold a password, so it is never printed; so also below."""
 
-    database_url: Annotated[SecretStr, _url("postgresql")] = Field(
-        description="PostgreSQL, as postgresql://user:password@host:5432/name. `make run`, where empty: embedded."
+    database_url: Annotated[SecretStr, _url(parse_postgresql_url)] = Field(
+        description="PostgreSQL, as postgresql://user:password@host:5432/name, with the parameters of"
+        " docs/operations.md. `make run`, where empty: embedded."
     )
     database_pool_size: int = Field(
-        10, ge=1, le=1000, description="Most connections to PostgreSQL that one process opens."
+        10,
+        ge=2,
+        le=1000,
+        description="Most connections to PostgreSQL that one process opens, a worker 2 more for its lease.",
     )
 
 
 class RedisSettings(Group):
-    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix")] = Field(
+    redis_url: Annotated[SecretStr, _url(check_redis_url)] = Field(
         description="Redis or Valkey, as redis://host:6379/0. `make run`, where empty: embedded."
     )
 
 
 class BrokerSettings(Group):
-    broker_url: Annotated[SecretStr, _url("amqp", "amqps", "redis", "rediss", "redis+socket")] = Field(
+    broker_url: Annotated[SecretStr, _url(check_broker_url)] = Field(
         description="Celery's broker, as amqp://user:password@host:5672// or redis://host:6379/1."
         " `make run`, where empty: the embedded Valkey."
     )

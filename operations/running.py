@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import TypeVar
 
 import click
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
+from foundation.database_errors import DATABASE_ERRORS, explain, is_outage
 from foundation.settings import (
     PREFIX,
     SECRETS,
@@ -81,5 +81,7 @@ def run(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(connected())
-    except (OSError, OperationalError, InterfaceError) as error:
-        raise click.ClickException(f"PostgreSQL, at ASKMESH_DATABASE_URL: {type(error).__name__}") from error
+    except DATABASE_ERRORS as error:
+        if not is_outage(error):
+            raise
+        raise click.ClickException(f"PostgreSQL, at ASKMESH_DATABASE_URL: {explain(error)}") from None

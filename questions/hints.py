@@ -13,6 +13,7 @@ import time
 from celery import Celery
 from kombu import Exchange, Queue
 
+from foundation.broker_errors import explain
 from foundation.broker_tls import split_tls
 from foundation.settings import BrokerSettings
 
@@ -136,6 +137,9 @@ class Hints:
             try:
                 with self._app.connection_for_write() as connection:
                     connection.ensure_connection(max_retries=1, timeout=4)
+                    # Before anything is sent: a broker that refuses the queue takes no hints, however it connects.
+                    for queue in self._app.conf.task_queues:
+                        queue.bind(connection.default_channel).declare()
                     self._note(reachable=True)
                     producer = self._app.amqp.Producer(connection)
                     while count := self._take():
@@ -157,5 +161,5 @@ class Hints:
             self.reachable = reachable
             if reachable:
                 logger.info("the broker takes hints again")
-            else:
-                logger.warning("the broker takes no hints (%s): the sweeper wakes workers", type(error).__name__)
+            elif error is not None:
+                logger.warning("the broker takes no hints (%s): the sweeper wakes workers", explain(error))

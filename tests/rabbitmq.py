@@ -126,6 +126,22 @@ class RabbitMQ:
         """Drop the messages of a queue that nobody has been given yet."""
         self._control("purge_queue", queue)
 
+    def replace_by_classic(self, queue: str) -> None:
+        """Let the queue be one of the kind that RabbitMQ makes by default."""
+        with self._client() as connection:
+            channel = connection.channel()
+            channel.queue_delete(queue)
+            channel.queue_declare(queue, durable=True, auto_delete=False)
+
+    def delete(self, queue: str) -> None:
+        """Drop a queue, whatever it holds."""
+        with self._client() as connection:
+            connection.channel().queue_delete(queue)
+
+    def permit(self, *, configure: str, read: str) -> None:
+        """What the user guest may do, as regular expressions of names. It may write to all."""
+        self._control("set_permissions", "guest", configure, ".*", read)
+
     def messages(self, queue: str) -> int:
         """How many messages a queue holds, delivered ones that are not acknowledged included."""
         lines = self._list("list_queues", "name", "messages").splitlines()

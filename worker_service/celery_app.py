@@ -58,6 +58,7 @@ def main() -> int:
     # Lines for each task cost 45 % of a task's CPU time.
     for library in ("celery", "kombu"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("celery.worker.consumer.consumer").setLevel(logging.CRITICAL)  # HintConsumer says it once
     signals.setup_logging.connect(_leave_logging_alone)
     # What it warns root of is pickle; hints are JSON.
     warnings.simplefilter("ignore", SecurityWarning)

@@ -1,11 +1,16 @@
 """Celery's consumer, less what a worker that takes hints does not need, and quiet after a lost connection."""
 
+import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
+from celery.worker.state import maybe_shutdown
+
+from foundation.broker_errors import explain
+from worker_service.outages import Outage
 
 
 class HintRequest(Request):
@@ -23,8 +28,16 @@ class HintRequest(Request):
                 self._message.ack()  # type: ignore[attr-defined] # nor this
 
 
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.1
+
+
 class HintConsumer(Consumer):
-    """Consumes hints from the broker, and connects again for ever when it is lost."""
+    """Consumes hints from the broker, and connects again for ever when it is lost.
+
+    Celery logs each attempt, and connects again at once where the broker refuses the queue, a dozen times a second. The
+    log gets one line when hints stop coming, with the reason, and one when they come again.
+    """
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc,valid-type] # the stub does not see a class in it
         """The steps of Celery's consumer."""
@@ -34,11 +47,45 @@ class HintConsumer(Consumer):
             step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._broker = Outage("the broker", "workers wake by Redis, and look into PostgreSQL every 2 s", explain)
+        self._failures = 0
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long that takes."""
+
+        def note(error: Exception, _seconds: float) -> None:
+            self._broker.begins(error)
+
+        self.first_connection_attempt = False
+        return conn.ensure_connection(note, None, callback=maybe_shutdown)
+
+    def on_ready(self) -> None:
+        """Hints come from now on."""
+        self._failures = 0
+        self._broker.ends()
+        super().on_ready()
+
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
-        """Besides what Celery does, forget the messages of the lost connection.
+        """Besides what Celery does, forget the messages of the lost connection, and pause where it is not the first.
 
         The broker delivers them again; acknowledging them would only log an error for each.
         """
+        self._broker.begins(exc)
         for request in tuple(state.reserved_requests):
             request.acknowledged = True
-        return super().on_connection_error_after_connected(exc)
+        super().on_connection_error_after_connected(exc)
+        self._pause()
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """The broker refuses the user, the password or the virtual host."""
+        self._broker.begins(exc)
+        self._pause()
+
+    def _pause(self) -> None:
+        until = time.monotonic() + (min(2.0**self._failures, _LONGEST_PAUSE_SECONDS) if self._failures else 0)
+        self._failures += 1
+        while time.monotonic() < until:
+            maybe_shutdown()
+            time.sleep(_LOOK_SECONDS)

@@ -1,7 +1,8 @@
 """Says how a worker is to whoever asks by grpc.health.v1, as Kubernetes and container healthchecks do.
 
 The empty service name is SERVING while the event loop answers: a liveness probe. ``ready`` is SERVING from the moment
-at which the worker holds a lease and takes hints until it is told to stop: a readiness probe.
+at which the worker holds a lease and takes hints until it is told to stop: a readiness probe. Without a broker it is
+SERVING 5 s later, since the worker answers without hints.
 """
 
 import asyncio

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -18,6 +19,7 @@ from foundation.database import create_engine
 from foundation.readiness import notify_ready
 from foundation.redis_client import Mesh, create_redis
 from foundation.settings import (
+    LEASE_CONNECTIONS,
     DatabaseSettings,
     GenerationSettings,
     GrpcTlsSettings,
@@ -48,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS: Final = 1.0
 _FOLLOW_SECONDS: Final = 10.0
+# How much later a worker is ready where the broker is away, or refuses it.
+_BROKER_SECONDS: Final = 5.0
 # PostgreSQL gets this long to take back what a stopping worker holds; after that the lease runs out by itself.
 _RETIRE_SECONDS: Final = 5.0
 
@@ -77,7 +81,7 @@ class Runtime:
         # The heartbeat must not queue behind the outcomes of hundreds of answers that end at once. Two, because a
         # renewal that hangs is not waited for.
         self._lease_engine = create_engine(
-            settings.database.model_copy(update={"database_pool_size": 2}), "worker_service lease"
+            settings.database.model_copy(update={"database_pool_size": LEASE_CONNECTIONS}), "worker_service lease"
         )
         # One outage for all that Redis does here, so that its going and coming is one log line each.
         self._mesh = Mesh("answers are not seen while they are written, cancels wait for a heartbeat")
@@ -120,7 +124,7 @@ class Runtime:
         self._background.run("beginning", self._begin)
 
     def consuming(self) -> None:
-        """The broker delivers hints now. With a lease besides, the process is ready."""
+        """The broker delivers hints now. With a lease besides, the process is ready at once."""
         self._consuming.set()
 
     def hurry(self) -> None:
@@ -173,8 +177,11 @@ class Runtime:
                 self._database.begins(error)
 
     async def _tell_ready(self) -> None:
-        await self._consuming.wait()
         await self._lease.obtained.wait()
+        # Without the broker it answers all the same, a little later.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BROKER_SECONDS):
+                await self._consuming.wait()
         garbage.settle()
         await self._health.set_ready(ready=True)
         notify_ready()

@@ -12,6 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from foundation.database import check_session
+
 _FOLDER = Path(__file__).parent
 
 
@@ -40,6 +42,7 @@ async def is_up_to_date(connection: AsyncConnection, needed: str) -> bool:
 
 
 async def engine_is_up_to_date(engine: AsyncEngine, needed: str) -> bool:
-    """As ``is_up_to_date``, on a connection of the pool."""
+    """As ``is_up_to_date``, on a connection of the pool. Raises UnsuitableSessionError unless that takes writes."""
     async with engine.connect() as connection:
+        await check_session(connection)
         return await is_up_to_date(connection, needed)

@@ -1,7 +1,6 @@
 """PostgreSQL and Redis that go away and come back under a running API."""
 
 import asyncio
-import logging
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -126,8 +125,61 @@ async def test_without_postgresql_requests_are_refused_until_it_is_back(
     await until(lambda: is_ready(api, True))
     assert (await ask(api, words + "?"))[0] == 202
     assert await read(api, asked["question_id"]) == 200
-    ours = [record for record in caplog.records if record.name.startswith("api_service")]
-    assert [record for record in ours if record.levelno >= logging.WARNING] == []
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("api_service")]
+    assert len(ours) == 2
+    assert "cannot be used" in ours[0]
+    assert "can be used again" in ours[1]
+
+
+async def set_read_only(server: PostgreSQL, value: str) -> None:
+    """``on``: for the sessions that there are, while new ones are writable, as after a failover that closed none."""
+    await asyncio.to_thread(execute, server.url, "ALTER ROLE postgres SET default_transaction_read_only = off")
+    await asyncio.to_thread(execute, server.url, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+    await asyncio.to_thread(execute, server.url, "SELECT pg_reload_conf()")
+
+
+async def test_a_failover_that_leaves_connections_open_costs_at_most_a_request_a_connection(
+    api: ClientSession, mortal: PostgreSQL, words: str
+) -> None:
+    await fill_the_pool(api, words)
+    await set_read_only(mortal, "on")
+    try:
+        async with asyncio.timeout(10):
+            while (await ask(api, words + "?"))[0] != 202:
+                await asyncio.sleep(0.05)
+        await fill_the_pool(api, words + "??")
+        await until(lambda: is_ready(api, True))
+    finally:
+        await set_read_only(mortal, "off")
+
+
+async def test_a_server_that_takes_no_writes_is_told(
+    api: ClientSession, mortal: PostgreSQL, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    status, asked = await ask(api, words)
+    assert status == 202
+    await asyncio.to_thread(execute, mortal.url, "ALTER ROLE postgres SET default_transaction_read_only = on")
+    try:
+        ours = "application_name = 'api_service'"
+        end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {ours}"
+        await asyncio.to_thread(execute, mortal.url, end)
+        await until(lambda: is_ready(api, False))
+        async with api.get("/readyz") as response:
+            problem = await response.json()
+            assert (response.status, problem["code"]) == (503, "database_unavailable")
+            assert "it is read-only" in problem["detail"]
+        assert (await ask(api, words + "?"))[0] == 503
+        assert await read(api, asked["question_id"]) == 200  # what is there can be read
+    finally:
+        await asyncio.to_thread(
+            execute,
+            f"{mortal.url}&options=-c%20default_transaction_read_only%3Doff",
+            "ALTER ROLE postgres RESET default_transaction_read_only",
+        )
+    await until(lambda: is_ready(api, True))
+    assert (await ask(api, words + "?"))[0] == 202
+    told = [record.getMessage() for record in caplog.records if record.name == "api_service.database"]
+    assert [("it is read-only" in line, "again" in line) for line in told] == [(True, False), (False, True)]
 
 
 async def ask_and_wait(api: ClientSession, words: str, seconds: int) -> tuple[int, Any]:
@@ -207,7 +259,9 @@ async def test_it_waits_for_the_schema(
         await migrate(empty_database_url)
         await until(lambda: is_ready(api, True))
         assert (await ask(api, "why?"))[0] == 202
-    assert not [record for record in caplog.records if record.name.startswith("api_service")]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("api_service")]
+    assert len(ours) == 2
+    assert "run the migrations" in ours[0]
 
 
 async def test_a_broker_that_hangs_holds_nobody_up(database_url: str, valkey: Valkey, words: str) -> None:

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -17,37 +17,50 @@ def check(result: bool | Exception, calls: list[object] | None = None) -> Check:
     return run
 
 
+def database(problem: str | Exception) -> Callable[[], Awaitable[str]]:
+    async def run() -> str:
+        if isinstance(problem, Exception):
+            raise problem
+        return problem
+
+    return run
+
+
 async def hangs() -> bool:
     await asyncio.Event().wait()
     return True
 
 
+async def hangs_too() -> str:
+    await asyncio.Event().wait()
+    return ""
+
+
 @pytest.mark.parametrize(
-    ("database", "model", "report"),
+    ("look", "model", "report"),
     [
-        (check(True), check(True), Report(ready=True, degraded=[])),
-        (check(True), check(False), Report(ready=True, degraded=[Helper.MODEL])),
-        (check(True), check(OSError()), Report(ready=True, degraded=[Helper.MODEL])),
+        (database(""), check(True), Report(problem="", degraded=[])),
+        (database(""), check(False), Report(problem="", degraded=[Helper.MODEL])),
+        (database(""), check(OSError()), Report(problem="", degraded=[Helper.MODEL])),
         (
-            check(True),
+            database(""),
             check(AbsentError("model_server_denied", "check ASKMESH_MODEL_API_KEY")),
-            Report(ready=True, degraded=[Helper.MODEL], reasons={Helper.MODEL: "model_server_denied"}),
+            Report(problem="", degraded=[Helper.MODEL], reasons={Helper.MODEL: "model_server_denied"}),
         ),
-        (check(AbsentError("no", "no")), check(True), Report(ready=False, degraded=[])),
-        (check(False), check(True), Report(ready=False, degraded=[])),
-        (check(OSError()), check(False), Report(ready=False, degraded=[Helper.MODEL])),
-        (check(True), hangs, Report(ready=True, degraded=[Helper.MODEL])),
-        (hangs, hangs, Report(ready=False, degraded=[Helper.MODEL])),
+        (database("it is read-only"), check(True), Report(problem="it is read-only", degraded=[])),
+        (database(KeyError()), check(False), Report(problem="KeyError", degraded=[Helper.MODEL])),
+        (database(""), hangs, Report(problem="", degraded=[Helper.MODEL])),
+        (hangs_too, hangs, Report(problem="it does not answer within 1 s", degraded=[Helper.MODEL])),
     ],
 )
-async def test_only_the_database_decides(database: Check, model: Check, report: Report) -> None:
+async def test_only_the_database_decides(look: Callable[[], Awaitable[str]], model: Check, report: Report) -> None:
     checks = {Helper.BROKER: check(True), Helper.MODEL: model}
-    assert await Readiness(database, checks).report() == report
+    assert await Readiness(look, checks).report() == report
 
 
 async def test_many_probes_cost_one_round_of_checks() -> None:
     calls: list[object] = []
-    probe = Readiness(check(True, calls), {})
+    probe = Readiness(database(""), {Helper.MODEL: check(True, calls)})
     await asyncio.gather(*(probe.report() for _ in range(50)))
     await probe.report()
     assert len(calls) == 1
@@ -58,7 +71,7 @@ async def test_a_report_does_not_grow_old(monkeypatch: pytest.MonkeyPatch) -> No
     clock: Callable[[], float] = lambda: now  # noqa: E731
     monkeypatch.setattr("api_service.readiness.time.monotonic", clock)
     calls: list[object] = []
-    probe = Readiness(check(True, calls), {})
+    probe = Readiness(database(""), {Helper.MODEL: check(True, calls)})
     await probe.report()
     now += 1.1
     await probe.report()
@@ -77,7 +90,7 @@ async def test_why_something_is_absent_is_logged_when_it_changes(
             raise AbsentError("absent", why)
         return True
 
-    probe = Readiness(check(True), {Helper.MODEL: model})
+    probe = Readiness(database(""), {Helper.MODEL: model})
     for _ in range(6):
         await probe.report()
         now += 2

@@ -256,3 +256,20 @@ def test_a_stop_request_while_starting_is_heeded(start: Starter) -> None:
     assert run.process.wait() == 0
     assert psutil.wait_procs(children, timeout=60)[1] == []
     assert "askmesh is ready" not in run.output
+
+
+def test_a_database_that_is_away_is_waited_for_and_the_reason_is_said(start: Starter) -> None:
+    run = start(**ELSEWHERE, ASKMESH_DATABASE_URL="postgresql://me@127.0.0.1:1/mesh")
+    said = run.wait_for("^migrations .*")
+    assert "waiting for PostgreSQL" in said
+    assert "nobody listens there" in said
+    run.process.send_signal(signal.SIGINT)
+    assert run.process.wait() == 0
+
+
+def test_a_url_that_cannot_be_is_refused_before_anything_starts(start: Starter) -> None:
+    run = start(**ELSEWHERE, ASKMESH_DATABASE_URL="postgresql://me:sesame@db/mesh?colour=red")
+    status, said = refusal(run)
+    assert status == 2
+    assert "ASKMESH_DATABASE_URL: colour in its query" in said
+    assert "sesame" not in said

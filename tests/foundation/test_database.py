@@ -20,7 +20,7 @@ KILL_SELF = text("SELECT pg_terminate_backend(pg_backend_pid())")
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """A pool of one connection."""
-    settings = DatabaseSettings(database_url=SecretStr(database_url), database_pool_size=1)
+    settings = DatabaseSettings(database_url=SecretStr(database_url)).model_copy(update={"database_pool_size": 1})
     engine = create_engine(settings, "tests")
     yield engine
     await engine.dispose()

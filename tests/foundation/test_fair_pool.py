@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     """With one connection."""
-    settings = DatabaseSettings(database_url=SecretStr(database_url), database_pool_size=1)
+    settings = DatabaseSettings(database_url=SecretStr(database_url)).model_copy(update={"database_pool_size": 1})
     engine = create_engine(settings, "tests")
     yield engine
     await engine.dispose()

@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
-from foundation.outages import Outage, describe
+from foundation.outages import Outage, explain
 from foundation.redis_client import Mesh, MeshRedis, UnknownMeshError
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
@@ -132,7 +132,7 @@ async def test_where_some_calls_fail_and_others_do_not_the_log_has_one_line(capl
 async def test_the_log_says_what_an_error_means_and_nothing_that_it_quotes(code: str, expected: str) -> None:
     from redis._parsers.base import BaseParser  # noqa: PLC0415 - as redis-py makes its errors
 
-    assert describe(BaseParser.parse_error(code)) == expected  # type: ignore[no-untyped-call]
+    assert explain(BaseParser.parse_error(code)) == expected  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ class _Broker:
 
     def __init__(self) -> None:
         self.amqp = self
+        self.conf = SimpleNamespace(task_queues=())
         self.sent: list[int] = []
         self.arrived = threading.Event()
         self.takes = threading.Event()

@@ -1,5 +1,6 @@
 """The worker and its broker: hints are consumed, and go on being consumed, whatever happens to the broker."""
 
+import asyncio
 import signal
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.processes import WorkerProcess
 from tests.worker_service.waiting import eventually
 
-_LOST = "Connection to broker lost"
+_LOST = "the broker does not answer"
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -172,14 +173,63 @@ async def test_a_worker_starts_and_stops_without_a_broker(
     waiting = start_worker(ASKMESH_BROKER_URL=broker.url)
     await ask(engine, "asked without a broker")
     await completed(engine, 1)
+    await waiting.ready()
     stopped = start_worker(ASKMESH_BROKER_URL=broker.url)
-    await eventually(lambda: "Cannot connect" in stopped.log_text(), "it tries to connect")
+    await eventually(lambda: _LOST in stopped.log_text(), "it tries to connect")
     stopped.send(signal.SIGTERM)
     assert await stopped.ended() == 0
 
     broker.start()
-    await waiting.ready()
+    await eventually(lambda: "the broker answers again" in waiting.log_text(), "it is told", seconds=60)
     await all_consumed(hints, broker, 20)
+    told = [line for line in waiting.log_text().splitlines() if "the broker" in line]
+    assert len(told) == 2, told
+    assert "answers again" in told[1]
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+@pytest.mark.parametrize(
+    ("refusal", "remedy"),
+    [
+        ("a classic queue", "delete_queue"),
+        ("may not configure", "set_permissions"),
+        ("may not read", "set_permissions"),
+        ("wrong password", "set_permissions"),
+        ("no such virtual host", "virtual host"),
+    ],
+)
+async def test_a_broker_that_refuses_is_told_once_and_done_without(
+    engine: AsyncEngine, llm: FakeLlmService, broker: Broker, start_worker: StartWorker, refusal: str, remedy: str
+) -> None:
+    assert isinstance(broker, Rabbit)
+    url = broker.url
+    if refusal == "a classic queue":
+        broker.server.replace_by_classic(QUEUE)
+    elif refusal == "wrong password":
+        url = url.replace("guest:guest", "guest:wrong")
+    elif refusal == "no such virtual host":
+        url = f"{url.removesuffix('/')}nowhere"
+    else:
+        broker.server.permit(configure="" if refusal == "may not configure" else ".*", read="")
+    try:
+        worker = start_worker(ASKMESH_BROKER_URL=url)
+        await worker.ready()
+        hints = Hints(celery_app("tests", BrokerSettings(broker_url=SecretStr(url))))
+        for number in range(5):
+            await ask(engine, f"asked {number}")
+            hints.wake()
+            await completed(engine, number + 1)
+        assert not hints.reachable or refusal == "may not read"
+        hints.close()
+        (told,) = [line for line in worker.log_text().splitlines() if "broker" in line]
+        assert remedy in told
+        assert "Traceback" not in worker.log_text()
+        assert "RestartFreqExceeded" not in worker.log_text()
+        worker.send(signal.SIGTERM)
+        assert await worker.ended() == 0
+    finally:
+        await asyncio.to_thread(broker.server.permit, configure=".*", read=".*")
+        broker.server.delete(QUEUE)
 
 
 async def test_a_worker_that_is_stopped_leaves_hints_to_others(

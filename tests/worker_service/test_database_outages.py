@@ -13,7 +13,7 @@ from embedded.postgresql import PostgreSQL
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions.migrations.__main__ import migrate
-from tests.servers import FAST
+from tests.servers import FAST, execute
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
@@ -114,3 +114,24 @@ async def test_a_worker_waits_for_everything_that_is_not_there_yet(
     await worker.ready()
     await ask_five(engine)
     await all_completed(engine)
+
+
+async def test_a_worker_leaves_connections_that_lead_to_a_read_only_server(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker
+) -> None:
+    await migrate(server.url)
+    llm.flowing.clear()
+    worker = start_worker(ASKMESH_DATABASE_URL=server.url, ASKMESH_LEASE_SECONDS="60")
+    await worker.ready()
+    await ask_five(engine)
+    await eventually(lambda: llm.running == 5, "the questions are being answered")
+    # Of the sessions that there are all become read-only, and none that comes after, as after a failover.
+    execute(server.url, "ALTER ROLE postgres SET default_transaction_read_only = off")
+    execute(server.url, "ALTER SYSTEM SET default_transaction_read_only = on")
+    execute(server.url, "SELECT pg_reload_conf()")
+    await engine.dispose()
+    llm.flowing.set()
+
+    await all_completed(engine)
+    assert llm.asked.total() == 5
+    assert {(row.attempt, row.losses) for row in (await answers(engine)).values()} == {(1, 0)}

@@ -4,6 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from questions.migrations.steps import concurrently, replace_index
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -11,11 +13,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Lists are ordered and bounded by time. Built without a lock that would hold up who asks; begun anew if it was cut
-    # short, which would leave an index that is not valid.
-    with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS questions_owner")
-        op.execute("CREATE INDEX CONCURRENTLY questions_owner ON questions (owner, created_at DESC, id DESC)")
+    # Lists are ordered and bounded by time.
+    with concurrently():
+        replace_index("questions_owner", "questions (owner, created_at DESC, id DESC)")
     op.create_table(
         "api_keys",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),

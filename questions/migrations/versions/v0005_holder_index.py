@@ -1,6 +1,6 @@
 """The index of what workers hold, so that no statement that names a state fits it."""
 
-from alembic import op
+from questions.migrations.steps import concurrently, replace_index
 
 revision = "0005"
 down_revision = "0004"
@@ -10,6 +10,5 @@ depends_on = None
 
 def upgrade() -> None:
     # A release before this one names the holder too, where it needs this index.
-    with op.get_context().autocommit_block():
-        op.execute("DROP INDEX CONCURRENTLY IF EXISTS answers_holder")
-        op.execute("CREATE INDEX CONCURRENTLY answers_holder ON answers (holder) WHERE holder IS NOT NULL")
+    with concurrently():
+        replace_index("answers_holder", "answers (holder) WHERE holder IS NOT NULL")
