@@ -39,7 +39,7 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What PostgreSQL says. ``last_claim``: the latest turn; ``claims``: how many there ever were; ``highest``: by flow."""
+    """What PostgreSQL says. ``last_claim``: the latest turn; ``claims``: how many ever; ``highest``: by flow."""
 
     last_claim: int
     claims: int
