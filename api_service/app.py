@@ -34,7 +34,7 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import AbsentError, Helper, Readiness
-from api_service.sampling import MeshIdentity
+from api_service.sampling import MeshIdentity, every
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
@@ -56,10 +56,11 @@ from foundation.settings import (
     load,
 )
 from questions.hints import Hints, celery_app
-from questions.ledger import read_days
+from questions.ledger import fold_by_itself, read_days
 from questions.migrations import engine_is_up_to_date, needed_revision
 from questions.wakeups import Wakeups
 
+_FOLD_SECONDS = 10
 _WITHOUT_REDIS = "answers come from PostgreSQL, text is not seen before its end, each process counts requests by itself"
 _CROSS_ORIGIN_HEADERS = (
     "Authorization",
@@ -188,6 +189,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     background.run("sending hints", hints.watch)
     background.run("sampling turns", turns.watch)
     background.run("counting what waits", backlog.watch)
+    # As workers do: while all of them are away, questions go on being asked, and what is not folded is read each time.
+    fold = partial(fold_by_itself, engine)
+    background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     service = QuestionService(

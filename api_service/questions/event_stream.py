@@ -53,7 +53,7 @@ class EventStream(Response):
         asked: Mapping[str, bool] | None = None,
         headers: Mapping[str, str] | None = None,
         on_leave: Callable[[], Awaitable[object]] | None = None,
-        held: AbstractContextManager[None],
+        held: AbstractContextManager[object],
     ) -> None:
         """``question``: as it was read a moment ago. ``asked``: goes with the first event.
 

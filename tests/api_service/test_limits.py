@@ -1,9 +1,12 @@
 """Limits of owners, over two replicas."""
 
 import asyncio
+import hashlib
+import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock, patch
 
@@ -11,14 +14,15 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse, ClientSession
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.datastructures import Headers
 
 from api_service.app import create_app
 from api_service.authentication.principal import LOCAL, Principal
+from api_service.limits import spending
 from api_service.limits.limits import FREE, Limits, duration
 from api_service.limits.request_rate import RequestRate
-from api_service.limits.spending import Spending
+from api_service.limits.spending import Spending, SpendingReader
 from api_service.turns import TurnKeeper
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
@@ -26,8 +30,9 @@ from foundation.settings import LimitSettings
 from questions.ledger import Budget
 from questions.limits import LimitOverrides
 from questions.roles import Role
+from questions.room import NoRoomError, Room, refusal
 from tests.api_service import answers
-from tests.api_service.serving import client_of, serving_app, settings_for
+from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -166,6 +171,183 @@ async def test_who_asks_and_waits_is_counted_before_anything_is_stored(replicas:
     async with replicas[0].get("/api/questions", headers={"tenant": "waits"}) as response:
         assert len((await response.json())["questions"]) == 2
     assert (await ask(replicas[0], "waits", "wait no more?", wait="0.01", streams=1)).status == 202
+
+
+@pytest.mark.parametrize("way", ["follow", "ask"])
+async def test_streams_that_begin_in_one_moment_are_as_many_as_may_be(replicas: list[ClientSession], way: str) -> None:
+    headers = {"tenant": f"crowd {way}", "limit-streams": "2", "Accept": "text/event-stream"}
+    question_id = (await (await ask(replicas[0], f"crowd {way}", "crowd?")).json())["question_id"]
+    async with ClientSession(replicas[0]._base_url) as streams:
+
+        async def begin() -> ClientResponse:
+            if way == "follow":
+                return await streams.get(f"/api/answer/{question_id}/events", headers=headers)
+            return await streams.post("/api/ask", json={"question_text": "crowd?"}, headers=headers)
+
+        begun = await asyncio.gather(*(begin() for _ in range(40)))
+        assert sorted(one.status for one in begun) == [200] * 2 + [429] * 38
+
+        async def all_is_free() -> bool:
+            one = await begin()
+            one.close()
+            return one.status == 200
+
+        for one in begun:
+            one.close()
+        await until(all_is_free)
+    # What fails before the stream begins holds nothing.
+    for _ in range(3):
+        missing = await replicas[0].get("/api/answer/9000000000/events", headers=headers)
+        assert missing.status == 404
+        wrong = await replicas[0].post("/api/ask", json={"question_text": ""}, headers=headers)
+        assert wrong.status == 422
+
+
+async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_waiting(
+    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    async def count(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
+        nonlocal tried
+        tried += owner == "held"
+        return await refusal(connection, owner, room)
+
+    async def is_tried() -> bool:
+        return tried >= 4
+
+    monkeypatch.setattr("questions.asking.refusal", count)
+    lock = int.from_bytes(hashlib.sha256(b"askmesh room held").digest()[:8], "big", signed=True)
+    async with engine.connect() as frozen:
+        await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+        waiting = [
+            asyncio.create_task(ask(replicas[n % 2], "held", f"held {n}?", concurrent_questions=50)) for n in range(40)
+        ]
+        await until(is_tried)
+        for replica in replicas:
+            async with asyncio.timeout(5):
+                for number in range(10):
+                    assert (await ask(replica, "free", f"free {number}?", concurrent_questions=50)).status == 202
+        assert not any(task.done() for task in waiting)
+        await frozen.rollback()
+    replies = await asyncio.gather(*waiting)
+    assert [reply.status for reply in replies] == [202] * 40
+
+
+async def test_who_waits_too_long_for_the_owners_other_questions_is_told_to_come_again(
+    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("questions.asking._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("api_service.limits.counting._PATIENCE_SECONDS", 0.2)
+    lock = int.from_bytes(hashlib.sha256(b"askmesh room too long").digest()[:8], "big", signed=True)
+    async with engine.connect() as frozen:
+        await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+        replies = await asyncio.gather(
+            *(ask(replicas[0], "too long", f"long {n}?", concurrent_questions=50) for n in range(3))
+        )
+        assert [reply.status for reply in replies] == [503] * 3
+        assert {(await reply.json())["code"] for reply in replies} == {"database_unavailable"}
+    assert (await ask(replicas[0], "too long", "now?", concurrent_questions=50)).status == 202
+
+
+class Ledger:
+    """Says what was spent, as slowly as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.readings: list[set[str]] = []
+        self.at_a_time = self.most_at_a_time = 0
+        self.day = 0
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self.error: Exception | None = None
+        monkeypatch.setattr(spending, "read_budgets", self.read)
+
+    async def read(self, _engine: object, owners: Collection[str]) -> dict[str, Budget]:
+        self.readings.append(set(owners))
+        self.at_a_time += 1
+        self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+        try:
+            await self.may_end.wait()
+        finally:
+            self.at_a_time -= 1
+        if self.error:
+            raise self.error
+        return {owner: Budget(day=self.day) for owner in owners}
+
+
+class Clock:
+    """The time by which what was read is old."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ahead = 0.0
+        stand_in = SimpleNamespace(monotonic=lambda: time.monotonic() + self.ahead)  # the event loop's stays as it is
+        monkeypatch.setattr(spending, "time", stand_in)
+
+
+async def test_a_ledger_that_answers_slowly_is_read_once_for_all_who_wait(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(engine)
+    ledger.may_end.clear()
+    waiting = [asyncio.create_task(reader.of(owner)) for owner in ("a", "a", "b")]
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(reader.of(owner)) for owner in ("c", "a")]
+    await asyncio.sleep(0)
+    clock.ahead += 5
+    ledger.may_end.set()
+    await asyncio.gather(*waiting, *late)
+    assert ledger.readings == [{"a", "b"}, {"c"}], "who comes while it is read for them takes that"
+    assert ledger.most_at_a_time == 1
+
+
+@pytest.mark.parametrize("outcome", ["slow", "away"])
+async def test_what_was_known_serves_where_the_ledger_is_slow_or_away(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    monkeypatch.setattr(spending, "_PATIENCE_SECONDS", 0.05)
+    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(engine)
+    ledger.day = 1
+    assert (await reader.of("a")).budget.day == 1
+    ledger.day = 2
+    assert (await reader.of("a")).budget.day == 1, "a second has not passed"
+    clock.ahead += 1.5
+    if outcome == "slow":
+        ledger.may_end.clear()
+    else:
+        ledger.error = OSError("away")
+    known = await asyncio.gather(*(reader.of("a") for _ in range(20)))
+    assert {one.budget.day for one in known} == {1}
+    assert len(ledger.readings) == 2
+    ledger.may_end.set()
+    ledger.error = None
+
+    async def is_new() -> bool:
+        return (await reader.of("a")).budget.day == 2
+
+    await until(is_new)
+    clock.ahead += 61
+    ledger.error = OSError("away")
+    with pytest.raises(OSError, match="away"):
+        await reader.of("a")  # what is older than a minute may be another day's
+
+
+async def test_entries_are_folded_although_no_worker_runs(
+    database_url: str, valkey: Valkey, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await execute(
+        engine,
+        """INSERT INTO ledger_entries (owner, at, requests)
+        SELECT 'unfolded', clock_timestamp() - interval '2 minutes', 1 FROM generate_series(1, 25000)""",
+    )
+    monkeypatch.setattr("api_service.app._FOLD_SECONDS", 0.05)
+    async with replica(database_url, valkey):
+
+        async def is_folded() -> bool:
+            async with engine.connect() as connection:
+                left = "SELECT count(*) FROM ledger_entries WHERE owner = 'unfolded'"
+                return bool((await connection.execute(text(left))).scalar_one() == 0)
+
+        await until(is_folded)
 
 
 async def test_priority_takes_a_role_and_is_no_part_of_the_answer(
