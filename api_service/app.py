@@ -130,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ANY_PROBLEM,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        openapi_url=None,
         # These pages load their programs from other people's servers.
         docs_url=None,
         redoc_url=None,
@@ -138,8 +139,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(collection.router)
     app.include_router(usage.router)
     app.include_router(health.router)
-    app.router.routes.extend(page_routes())
-    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, _api_routes(questions.router))
+    app.router.routes.extend([app.document_route(), *page_routes()])
+    direct = [*_api_routes(questions.router), *_api_routes(health.router)]
+    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, direct)
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
