@@ -2,8 +2,10 @@
 
 import gzip
 import re
+from types import SimpleNamespace
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from api_service import fixed
 from api_service.app import create_app
@@ -58,6 +60,10 @@ async def test_the_question_whether_it_lives_needs_no_machinery(monkeypatch: pyt
     app = create_app(SETTINGS)
     monkeypatch.setattr("fastapi.routing.APIRoute.matches", None)
     monkeypatch.setattr("fastapi.routing.APIRoute.handle", None)
-    reply = await call(app, path="/livez", headers=HOST)
+
+    async def running(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "state": {"background": SimpleNamespace(broken=())}}, receive, send)
+
+    reply = await call(running, path="/livez", headers=HOST)
     assert (reply.status, reply.json(), reply.headers["cache-control"]) == (200, {"status": "alive"}, "no-store")
     assert {route.path for route in router.routes if hasattr(route, "path")} >= {"/livez", "/readyz"}
