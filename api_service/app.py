@@ -35,7 +35,7 @@ from api_service.questions import endpoints as questions
 from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import AbsentError, Helper, Readiness
-from api_service.sampling import MeshIdentity, every_second
+from api_service.sampling import MeshIdentity, every, every_second
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
@@ -57,10 +57,11 @@ from foundation.settings import (
     load,
 )
 from questions.hints import Hints, celery_app
-from questions.ledger import read_days
+from questions.ledger import fold_by_itself, read_days
 from questions.migrations import needed_revision
 from questions.wakeups import Wakeups
 
+_FOLD_SECONDS = 10
 _WITHOUT_REDIS = "answers come from PostgreSQL, text is not seen before its end, each process counts requests by itself"
 _CROSS_ORIGIN_HEADERS = (
     "Authorization",
@@ -130,6 +131,7 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ANY_PROBLEM,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        openapi_url=None,
         # These pages load their programs from other people's servers.
         docs_url=None,
         redoc_url=None,
@@ -138,8 +140,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(collection.router)
     app.include_router(usage.router)
     app.include_router(health.router)
-    app.router.routes.extend(page_routes())
-    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, _api_routes(questions.router))
+    app.router.routes.extend([app.document_route(), *page_routes()])
+    direct = [*_api_routes(questions.router), *_api_routes(health.router)]
+    app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, direct)
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(BodyLimit, max_bytes=settings.api.max_body_bytes)
@@ -189,6 +192,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     background.run("sending hints", hints.watch)
     background.run("sampling turns", turns.watch)
     background.run("counting what waits", backlog.watch)
+    # As workers do: while all of them are away, questions go on being asked, and what is not folded is read each time.
+    fold = partial(fold_by_itself, engine)
+    background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     service = QuestionService(

@@ -17,12 +17,16 @@ class Backlog:
         self._turns = turns
         self._due = 0
 
-    def refuse_if_full(self) -> None:
-        """Raise a 503 ProblemError once as many answers as the limit wait for a worker."""
-        if self._due >= self._limit:
-            detail = f"{self._limit:,} questions or more wait for an answer already. Ask again later."
-            headers = {"Retry-After": str(self._turns.seconds_until_shorter(self._due))}
-            raise ProblemError(Code.BACKLOG_FULL, detail, headers=headers)
+    @property
+    def is_full(self) -> bool:
+        """Whether as many answers as the limit wait for a worker."""
+        return self._due >= self._limit
+
+    def refusal(self) -> ProblemError:
+        """The 503 for a question that would need one more."""
+        detail = f"{self._limit:,} questions or more wait for an answer already. Ask again later."
+        headers = {"Retry-After": str(self._turns.seconds_until_shorter(self._due))}
+        return ProblemError(Code.BACKLOG_FULL, detail, headers=headers)
 
     async def watch(self) -> None:
         """Count until cancelled."""

@@ -2,11 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from api_service.fixed import Fixed
 from api_service.problems import (
     DEFECT,
     ERASURE_UNAVAILABLE,
@@ -167,6 +173,18 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
 
 class DocumentedApi(FastAPI):
     """FastAPI whose OpenAPI has the schemas too that no endpoint declares as a parameter or result."""
+
+    def document_route(self) -> Route:
+        """/openapi.json, made when it is asked for first."""
+
+        @cache
+        def document() -> Fixed:
+            return Fixed(orjson.dumps(self.openapi()), "application/json", {"Cache-Control": "no-cache"})
+
+        async def show(request: Request) -> Response:
+            return document().response(request)
+
+        return Route("/openapi.json", show, name="openapi")
 
     def openapi(self) -> dict[str, Any]:
         """The document that /openapi.json serves."""

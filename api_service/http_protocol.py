@@ -16,6 +16,8 @@ HEAD_SECONDS: Final = 10.0
 BODY_SECONDS: Final = 30.0
 MAX_HEAD_BYTES: Final = 32 * 1024
 MAX_HEADERS: Final = 100
+# What a reader that does not read may have waiting here, and about twice as much within the system.
+MOST_BUFFERED_BYTES: Final = 8 * 1024
 
 _NOT_HTTP = "The request is not valid HTTP. Send it with an HTTP client such as curl."
 _TOO_LARGE = f"The head may have {MAX_HEADERS} headers and {MAX_HEAD_BYTES:,} bytes. Shorten it."
@@ -51,6 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Called by the loop, as all below."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=MOST_BUFFERED_BYTES)
         if len(self.connections) > self.max_connections:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, _TOO_MANY)
         else:

@@ -1,4 +1,4 @@
-"""Looking into PostgreSQL once a second, for what a process has to know and need not know at once."""
+"""Looking into PostgreSQL again and again, for what a process has to know and need not know at once."""
 
 import asyncio
 import logging
@@ -20,13 +20,18 @@ _FOLLOW_SECONDS = 10.0
 
 async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
     """Look until cancelled. While PostgreSQL is absent, what was seen last stands. ``what``: for the log."""
+    await every(_SAMPLE_SECONDS, look, what)
+
+
+async def every(seconds: float, look: Callable[[], Awaitable[None]], what: str) -> None:
+    """As ``every_second``, with as many seconds between."""
     while True:
         try:
             await look()
         except Exception as error:
             if not is_unavailable(error):
                 logger.exception("could not look at %s", what)
-        await asyncio.sleep(_SAMPLE_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 class MeshIdentity:

@@ -436,6 +436,13 @@ class WorkerSettings(Group):
     worker_slots: int = Field(
         512, ge=1, le=10_000, description="Questions that one worker process holds in flight at a time."
     )
+    reserved_slots: int | None = Field(
+        None,
+        ge=0,
+        le=9_999,
+        description="Of these, how many one owner alone cannot have where there are several; empty: an eighth, rounded"
+        " up. 0: one may have all.",
+    )
     lease_seconds: float = Field(
         15, ge=6, le=3_600, description="A worker that was silent for so long has lost its questions to the others."
     )
@@ -449,6 +456,12 @@ class WorkerSettings(Group):
     def _heartbeat_is_shorter_than_lease(self) -> Self:
         if self.heartbeat_seconds * 2 + 3 > self.lease_seconds:
             raise ValueError("ASKMESH_LEASE_SECONDS must be at least 2 x ASKMESH_HEARTBEAT_SECONDS + 3")
+        return self
+
+    @model_validator(mode="after")
+    def _reserve_is_a_part(self) -> Self:
+        if self.reserved_slots is not None and self.reserved_slots >= self.worker_slots:
+            raise ValueError("ASKMESH_RESERVED_SLOTS must be below ASKMESH_WORKER_SLOTS")
         return self
 
 

@@ -1,20 +1,27 @@
 """Taking a question: one committed row, joined to an answer that may already exist."""
 
+import asyncio
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.database import fetch
 from questions.reading import Question
-from questions.room import Room, refusal
+from questions.room import Room, RoomTakenError, refusal
 from questions.states import LIVE, FinishReason, State
 from questions.turns import Priority
 
 MAX_ID = 2**53 - 1
 """Largest id: the largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
+
+_FIRST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.1
+_PATIENCE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,8 @@ class Ask:
     priority: Priority = Priority.NORMAL
     room: Room | None = None
     """None: the owner may have any number of answers that are not final."""
+    join_only: bool = False
+    """No answer is made: the question shares or reuses one that is there, or is a repetition."""
 
 
 class Source(StrEnum):
@@ -57,6 +66,10 @@ class Accepted:
     source: Source | None
     replayed: bool = False
     question: Question | None = None
+
+
+class NothingToJoinError(Exception):
+    """The question would need an answer of its own, and was to be asked only without."""
 
 
 class IdempotencyKeyReusedError(Exception):
@@ -118,7 +131,8 @@ _ASK = text("""
 async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     """Commit the question and return its id; where possible join it to an answer with the same key.
 
-    Raises IdempotencyKeyReusedError and NoRoomError.
+    Raises IdempotencyKeyReusedError, NoRoomError and NothingToJoinError; TimeoutError where others of the owner, which
+    are being counted, keep it waiting for 10 s.
     """
     parameters = {
         "owner": ask.owner,
@@ -132,26 +146,46 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "request_hash": ask.request_hash,
         "turn": ask.turn,
         "priority": ask.priority,
-        "join_only": False,
+        "join_only": ask.join_only,
     }
     in_one_statement = not ask.fresh and not ask.room and ask.idempotency_key_hash is None
+    pauses = _pauses()
     while True:
         if in_one_statement:
             rows = await fetch(engine, _ASK, parameters)
             accepted = _accepted(ask, dict(rows[0])) if rows else None
         else:
-            async with engine.connect() as connection:
-                accepted = await _ask_in_transaction(connection, ask, parameters)
+            try:
+                async with engine.connect() as connection:
+                    accepted = await _ask_in_transaction(connection, ask, parameters)
+            except RoomTakenError:
+                await asyncio.sleep(next(pauses))  # without a connection
+                continue
         if accepted is not None:
             return accepted
+        if ask.join_only:
+            raise NothingToJoinError
         # Another transaction took or gave up the key meanwhile, or an answer whose time is over still has it.
         await fetch(engine, _CLEAR_STALE, parameters)
+
+
+def _pauses() -> Iterator[float]:
+    """From one try to the next, 10 s in all. Raises TimeoutError."""
+    pause, left = _FIRST_PAUSE_SECONDS, _PATIENCE_SECONDS
+    while left > 0:
+        jittered = pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        yield jittered
+        left -= jittered
+        pause = min(pause * 1.5, _LONGEST_PAUSE_SECONDS)
+    raise TimeoutError
 
 
 async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
-    no_room = await refusal(connection, ask.owner, ask.room) if ask.room else None
+    no_room: Exception | None = NothingToJoinError() if ask.join_only else None
+    if no_room is None and ask.room:
+        no_room = await refusal(connection, ask.owner, ask.room)
     if no_room is not None:
         if ask.fresh:
             raise no_room

@@ -18,6 +18,8 @@ SUSPECT_FROM = 3
 """Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then run alone."""
 POISON_FROM = 5
 """Losses, or interruptions, at which it is set aside as failed."""
+MOST_PASSED_OVER = 2_000
+"""So many answers at the head of the queue are looked at for those of other owners, where some may have no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,38 @@ _RENEW = text("""
 """)
 _RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :worker_id")
 _HELD = text("SELECT token FROM answers WHERE holder = :worker_id")
-_CLAIM = text(f"""
-    WITH due AS (
-        SELECT id FROM answers
+_IN_TURN = f"""
+        SELECT id, turn FROM answers
         WHERE state = 'queued' AND due_at IS NULL
           AND (losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM}) = :suspects
         ORDER BY turn, id LIMIT :limit FOR UPDATE SKIP LOCKED
-    ), claimed AS (
+"""
+# The order is that of turns, and the look ends where it would get long. Locked in a query of its own, so that not all
+# that is looked at is locked.
+_IN_TURN_BUT_FOR = f"""
+        SELECT id FROM answers
+        WHERE finished_at IS NULL AND holder IS NULL AND due_at IS NULL AND id = ANY(ARRAY(
+            SELECT id FROM (
+                SELECT id, owner, losses, interruptions FROM answers
+                WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT {MOST_PASSED_OVER}
+            ) AS head
+            WHERE coalesce(owner, '') <> ALL(CAST(:but_for AS text[]))
+              AND losses < {SUSPECT_FROM} AND interruptions < {SUSPECT_FROM}
+            LIMIT :limit
+        )) FOR UPDATE SKIP LOCKED
+"""
+# Of two that claim in the same microsecond the lesser turn may stay; the next claim puts that right.
+_NOTE_TURN = """
+    CROSS JOIN (
+        SELECT CASE WHEN max(turn) > (SELECT last_value FROM claimed_turns) THEN setval('claimed_turns', max(turn)) END
+        FROM due
+    ) AS noted
+"""
+
+
+def _claim(due: str, note_turn: str = "") -> TextClause:
+    return text(f"""
+    WITH due AS ({due}    ), claimed AS (
         UPDATE answers SET state = 'in_progress', holder = :worker_id, token = nextval('claim_tokens'),
             attempt = attempt + 1, started_at = coalesce(started_at, clock_timestamp())
         WHERE id = ANY(ARRAY(SELECT id FROM due))
@@ -105,7 +132,12 @@ _CLAIM = text(f"""
     )
     SELECT claimed.*, q.text AS question_text FROM claimed
     CROSS JOIN LATERAL (SELECT text FROM {first_question("claimed.answer_id")}) q
-""")
+    {note_turn}""")
+
+
+_CLAIM = _claim(_IN_TURN, _NOTE_TURN)
+# Turns stand still meanwhile: who is passed over stays at the head, and who begins to ask is given a turn near it.
+_CLAIM_BUT_FOR = _claim(_IN_TURN_BUT_FOR)
 # In progress, said so that it fits no index but the primary key.
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND finished_at IS NULL AND state <> 'queued' RETURNING id"
 # The entry has what the row did not have before: nobody but the holder of its token changes the counts.
@@ -177,13 +209,16 @@ async def retire_worker(engine: AsyncEngine, worker_id: int) -> None:
         await connection.execute(_RETIRE, {"worker_id": worker_id})
 
 
-async def claim(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
-    """Take up to ``limit`` due answers, fairest first; none if the lease has run out.
+async def claim(
+    engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False, but_for: Collection[str] = ()
+) -> list[Claim]:
+    """Take up to ``limit`` due answers, fairest first, but none of these owners; none if the lease has run out.
 
-    Suspects are claimed only when asked for, so that a worker can run one at a time.
+    Suspects are claimed only when asked for, and then of all owners, so that a worker can run one at a time.
     """
-    parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects}
-    return [Claim(**row) for row in await fetch(engine, _CLAIM, parameters)]
+    parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects, "but_for": list(but_for)}
+    statement = _CLAIM_BUT_FOR if but_for and not suspects else _CLAIM
+    return [Claim(**row) for row in await fetch(engine, statement, parameters)]
 
 
 async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:

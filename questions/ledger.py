@@ -152,6 +152,12 @@ async def fold(connection: AsyncConnection) -> None:
     await connection.execute(_FOLD)
 
 
+async def fold_by_itself(engine: AsyncEngine) -> None:
+    """As ``fold``, in a transaction of its own."""
+    async with engine.begin() as connection:
+        await fold(connection)
+
+
 async def read_days(engine: AsyncEngine, owner: str, first: date, last: date) -> dict[date, Spent]:
     """What the owner has spent on each day of these, in UTC; days without anything are left out."""
     async with engine.connect() as connection:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from questions.reading import ITS_ANSWER
 from questions.states import State
 
-MOST_SCANNED = 10_000
+MOST_SCANNED = 1_000
 """So many questions one page looks at for those of wanted states, which no index finds."""
 
 

@@ -1,7 +1,7 @@
 """How many answers an owner may have that are not final: exact, however many processes ask at once.
 
-Only for owners with such a limit. A lock on the owner's name, held until the commit, makes their questions wait for
-each other; a question that shares an answer takes no room.
+Only for owners with such a limit. Their questions wait for each other, by a lock on the owner's name that is held until
+the commit; a question that shares an answer takes no room.
 """
 
 import hashlib
@@ -32,7 +32,12 @@ class NoRoomError(Exception):
         self.limit = limit
 
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:lock)")
+class RoomTakenError(Exception):
+    """Another question of the owner is being counted. End the transaction, and try again a moment later."""
+
+
+# Not waited for: whoever waits in a statement holds a connection of a pool that all owners share.
+_LOCK = text("SELECT pg_try_advisory_xact_lock(:lock)")
 # A statement of its own, so that it sees what was committed while the lock was awaited.
 _COUNT = text("""
     SELECT count(*) AS live, count(*) FILTER (WHERE state = 'queued') AS queued FROM (
@@ -42,9 +47,13 @@ _COUNT = text("""
 
 
 async def refusal(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
-    """Why the owner may have no further answer; None: it may, and until the transaction ends it is the only one."""
+    """Why the owner may have no further answer; None: it may, and until the transaction ends it is the only one.
+
+    Raises RoomTakenError.
+    """
     lock = int.from_bytes(hashlib.sha256(b"askmesh room " + owner.encode()).digest()[:8], "big", signed=True)
-    await connection.execute(_LOCK, {"lock": lock})
+    if not (await connection.execute(_LOCK, {"lock": lock})).scalar_one():
+        raise RoomTakenError
     count = (await connection.execute(_COUNT, {"owner": owner})).one()
     if room.live and count.live >= room.live:
         return NoRoomError("live", count.live, room.live)

@@ -48,6 +48,9 @@ def _among(column: str, values: frozenset[State] | frozenset[Priority]) -> str:
 tokens = Sequence("claim_tokens", metadata=metadata)
 """Fencing tokens: each claim draws a new one, and what a claim writes is refused once a later claim drew another."""
 
+claimed_turns = Sequence("claimed_turns", start=0, minvalue=0, metadata=metadata)
+"""Its last value is the latest turn that was claimed: the time by which turns are given, see ``questions.turns``."""
+
 mesh = Table(
     "mesh",
     metadata,
@@ -123,6 +126,7 @@ answers = Table(
     Index("answers_due", "due_at", postgresql_where=text("state = 'queued' AND due_at IS NOT NULL")),
     Index("answers_holder", "holder", postgresql_where=text("holder IS NOT NULL")),
     Index("answers_deadline", "next_deadline", postgresql_where=text(_among("state", LIVE))),
+    Index("answers_failed", "error_reason", "id", postgresql_where=text("state = 'failed'")),
     Index("answers_reuse", "reuse_until", postgresql_where=text("reusable AND reuse_until IS NOT NULL")),
     comment="One generation, shared by every question that asked for it.",
 )

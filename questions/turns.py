@@ -4,8 +4,9 @@ An owner's questions of one priority are a flow. The next of a flow has its turn
 two: the turn of the last claim, and the highest turn that the flow has among what is not final. So flows that wait
 advance side by side, however long each is, and one that begins to ask begins where the others are now.
 
-Each process that asks keeps the turns in memory, takes no lock and updates no row; once a second it learns from
-PostgreSQL where the claims are and what its flows still have. docs/limits.md says what that bounds.
+The latest turn that was claimed is the value of a sequence, which claims put forward: it outlives every process and
+every pause. Each process that asks keeps the turns in memory, takes no lock and updates no row; once a second it learns
+from PostgreSQL where the claims are and what its flows still have. docs/limits.md says what that bounds.
 """
 
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ class Flow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What PostgreSQL says. ``last_claim``: its turn; ``claims``: how many there ever were; ``highest``: by flow."""
+    """What PostgreSQL says. ``last_claim``: the latest turn; ``claims``: how many ever; ``highest``: by flow."""
 
     last_claim: int
     claims: int
@@ -97,13 +98,14 @@ class Turns:
                 del self._flows[flow]
 
 
-# What is in progress was claimed. Where nothing is, as after all workers have gone, the queue has got to its head.
+# All before the head of the queue was claimed, or is no more: after 5,000 cancels, say. A sequence has no transactions:
+# whoever looks next, in whatever process, sees no less than was seen here.
 _CLAIMS = text("""
-    SELECT greatest(
-        (SELECT max(turn) FROM answers WHERE holder IS NOT NULL),
-        (SELECT turn - 1 FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT 1),
-        0
-    ) AS last_claim, (SELECT last_value FROM claim_tokens) AS claims
+    SELECT CASE WHEN turn > last_value + 1 THEN setval('claimed_turns', turn - 1) ELSE last_value END AS last_claim,
+        (SELECT last_value FROM claim_tokens) AS claims
+    FROM claimed_turns LEFT JOIN (
+        SELECT turn FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT 1
+    ) AS head ON true
 """)
 # What is in progress may count too: its turn is not above that of the last claim.
 _HIGHEST = text("""

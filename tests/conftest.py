@@ -65,6 +65,7 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
     async with engine.begin() as connection:
         await connection.execute(text("TRUNCATE questions, answers, workers, ledger_entries, ledger_days"))
+        await connection.execute(text("SELECT setval('claimed_turns', 0)"))
     yield engine
     await engine.dispose()
 

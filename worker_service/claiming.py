@@ -14,6 +14,7 @@ from questions.claims import Claim
 from worker_service.engine_gate import EngineGate
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
+from worker_service.shares import Offer, Shares
 
 # Slots that have answered look for more together: with a statement for each, every other statement finds nothing.
 _PATIENCE_SECONDS: Final = 0.1
@@ -22,11 +23,15 @@ _PATIENCE_SECONDS: Final = 0.1
 class Claimer:
     """Gives slots their claims. One statement claims for all slots that wait, however many those are."""
 
-    def __init__(self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage) -> None:
+    def __init__(
+        self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage, shares: Shares | None = None
+    ) -> None:
+        """``shares``: how many of the slots an owner may have; None: all of them."""
         self._engine = engine
         self._lease = lease
         self._gate = gate
         self._database = database
+        self._shares = shares or Shares(0)
         self._waiting: list[asyncio.Future[Claim | None]] = []
         self._serving: asyncio.Task[None] | None = None
         # Claims are made one statement at a time, so that nobody hands back what is just being given to a slot.
@@ -76,9 +81,16 @@ class Claimer:
             claimed = await self._claim(1, suspects=True)
             return claimed[0] if claimed else None
 
+    @property
+    def passes_over(self) -> bool:
+        """Whether something may be due that was left because its owner had as many slots as it may."""
+        return self._shares.somebody_is_passed_over
+
     def give_back(self, claim: Claim) -> None:
         """The slot has nothing more to do with this claim."""
-        self._held.discard(claim.token)
+        if claim.token in self._held:
+            self._held.discard(claim.token)
+            self._shares.gave_back(claim.owner)
 
     async def hand_back_strays(self) -> None:
         """Hand back what PostgreSQL thinks is held here and is not.
@@ -113,21 +125,45 @@ class Claimer:
         permitted = self._gate.permits(wanted) if worker_id is not None else 0
         if worker_id is None or permitted == 0:
             return []
+        claimed: list[Claim] = []
         try:
-            claimed = await claims.claim(self._engine, worker_id, permitted, suspects=suspects)
+            await self._take(worker_id, permitted, claimed, suspects=suspects)
         except DATABASE_ERRORS as error:
             self._database.begins(error)
-            return []
-        self._database.ends()
+        except BaseException:
+            for claim in claimed:
+                self.give_back(claim)  # to no slot; the next heartbeat finds that they are nobody's
+            raise
+        else:
+            self._database.ends()
         if claimed:
             self._gate.claimed()
         if not suspects:
             self._others_due = bool(claimed)
             self._more_due = len(claimed) == wanted
         if self._lease.worker_id != worker_id:
-            return []  # claimed under a lease that is lost by now
-        self._held.update(claim.token for claim in claimed)
+            for claim in claimed:  # claimed under a lease that is lost by now
+                self.give_back(claim)
+            return []
         return claimed
+
+    async def _take(self, worker_id: int, permitted: int, claimed: list[Claim], *, suspects: bool) -> None:
+        """Add to ``claimed``: in one statement where no owner has its share, else in a few."""
+        to_all = False
+        while (rest := permitted - len(claimed)) > 0:
+            offer = Offer(rest) if suspects else self._shares.offer(rest, to_all=to_all)
+            found = await claims.claim(self._engine, worker_id, offer.limit, suspects=suspects, but_for=offer.but_for)
+            self._hold(found)
+            claimed += found
+            if len(found) < offer.limit:
+                if offer.last:
+                    return
+                to_all = True
+
+    def _hold(self, claimed: Iterable[Claim]) -> None:
+        for claim in claimed:
+            self._held.add(claim.token)
+            self._shares.took(claim.owner)
 
     def _distribute(self, waiting: Iterable[asyncio.Future[Claim | None]], claimed: Iterable[Claim]) -> None:
         for waiter, claim in zip_longest((w for w in waiting if not w.done()), claimed):

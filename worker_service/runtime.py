@@ -41,6 +41,7 @@ from worker_service.health import HealthServer
 from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
 from worker_service.retention import keep_retention
+from worker_service.shares import Shares
 from worker_service.slots import Slots
 from worker_service.sweeper import Sweeper
 from worker_service.texts import Texts
@@ -97,7 +98,8 @@ class Runtime:
             Outage("PostgreSQL", "the lease cannot be renewed"),
         )
         gate = EngineGate()
-        claimer = Claimer(self._engine, self._lease, gate, self._database)
+        shares = Shares(settings.worker.worker_slots, settings.worker.reserved_slots)
+        claimer = Claimer(self._engine, self._lease, gate, self._database, shares)
         self._texts = Texts(self._redis, self._lease, self._mesh.outage)
         answering = Answering(
             self._engine,
@@ -111,7 +113,7 @@ class Runtime:
         )
         self._retention_days = settings.questions.retention_days
         self.slots = Slots(settings.worker.worker_slots, claimer, answering)
-        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database)
+        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, shares)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()

@@ -130,6 +130,8 @@ class Slots:
                     await self._answering.answer(claim)
             finally:
                 self._claimer.give_back(claim)
+            if self._claimer.passes_over:
+                self.start(1)  # this slot and another: where one is free again, an owner may have a bit more than that
 
     async def _answer_suspect(self) -> None:
         claim = await self._claimer.next_suspect()

@@ -7,9 +7,11 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
+from questions.owners import are_several
 from questions.signals import publish_ended
 from questions.sweeping import sweep
 from worker_service.outages import DATABASE_ERRORS, Outage
+from worker_service.shares import Shares
 from worker_service.slots import Slots
 
 _ROUND_SECONDS: Final = 2.0
@@ -22,11 +24,15 @@ class Sweeper:
     slow, due questions are answered all the same, one round later.
     """
 
-    def __init__(self, engine: AsyncEngine, redis: MeshRedis, slots: Slots, database: Outage) -> None:
+    def __init__(
+        self, engine: AsyncEngine, redis: MeshRedis, slots: Slots, database: Outage, shares: Shares | None = None
+    ) -> None:
+        """``shares`` learns from it whether there are several owners."""
         self._engine = engine
         self._redis = redis
         self._slots = slots
         self._database = database
+        self._shares = shares
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -42,6 +48,8 @@ class Sweeper:
 
     async def sweep_once(self) -> None:
         """One round. Raises one of DATABASE_ERRORS if PostgreSQL does not answer."""
+        if self._shares is not None:
+            self._shares.several_owners = await are_several(self._engine)
         swept = await sweep(self._engine, count_due_up_to=max(self._slots.free, 1))
         if swept.due:
             self._slots.start(swept.due)

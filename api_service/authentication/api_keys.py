@@ -29,7 +29,8 @@ class _Known:
 class ApiKeys:
     """Looks keys up in PostgreSQL, all that are wanted at a moment in one statement, and one statement at a time.
 
-    So whoever guesses keys takes one connection at most, and 10,000 hashes of memory. Nothing is believed for longer
+    So whoever guesses keys takes one connection at most, and 10,000 hashes of memory. However many guess, a key that is
+    known is looked up, and serves meanwhile. Nothing is believed for longer
     than 4 s, whether PostgreSQL answers or not: without it, a ProblemError that says so ends the request.
     """
 
@@ -61,8 +62,8 @@ class ApiKeys:
     def _want(self, digest: bytes) -> asyncio.Future[Principal | None]:
         if (wanted := self._wanted.get(digest)) is not None:
             return wanted
-        if len(self._wanted) >= _MOST_WAITING:
-            raise unavailable()
+        if len(self._wanted) >= _MOST_WAITING and digest not in self._known:
+            raise unavailable()  # known keys are as few as those that were made
         wanted = self._wanted[digest] = asyncio.get_running_loop().create_future()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())

@@ -84,17 +84,17 @@ class Limits:
         headers = {"Retry-After": str(self._turns.seconds_until_shorter(error.count))}
         return ProblemError(Code.TOO_MANY_QUESTIONS, detail, headers=headers)
 
-    def refuse_stream(self, caller: Principal) -> None:
-        """Raise a 429 ProblemError if the caller holds as many streams and waits here as it may."""
+    @contextmanager
+    def stream(self, caller: Principal) -> Iterator[None]:
+        """Hold a stream or a wait for as long as the block lasts.
+
+        Raises a 429 ProblemError if the caller holds as many here as it may.
+        """
         allowance = self.allowance(caller)
         if allowance is not None and allowance.streams and self._streams[caller.tenant] >= allowance.streams:
             detail = f"You hold {allowance.streams:,} streams and waits here, which is the most. End one first."
             headers = {"Retry-After": str(_STREAM_RETRY_SECONDS)}
             raise ProblemError(Code.TOO_MANY_STREAMS, detail, headers=headers)
-
-    @contextmanager
-    def stream(self, caller: Principal) -> Iterator[None]:
-        """Hold a stream or a wait for as long as the block lasts."""
         self._streams[caller.tenant] += 1
         try:
             yield

@@ -1,8 +1,9 @@
-"""What owners with a limit on tokens have spent, as the ledger had it at most a second ago."""
+"""What owners with a limit on tokens have spent, as the ledger had it a second ago, or when it last answered."""
 
 import asyncio
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from questions.ledger import ENTRY_SECONDS, Budget, read_budgets
 
 _FRESH_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 1.0
 _FORGET_SECONDS: Final = 60.0
 
 
@@ -50,29 +52,60 @@ class Spending:
 
 
 class SpendingReader:
-    """Reads the ledger for all who ask at a time in one statement, and for each at most once a second."""
+    """Reads the ledger for all who ask at a time in one statement, one statement at a time, each at most once a second.
+
+    Whoever waited for a statement takes what it says, however long it took. Who has been read for in the last minute
+    waits for a second at most, and then takes what was known: a slow ledger keeps nobody from asking.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._known: dict[str, Spending] = {}
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, asyncio.Future[Spending]] = {}
+        self._being_read: dict[str, asyncio.Future[Spending]] = {}
         self._reading: asyncio.Task[None] | None = None
 
     async def of(self, owner: str) -> Spending:
-        """What the owner has spent. Raises what PostgreSQL's absence raises."""
-        while (known := self._known.get(owner)) is None or time.monotonic() - known.read_at >= _FRESH_SECONDS:
-            self._wanted.add(owner)
+        """What the owner has spent. Raises what PostgreSQL's absence raises, unless something is known."""
+        known, now = self._known.get(owner), time.monotonic()
+        if known is not None and now - known.read_at < _FRESH_SECONDS:
+            return known
+        reading = asyncio.shield(self._want(owner))  # whoever leaves takes nothing from the others
+        if known is None or now - known.read_at >= _FORGET_SECONDS:
+            return await reading
+        try:
+            return await asyncio.wait_for(reading, _PATIENCE_SECONDS)
+        except Exception:  # noqa: BLE001 - if PostgreSQL is away, asking will say so
+            return known
+
+    def _want(self, owner: str) -> asyncio.Future[Spending]:
+        wanted = self._being_read.get(owner) or self._wanted.get(owner)
+        if wanted is None:
+            wanted = self._wanted[owner] = asyncio.get_running_loop().create_future()
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.create_task(self._read())
-            await asyncio.shield(self._reading)  # whoever leaves takes nothing from the others
-        return known
+        return wanted
 
     async def _read(self) -> None:
-        owners, self._wanted = self._wanted, set()
-        now = time.monotonic()
-        budgets = await read_budgets(self._engine, owners)
-        self._known = {owner: known for owner, known in self._known.items() if now - known.read_at < _FORGET_SECONDS}
-        self._known.update({owner: Spending(budget, now) for owner, budget in budgets.items()})
+        while self._wanted:
+            self._being_read, self._wanted = self._wanted, {}
+            now = time.monotonic()
+            try:
+                budgets = await read_budgets(self._engine, self._being_read)
+            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                for future in self._being_read.values():
+                    future.set_exception(error)
+                    future.exception()  # nobody may wait any more
+            else:
+                self._remember(budgets, now)
+            self._being_read = {}
+
+    def _remember(self, budgets: Mapping[str, Budget], read_at: float) -> None:
+        kept = time.monotonic() - _FORGET_SECONDS
+        self._known = {owner: known for owner, known in self._known.items() if known.read_at >= kept}
+        for owner, future in self._being_read.items():
+            self._known[owner] = Spending(budgets[owner], read_at)
+            future.set_result(self._known[owner])
 
 
 def seconds_until_tomorrow(now: datetime | None = None) -> int:

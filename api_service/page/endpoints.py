@@ -1,16 +1,17 @@
 """GET / and the files that the page loads."""
 
 import hashlib
+from functools import cache
 from http import HTTPStatus
-from os import PathLike, stat_result
+from mimetypes import guess_type
 from pathlib import Path
 
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Route
+
+from api_service.fixed import Fixed
 
 _PAGE = Path(__file__).with_name("page.html")
 _STATIC = Path(__file__).with_name("static")
@@ -30,47 +31,36 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_FILE_HEADERS = {"X-Content-Type-Options": "nosniff"}
 _FOREVER = "public, max-age=31536000, immutable"
 
 
 def page_routes() -> list[BaseRoute]:
     """The page at ``/``, and its files under a path that changes with them, so that browsers keep them for good."""
-    digest = _digest_of_files()
-    page = _PAGE.read_text().replace("{{files}}", f"page/{digest}").encode()
-    etag = f'"{hashlib.sha256(page).hexdigest()[:_DIGEST_CHARACTERS]}"'
-    headers = _HEADERS | {"ETag": etag}
+    digest, files = _files()
+    page = Fixed(_PAGE.read_text().replace("{{files}}", f"page/{digest}").encode(), "text/html", _HEADERS)
 
     async def show(request: Request) -> Response:
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return Response(page, media_type="text/html", headers=headers)
+        return page.response(request)
 
-    return [
-        Route("/", show, name="page"),
-        Mount("/page/{digest}", GZipMiddleware(_Files(digest), compresslevel=9), name="page_files"),
-    ]
-
-
-def _digest_of_files() -> str:
-    digest = hashlib.sha256()
-    for file in sorted(_STATIC.rglob("*")):
-        if file.is_file():
-            digest.update(file.relative_to(_STATIC).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:_DIGEST_CHARACTERS]
-
-
-class _Files(StaticFiles):
-    def __init__(self, digest: str) -> None:
-        super().__init__(directory=_STATIC)
-        self._digest = digest
-
-    def file_response(
-        self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
-    ) -> Response:
-        response = super().file_response(full_path, stat_result, scope, status_code)
+    async def show_file(request: Request) -> Response:
         # While a new release takes over, the page of one process asks another for its files: it gets the others, and
         # must not keep them.
-        current = scope["path_params"]["digest"] == self._digest
-        response.headers["Cache-Control"] = _FOREVER if current else "no-cache"
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+        caching = _FOREVER if request.path_params["digest"] == digest else "no-cache"
+        if (file := files.get(request.path_params["path"])) is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        return file.response(request, {"Cache-Control": caching})
+
+    return [Route("/", show, name="page"), Route("/page/{digest}/{path:path}", show_file, name="page_files")]
+
+
+@cache
+def _files() -> tuple[str, dict[str, Fixed]]:
+    """What the files are called by together, and each by its path."""
+    digest, files = hashlib.sha256(), {}
+    for file in sorted(_STATIC.rglob("*")):
+        if file.is_file():
+            name, content = file.relative_to(_STATIC).as_posix(), file.read_bytes()
+            digest.update(name.encode() + b"\0" + content)
+            files[name] = Fixed(content, guess_type(name)[0] or "text/plain", _FILE_HEADERS)
+    return digest.hexdigest()[:_DIGEST_CHARACTERS], files

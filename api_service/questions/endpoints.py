@@ -1,7 +1,7 @@
 """The REST endpoints for questions."""
 
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
 
@@ -75,17 +75,18 @@ async def ask(
     """
     began = time.monotonic()
     seconds = 0.0 if events else wait
-    if events or seconds:
-        limits.refuse_stream(caller)
-    with limits.stream(caller) if seconds else nullcontext():
+    with ExitStack() as held:
+        if events or seconds:
+            held.enter_context(limits.stream(caller))
         asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
         if seconds:
             receive = request.receive if body.cancel_on_disconnect else None
             seconds_left = max(0.0, began + seconds - time.monotonic())
             asked = await questions.wait_for_end(asked, seconds_left, receive)
+        stream = held.pop_all() if events else None
     accepted, question = asked.accepted, asked.question
     cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
-    if events:
+    if stream is not None:
         leave = partial(questions.leave, caller.tenant, accepted.question_id)
         headers = {"Location": prefix + f"/api/answer/{accepted.question_id}", **asked.headers}
         if accepted.replayed:
@@ -96,7 +97,7 @@ async def ask(
             language=language,
             asked={"cached": cached, "coalesced": coalesced},
             headers=headers,
-            held=limits.stream(caller),
+            held=stream,
             on_leave=leave if body.cancel_on_disconnect else None,
         )
     if question.state.is_final:
@@ -138,7 +139,6 @@ async def answer(
     """
     if not wait:
         return _answer(await questions.read(caller.tenant, question_id), language, response)
-    limits.refuse_stream(caller)
     with limits.stream(caller):
         return _answer(await questions.wait(caller.tenant, question_id, wait), language, response)
 
@@ -166,9 +166,10 @@ async def events(
     The deltas since the last `restarted`, or since the start, add up to `answer_text` byte for byte. An `id` is valid
     at every process of this service, while the answer is written and afterwards.
     """
-    limits.refuse_stream(caller)
-    question = await questions.read(caller.tenant, question_id)
-    return EventStream(watcher, question, start=start, language=language, held=limits.stream(caller))
+    with ExitStack() as held:
+        held.enter_context(limits.stream(caller))
+        question = await questions.read(caller.tenant, question_id)
+        return EventStream(watcher, question, start=start, language=language, held=held.pop_all())
 
 
 @router.post(

@@ -32,8 +32,8 @@ _HEARTBEAT: Final = b":\n\n"
 # EventSource comes back so long after a stream broke off; left to itself, some wait for 5 s.
 _RETRY: Final = b"retry: 1000\n\n"
 _RESTARTED: Final = sse_event("restarted", {})
-# Of one write. With the 64 KiB that uvicorn buffers it bounds what a reader takes who does not read.
-_WRITE_BYTES = 65_536
+# Of one write. With what the connection buffers it bounds what a reader takes who does not read.
+_WRITE_BYTES = 8_192
 # As long as a call to Redis may take: so long the text is waited for that a cursor is compared with.
 _CHECK_SECONDS = 1.0
 
@@ -53,7 +53,7 @@ class EventStream(Response):
         asked: Mapping[str, bool] | None = None,
         headers: Mapping[str, str] | None = None,
         on_leave: Callable[[], Awaitable[object]] | None = None,
-        held: AbstractContextManager[None],
+        held: AbstractContextManager[object],
     ) -> None:
         """``question``: as it was read a moment ago. ``asked``: goes with the first event.
 
@@ -77,6 +77,7 @@ class EventStream(Response):
         Raises ProblemError, before anything is sent, for a cursor that the text does not have.
         """
         with self._held, self._watcher.watch(self._question, text=True) as watch:
+            self._question = watch.question  # which all who read it share
             if self._start is not None:
                 if self._start.cursor.ended and watch.question.state.is_final:
                     await Response(status_code=HTTPStatus.NO_CONTENT, headers=HEADERS)(scope, receive, send)
@@ -131,7 +132,10 @@ class EventStream(Response):
         text = watch.final_text
         while text is not None and (event := self._next(text)) is not None:
             yield event
-        yield _final(watch.question, self._language, replace(self._cursor, ended=True))
+        key = self._language, replace(self._cursor, ended=True)
+        if (event := watch.endings.get(key)) is None:
+            event = watch.endings[key] = _final(watch.question, *key)
+        yield event
 
     def _next(self, text: LiveText) -> bytes | None:
         """What this reader lacks of the text; None: nothing."""

@@ -7,6 +7,7 @@ import orjson
 from api_service.questions.cursor import Cursor
 
 _PIECE_BYTES = 65_536
+_MOST_EVENTS = 16
 
 
 def sse_event(name: str, data: Any, event_id: Cursor | None = None) -> bytes:
@@ -61,6 +62,8 @@ class LiveText:
                 end -= 1
             behind = Cursor(self.epoch, end)
             found = sse_event("delta", {"text": self.data[start:end].decode()}, behind), behind
+            if len(self._events) >= _MOST_EVENTS:
+                self._events.clear()  # those who read along are at one place, or at a few
             self._events[start] = found
         return found
 

@@ -15,6 +15,7 @@ from starlette.types import Receive
 from api_service.authentication.principal import Principal
 from api_service.backlog import Backlog
 from api_service.database import reach
+from api_service.limits.counting import Counting
 from api_service.limits.limits import Admission, Limits
 from api_service.limits.priorities import check_priority
 from api_service.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
@@ -29,7 +30,7 @@ from foundation.settings import GenerationSettings, QuestionSettings
 from questions import reading
 from questions.answer_cache import AnswerCache
 from questions.answer_key import answer_key
-from questions.asking import Accepted, Ask, Source, accept, find_replay
+from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay
 from questions.erasing import Erased, erase
 from questions.hints import Hints
 from questions.listing import Page, Place, Wanted, list_questions
@@ -90,6 +91,7 @@ class QuestionService:
         self._limits_of_callers = limits
         self._watcher = watcher
         self._generation = generation
+        self._counting = Counting()
         # Questions that had not ended when they were last looked at here, with the time of that, in its order. Redis is
         # no help with them: it knows of one only if another process has read its end since.
         self._live: dict[int, tuple[float, Question]] = {}
@@ -101,7 +103,6 @@ class QuestionService:
 
         Raises IdempotencyKeyReusedError too.
         """
-        self._backlog.refuse_if_full()
         check_priority(caller, request.priority)
         language = detect(request.question_text)
         ask = self._ask(caller.tenant, request, language, idempotency_key, fresh=fresh)
@@ -240,15 +241,23 @@ class QuestionService:
         turn = await reach(lambda: self._turns.next(flow), again=True)
         accepted = None
         try:
-            accepted = await reach(lambda: accept(self._engine, replace(ask, turn=turn, room=admission.room)))
+            ask = replace(ask, turn=turn, room=admission.room, join_only=self._backlog.is_full)
+            accepted = await reach(lambda: self._store(ask))
         except NoRoomError as error:
             raise self._limits_of_callers.no_room(error) from None
+        except NothingToJoinError:
+            await self._limits_of_callers.give_back(caller)  # what has not been asked costs nothing
+            raise self._backlog.refusal() from None
         finally:
             if accepted is None or accepted.source is not Source.NEW:
                 self._turns.give_back(flow)
         if accepted.replayed:
             await self._limits_of_callers.give_back(caller)
         return accepted
+
+    async def _store(self, ask: Ask) -> Accepted:
+        async with self._counting.of(ask.owner) if ask.room else nullcontext():
+            return await accept(self._engine, ask)
 
     def _ask(
         self, owner: str, request: AskRequest, language: Language, idempotency_key: str | None, *, fresh: bool

@@ -36,6 +36,8 @@ class WatchedQuestion:
         self.answer = answer
         self.gone = False
         self.watches: set[Watch] = set()
+        self.endings: dict[object, bytes] = {}
+        """Its last events, by what else they depend on; one copy for all who are sent it."""
         self._final_text: LiveText | None = None
 
     @property
@@ -77,6 +79,11 @@ class Watch:
     def final_text(self) -> LiveText | None:
         """The whole text once there is one."""
         return self._question.final_text
+
+    @property
+    def endings(self) -> dict[object, bytes]:
+        """The last events that were made of the question."""
+        return self._question.endings
 
     @property
     def text_was_read(self) -> bool:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -48,6 +49,7 @@ class Watcher:
         self._listens = False
         self._questions: dict[int, WatchedQuestion] = {}
         self._answers: dict[int, WatchedAnswer] = {}
+        self._finished: WeakValueDictionary[int, WatchedQuestion] = WeakValueDictionary()
         self._changed: set[int] = set()
         self._ended: dict[int, None] = {}
         self._look = asyncio.Event()
@@ -60,7 +62,9 @@ class Watcher:
     def watch(self, question: Question, *, text: bool) -> Iterator[Watch]:
         """Wait for what becomes of this question, read a moment ago; ``text``: of the text being written too."""
         if question.state.is_final:
-            yield Watch(WatchedQuestion(question, WatchedAnswer(question.answer_id)), self._surroundings, text=False)
+            watch = Watch(self._finished_question(question), self._surroundings, text=False)
+            del question  # its text is there in the copy that is shared
+            yield watch
             return
         followed = self._questions.get(question.id) or self._follow(question)
         watch = Watch(followed, self._surroundings, text=text)
@@ -130,6 +134,13 @@ class Watcher:
         background.run("following the states of questions", self._follow_states)
         background.run("following texts", self._follow_texts)
         background.run("following the queue", self._follow_queue)
+
+    def _finished_question(self, question: Question) -> WatchedQuestion:
+        """The copy that others read already, of which each reader would else hold one as long as it takes."""
+        finished = self._finished.get(question.id)
+        if finished is None or finished.now != question:
+            finished = self._finished[question.id] = WatchedQuestion(question, WatchedAnswer(question.answer_id))
+        return finished
 
     def _follow(self, question: Question) -> WatchedQuestion:
         answer = self._answers.get(question.answer_id)

@@ -1,6 +1,7 @@
 """Limits of owners, over two replicas."""
 
 import asyncio
+import hashlib
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,23 +12,22 @@ import pytest
 import pytest_asyncio
 from aiohttp import ClientResponse, ClientSession
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.datastructures import Headers
 
 from api_service.app import create_app
 from api_service.authentication.principal import LOCAL, Principal
-from api_service.limits.limits import FREE, Limits, duration
+from api_service.limits.limits import FREE, Limits
 from api_service.limits.request_rate import RequestRate
-from api_service.limits.spending import Spending
 from api_service.turns import TurnKeeper
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
 from foundation.settings import LimitSettings
-from questions.ledger import Budget
 from questions.limits import LimitOverrides
 from questions.roles import Role
+from questions.room import NoRoomError, Room, refusal
 from tests.api_service import answers
-from tests.api_service.serving import client_of, serving_app, settings_for
+from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -168,6 +168,102 @@ async def test_who_asks_and_waits_is_counted_before_anything_is_stored(replicas:
     assert (await ask(replicas[0], "waits", "wait no more?", wait="0.01", streams=1)).status == 202
 
 
+@pytest.mark.parametrize("way", ["follow", "ask"])
+async def test_streams_that_begin_in_one_moment_are_as_many_as_may_be(replicas: list[ClientSession], way: str) -> None:
+    headers = {"tenant": f"crowd {way}", "limit-streams": "2", "Accept": "text/event-stream"}
+    question_id = (await (await ask(replicas[0], f"crowd {way}", "crowd?")).json())["question_id"]
+    async with ClientSession(replicas[0]._base_url) as streams:
+
+        async def begin() -> ClientResponse:
+            if way == "follow":
+                return await streams.get(f"/api/answer/{question_id}/events", headers=headers)
+            return await streams.post("/api/ask", json={"question_text": "crowd?"}, headers=headers)
+
+        begun = await asyncio.gather(*(begin() for _ in range(40)))
+        assert sorted(one.status for one in begun) == [200] * 2 + [429] * 38
+
+        async def all_is_free() -> bool:
+            one = await begin()
+            one.close()
+            return one.status == 200
+
+        for one in begun:
+            one.close()
+        await until(all_is_free)
+    # What fails before the stream begins holds nothing.
+    for _ in range(3):
+        missing = await replicas[0].get("/api/answer/9000000000/events", headers=headers)
+        assert missing.status == 404
+        wrong = await replicas[0].post("/api/ask", json={"question_text": ""}, headers=headers)
+        assert wrong.status == 422
+
+
+async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_waiting(
+    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    async def count(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
+        nonlocal tried
+        tried += owner == "held"
+        return await refusal(connection, owner, room)
+
+    async def is_tried() -> bool:
+        return tried >= 4
+
+    monkeypatch.setattr("questions.asking.refusal", count)
+    lock = int.from_bytes(hashlib.sha256(b"askmesh room held").digest()[:8], "big", signed=True)
+    async with engine.connect() as frozen:
+        await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+        waiting = [
+            asyncio.create_task(ask(replicas[n % 2], "held", f"held {n}?", concurrent_questions=50)) for n in range(40)
+        ]
+        await until(is_tried)
+        for replica in replicas:
+            async with asyncio.timeout(5):
+                for number in range(10):
+                    assert (await ask(replica, "free", f"free {number}?", concurrent_questions=50)).status == 202
+        assert not any(task.done() for task in waiting)
+        await frozen.rollback()
+    replies = await asyncio.gather(*waiting)
+    assert [reply.status for reply in replies] == [202] * 40
+
+
+async def test_who_waits_too_long_for_the_owners_other_questions_is_told_to_come_again(
+    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("questions.asking._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("api_service.limits.counting._PATIENCE_SECONDS", 0.2)
+    lock = int.from_bytes(hashlib.sha256(b"askmesh room too long").digest()[:8], "big", signed=True)
+    async with engine.connect() as frozen:
+        await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+        replies = await asyncio.gather(
+            *(ask(replicas[0], "too long", f"long {n}?", concurrent_questions=50) for n in range(3))
+        )
+        assert [reply.status for reply in replies] == [503] * 3
+        assert {(await reply.json())["code"] for reply in replies} == {"database_unavailable"}
+    assert (await ask(replicas[0], "too long", "now?", concurrent_questions=50)).status == 202
+
+
+async def test_entries_are_folded_although_no_worker_runs(
+    database_url: str, valkey: Valkey, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await execute(
+        engine,
+        """INSERT INTO ledger_entries (owner, at, requests)
+        SELECT 'unfolded', clock_timestamp() - interval '2 minutes', 1 FROM generate_series(1, 25000)""",
+    )
+    monkeypatch.setattr("api_service.app._FOLD_SECONDS", 0.05)
+    async with replica(database_url, valkey):
+
+        async def is_folded() -> bool:
+            async with engine.connect() as connection:
+                left = "SELECT count(*) FROM ledger_entries WHERE owner = 'unfolded'"
+                return bool((await connection.execute(text(left))).scalar_one() == 0)
+
+        await until(is_folded)
+
+
 async def test_priority_takes_a_role_and_is_no_part_of_the_answer(
     replicas: list[ClientSession], engine: AsyncEngine
 ) -> None:
@@ -242,12 +338,3 @@ async def test_without_redis_each_process_counts_by_itself() -> None:
     await rate.take("owner a", 3, -1)
     assert (await rate.take("owner a", 3)).allowed
     await away.aclose()
-
-
-async def test_a_minute_says_when_there_is_room_again() -> None:
-    now = asyncio.get_running_loop().time()  # the monotonic clock
-    minute = Spending(Budget(lately=((10, 50), (40, 30), (59, 20))), now).minute(60)
-    assert minute.used == 100
-    assert 19 < minute.retry_after <= 20  # when those of 59 and of 40 s ago are gone
-    assert 49 < minute.reset <= 50
-    assert [duration(s) for s in (0.017, 1.5, 360)] == ["17ms", "1.5s", "6m0s"]

@@ -1,6 +1,7 @@
 """Text that grows, cut anywhere."""
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -100,3 +101,19 @@ def test_a_place_within_a_code_point_is_recognised(text: str) -> None:
     ends = {len(text[:number].encode()) for number in range(len(text) + 1)}
     for offset in range(len(data) + 5):
         assert is_within_code_point(data, offset) == (offset < len(data) and offset not in ends)
+
+
+def test_readers_that_begin_anywhere_in_a_text_that_does_not_grow_cost_no_memory() -> None:
+    text = LiveText(0, b"word " * 20_000)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for offset in range(4_000):
+            assert text.delta(Cursor(0, offset)) is not None
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 3_000_000, "4,000 events of 64 KiB each would be 256 MiB"
+    again = text.delta(Cursor(0, 3_999))
+    assert again is not None
+    assert text.delta(Cursor(0, 3_999)) is again, "readers at one place share the event"

@@ -47,21 +47,23 @@ RESULTS: dict[tuple[str, str], type[BaseModel]] = {
 }
 
 
+SETTINGS = Settings(
+    database=DatabaseSettings(database_url=SecretStr("postgresql://nowhere")),
+    redis=RedisSettings(redis_url=SecretStr("redis://nowhere")),
+    broker=BrokerSettings(broker_url=SecretStr("redis://nowhere")),
+    access=AccessSettings(),
+    api=ApiSettings(),
+    questions=QuestionSettings(),
+    limits=LimitSettings(),
+    generation=GenerationSettings(),
+    llm_client=LlmClientSettings(),
+)
+"""Of an application that is never run."""
+
+
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return create_app(
-        Settings(
-            database=DatabaseSettings(database_url=SecretStr("postgresql://nowhere")),
-            redis=RedisSettings(redis_url=SecretStr("redis://nowhere")),
-            broker=BrokerSettings(broker_url=SecretStr("redis://nowhere")),
-            access=AccessSettings(),
-            api=ApiSettings(),
-            questions=QuestionSettings(),
-            limits=LimitSettings(),
-            generation=GenerationSettings(),
-            llm_client=LlmClientSettings(),
-        )
-    )
+    return create_app(SETTINGS)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,10 @@
 """Many readers of one answer, and some that do not read."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,9 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service import server as server_module
 from api_service.app import create_app
+from api_service.http_protocol import MOST_BUFFERED_BYTES
+from api_service.questions.live_text import LiveText
 from api_service.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
+from questions.reading import Question
+from tests.api_service import answers
 from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer
@@ -104,10 +109,42 @@ async def test_who_does_not_read_costs_little_memory_and_nobody_else_anything(
                     return held_bytes(server) > 0
 
                 await until(is_stalled)
-                assert held_bytes(server) < 3 * len(PIECE)
+                assert held_bytes(server) <= 3 * MOST_BUFFERED_BYTES
                 await writer.write(" The end.")
                 await writer.complete()
                 assert text_of(await stream.rest()) == " The end."
+
+
+async def test_many_who_do_not_read_a_finished_answer_share_its_text(
+    database_url: str, valkey: Valkey, engine: AsyncEngine, words: str
+) -> None:
+    async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
+        question_id = await ask(api, words)
+        whole = PIECE * 40
+        await answers.complete(engine, words, whole)
+        others = set(server.server_state.connections)
+        with ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(one_who_does_not_read(url, question_id))
+
+            async def all_are_stalled() -> bool:
+                stalled = server.server_state.connections - others
+                return len(stalled) == 20 and all(one.transport.get_write_buffer_size() for one in stalled)
+
+            await until(all_are_stalled)
+            assert held_bytes(server) <= 3 * MOST_BUFFERED_BYTES
+            for connection in server.server_state.connections - others:
+                sending = connection.transport.get_extra_info("socket")
+                of_system = sending.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+                assert of_system <= 131_072, "Linux doubles what it is asked for"
+
+            async def its_text_is_there_once() -> bool:  # once it has been put into the cache, too
+                gc.collect()
+                kept = [one for one in gc.get_objects() if isinstance(one, Question) and one.id == question_id]
+                texts = [one for one in gc.get_objects() if isinstance(one, LiveText) and len(one.data) == len(whole)]
+                return len({id(one.text) for one in kept if one.text}) == len(texts) == 1
+
+            await until(its_text_is_there_once)
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux drops who does not read")

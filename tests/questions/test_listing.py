@@ -132,3 +132,16 @@ async def test_pages_stay_apart_while_questions_come_and_go(engine: AsyncEngine)
         page = await list_questions(engine, OWNER, Wanted(), page.next_after, 6)
         seen += [listed.id for listed in page.questions]
     assert seen == ids[::-1]
+
+
+async def test_a_page_of_a_state_that_nothing_is_in_looks_at_a_thousand_questions(engine: AsyncEngine) -> None:
+    await many(engine, 1_500)
+    wanted = Wanted([State.FAILED])
+    page = await list_questions(engine, OWNER, wanted, None, 20)
+    assert page.questions == []
+    assert page.next_after is not None
+    newer = "SELECT count(*) FROM questions WHERE owner = :owner AND (created_at, id) >= (:at, :id)"
+    place = page.next_after
+    looked_at = await rows(engine, newer, owner=OWNER, at=place.created_at, id=place.question_id)
+    assert looked_at[0].count == listing.MOST_SCANNED == 1_000
+    assert (await list_questions(engine, OWNER, wanted, place, 20)).next_after is None

@@ -1,11 +1,15 @@
 from datetime import timedelta
 
 import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.database import create_engine
+from foundation.settings import DatabaseSettings
 from questions.asking import Source
 from questions.claims import fail, finish, retire_worker, wait
-from questions.operating import Selection, list_questions, purge, replay
+from questions.operating import _CONDITIONS, _LIST, Selection, list_questions, purge, replay
 from questions.reading import cancel
 from questions.states import ErrorReason, State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
@@ -102,3 +106,32 @@ async def test_purging_removes_what_is_final_and_old_and_nothing_else(engine: As
     assert (await seen(engine, again.question_id)).state is State.COMPLETED
     assert len(await rows(engine, "SELECT id FROM answers")) == 2
     assert {old_failed, shared}.isdisjoint(await ids(engine, Selection.ALL))
+
+
+@pytest.mark.parametrize("selection", [Selection.FAILED, Selection.POISON])
+async def test_what_has_failed_is_found_by_an_index_among_all_that_was_answered(
+    engine: AsyncEngine, database_url: str, selection: Selection
+) -> None:
+    await rows(
+        engine,
+        """
+        WITH answer AS (
+            INSERT INTO answers (answer_key, reusable, model, state, next_deadline, finished_at, text, error_reason)
+            SELECT sha256(n::text::bytea), false, '', CASE WHEN n % 5000 = 1 THEN 'failed' ELSE 'completed' END, now(),
+                now(), CASE WHEN n % 5000 = 1 THEN NULL ELSE 'because' END,
+                CASE WHEN n % 5000 = 1 THEN 'poison' ELSE NULL END
+            FROM generate_series(1, 20000) AS n RETURNING id
+        )
+        INSERT INTO questions (owner, text, language, answer_id, deadline)
+        SELECT 'local', 'why?', 'en', id, now() FROM answer RETURNING id
+        """,
+    )
+    statement = f"{_LIST} WHERE {_CONDITIONS[selection]} ORDER BY q.id DESC LIMIT 100"
+    operators = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "operations", planned_freely=True)
+    async with operators.connect() as connection:
+        await connection.execute(text("ANALYZE answers, questions"))
+        plan = "\n".join((await connection.execute(text(f"EXPLAIN {statement}"))).scalars())
+    await operators.dispose()
+    assert "answers_failed" in plan, plan
+    assert "Seq Scan on answers" not in plan, plan
+    assert len(await ids(engine, selection)) == 4

@@ -11,12 +11,14 @@ from foundation.database import _compiled
 
 pytestmark = pytest.mark.integration
 
-MODULES = ("asking", "claims", "erasing", "ledger", "listing", "reading", "room", "sweeping", "turns")
+MODULES = ("asking", "claims", "erasing", "ledger", "listing", "owners", "reading", "room", "sweeping", "turns")
 MEANT = {
     "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
     "claims._FINISH": {"answers_pkey", "questions_answer"},
     "claims._HELD": {"answers_holder"},
     "asking._ASK": {"answers_reusable_key", "answers_pkey"},
+    "owners._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
     "reading._READ": {"questions_pkey", "answers_pkey"},
     "room._COUNT": {"answers_owner"},
     "sweeping._COUNT_DUE": {"answers_claim"},
@@ -24,7 +26,7 @@ MEANT = {
     "sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},
     "sweeping._REQUEUE_LOST": {"answers_holder", "answers_pkey", "workers_pkey"},
     "sweeping._STOP_REUSE": {"answers_reuse", "answers_pkey"},
-    "turns._CLAIMS": {"answers_holder", "answers_claim"},
+    "turns._CLAIMS": {"answers_claim"},
     "turns._HIGHEST": {"answers_owner"},
 }
 """The indexes by which the statements that run all the time should read."""

@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions.asking import Source, accept
-from questions.claims import claim, hand_back_all_but, wait
+from questions.claims import claim, hand_back_all_but, retire_worker, wait
 from questions.reading import cancel
+from questions.sweeping import sweep
 from questions.turns import STEPS, Flow, Priority, Sample, Turns, next_turn, sample
-from tests.questions.actors import question, rows, worker
+from tests.questions.actors import claim_one, question, rows, worker
 
 NORMAL = Priority.NORMAL
 STEP = STEPS[NORMAL]
@@ -163,6 +164,51 @@ async def test_5000_questions_that_were_cancelled_delay_nobody_not_even_their_ow
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("how_it_ended", ["claimed", "cancelled", "claimed by one that died"])
+async def test_turns_go_on_where_they_were_after_nothing_was_asked_and_one_process_was_started_again(
+    engine: AsyncEngine, how_it_ended: str
+) -> None:
+    """``how_it_ended``: what became of the many questions before the pause."""
+    first, second, worker_id = Edge(engine), Edge(engine), await worker(engine)
+    await flood(engine, first, "a", 600)
+    if how_it_ended == "cancelled":
+        await rows(engine, "UPDATE answers SET due_at = clock_timestamp() WHERE turn < 2000 RETURNING id")
+        await first.look()  # its head, which is cancelled before it was claimed, is what turns go by
+    else:
+        assert len(await claim(engine, worker_id, 1_000)) == 600
+    if how_it_ended == "claimed by one that died":
+        await retire_worker(engine, worker_id)
+        await sweep(engine, 1)
+    await rows(
+        engine,
+        """UPDATE answers SET state = 'cancelled', holder = NULL, reusable = false, finished_at = clock_timestamp()
+        RETURNING id""",
+    )
+    for _ in range(2):
+        await first.look()
+    second = Edge(engine)  # started again
+    await second.look()
+    await flood(engine, second, "b", 100)
+    its_first = await first.ask("a", "the only one")
+    assert await place(engine, its_first) <= 2, "at most as many of the other's as there are processes"
+    claimed = [(await claim_one(engine, await worker(engine))).owner for _ in range(4)]
+    assert claimed == ["b", "a", "b", "b"]
+
+
+@pytest.mark.integration
+async def test_a_claim_of_what_was_handed_back_leaves_the_latest_turn_as_it_is(engine: AsyncEngine) -> None:
+    edge, worker_id = Edge(engine), await worker(engine)
+    await flood(engine, edge, "a", 10)
+    await claim(engine, worker_id, 1)
+    await claim(engine, worker_id, 8)
+    assert (await sample(engine, [])).last_claim == 9 * STEP + 3, "the head of the queue is the tenth"
+    await hand_back_all_but(engine, worker_id, ())
+    assert (await sample(engine, [])).last_claim == 9 * STEP + 3
+    await claim(engine, worker_id, 1)
+    assert (await sample(engine, [])).last_claim == 9 * STEP + 3
+
+
+@pytest.mark.integration
 async def test_what_is_handed_back_or_waits_keeps_its_turn(engine: AsyncEngine) -> None:
     edge, worker_id = Edge(engine), await worker(engine)
     first = await edge.ask("a", "first")
@@ -202,6 +248,7 @@ async def emptied(database_url: str) -> AsyncIterator[AsyncEngine]:
     try:
         async with engine.begin() as connection:
             await connection.execute(text("TRUNCATE questions, answers, workers, ledger_entries"))
+            await connection.execute(text("SELECT setval('claimed_turns', 0)"))
         yield engine
     finally:
         await engine.dispose()

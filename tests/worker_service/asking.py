@@ -9,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from questions.asking import Ask, accept
 
 
-async def ask(engine: AsyncEngine, question: str, *, max_wait_seconds: float = 600) -> int:
+async def ask(engine: AsyncEngine, question: str, *, max_wait_seconds: float = 600, owner: str = "tests") -> int:
     """Commit a question and return its id. Nobody is woken."""
     question_to_ask = Ask(
-        owner="tests",
+        owner=owner,
         text=question,
         language="en",
         answer_key=uuid.uuid4().bytes,

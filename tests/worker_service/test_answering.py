@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import grpc
 import pytest
@@ -261,9 +262,9 @@ async def test_what_postgresql_gave_and_nobody_here_got_is_handed_back(worker: W
 async def test_one_statement_claims_for_all_slots_that_wait(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     claim, limits = claims.claim, []
 
-    async def count(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
+    async def count(engine: AsyncEngine, worker_id: int, limit: int, **options: Any) -> list[Claim]:
         limits.append(limit)
-        return await claim(engine, worker_id, limit, suspects=suspects)
+        return await claim(engine, worker_id, limit, **options)
 
     monkeypatch.setattr(claims, "claim", count)
     for number in range(30):
@@ -282,9 +283,9 @@ async def test_slots_that_have_answered_look_for_more_together(
 ) -> None:
     claim, limits = claims.claim, []
 
-    async def count(engine: AsyncEngine, worker_id: int, limit: int, *, suspects: bool = False) -> list[Claim]:
+    async def count(engine: AsyncEngine, worker_id: int, limit: int, **options: Any) -> list[Claim]:
         limits.append(limit)
-        return await claim(engine, worker_id, limit, suspects=suspects)
+        return await claim(engine, worker_id, limit, **options)
 
     monkeypatch.setattr(claims, "claim", count)
     monkeypatch.setattr("worker_service.claiming._PATIENCE_SECONDS", 3_600.0)

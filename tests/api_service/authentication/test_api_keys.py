@@ -18,7 +18,7 @@ from api_service.problems import Code, ProblemError
 from foundation.database import create_engine
 from foundation.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
-from questions.api_keys import create, hash_of, new_key, revoke
+from questions.api_keys import ValidKey, create, find, hash_of, new_key, revoke
 from questions.roles import Role
 from tests.questions.actors import rows
 
@@ -153,3 +153,36 @@ async def test_whoever_leaves_takes_nobody_along(engine: AsyncEngine, keys: ApiK
     leaving.cancel()
     assert await staying is not None
     assert leaving.cancelled()
+
+
+@pytest.mark.parametrize("ahead", [2.5, 4.5], ids=["still valid", "to be looked up again"])
+async def test_however_many_guess_a_known_key_is_let_in(
+    engine: AsyncEngine, keys: ApiKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    valid, made = await create(engine, "acme", Role.USER)
+    known = await keys.principal(valid)
+    assert known is not None
+    clock.ahead += ahead
+    may_go_on, is_looking = asyncio.Event(), asyncio.Event()
+
+    async def slow(engine: AsyncEngine, hashes: list[bytes]) -> dict[bytes, ValidKey]:
+        is_looking.set()
+        await may_go_on.wait()
+        return await find(engine, hashes)
+
+    monkeypatch.setattr(api_keys, "find", slow)
+    guesses = [asyncio.create_task(keys.principal(new_key()))]
+    await is_looking.wait()
+    guesses += [asyncio.create_task(keys.principal(new_key())) for _ in range(1_001)]
+    while len(keys._wanted) < api_keys._MOST_WAITING:
+        await asyncio.sleep(0)
+    asked = asyncio.create_task(keys.principal(valid))
+    try:
+        if ahead < api_keys._VALID_SECONDS:
+            assert await asked == known, "before any look-up ends"
+    finally:
+        may_go_on.set()
+    assert await asked == known
+    outcomes = await asyncio.gather(*guesses, return_exceptions=True)
+    assert any(isinstance(outcome, ProblemError) for outcome in outcomes), "whoever guesses too fast waits for nothing"
+    assert known.key_id == made.id

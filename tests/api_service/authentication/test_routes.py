@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 UNKNOWN = 2**53 - 1
 OPEN = {"/livez", "/readyz"}
 """What supervisors and load balancers ask, who have no key."""
-OUTSIDE = {"/", "/page/{digest}", "/openapi.json"}
+OUTSIDE = {"/", "/page/{digest}/{path:path}", "/openapi.json"}
 """What is no operation: the page has to come before its key, and the document holds no secret."""
 
 
