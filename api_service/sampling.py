@@ -18,7 +18,7 @@ _LOOK_SECONDS = 2.0
 _FOLLOW_SECONDS = 10.0
 
 
-async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
+async def every_second(look: Callable[[], Awaitable[None]], what: str, seconds: float = _SAMPLE_SECONDS) -> None:
     """Look until cancelled. While PostgreSQL is absent, what was seen last stands. ``what``: for the log."""
     while True:
         try:
@@ -26,7 +26,7 @@ async def every_second(look: Callable[[], Awaitable[None]], what: str) -> None:
         except Exception as error:
             if not is_unavailable(error):
                 logger.exception("could not look at %s", what)
-        await asyncio.sleep(_SAMPLE_SECONDS)
+        await asyncio.sleep(seconds)
 
 
 class MeshIdentity:

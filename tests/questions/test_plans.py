@@ -11,12 +11,26 @@ from foundation.database import _compiled
 
 pytestmark = pytest.mark.integration
 
-MODULES = ("asking", "claims", "erasing", "ledger", "listing", "reading", "room", "sweeping", "turns")
+MODULES = (
+    "asking",
+    "claims",
+    "erasing",
+    "ledger",
+    "listing",
+    "models",
+    "operating",
+    "reading",
+    "room",
+    "sweeping",
+    "turns",
+)
 MEANT = {
     "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
     "claims._FINISH": {"answers_pkey", "questions_answer"},
     "claims._HELD": {"answers_holder"},
     "asking._ASK": {"answers_reusable_key", "answers_pkey"},
+    "models._REMEMBERED": {"models_pkey"},
+    "operating._OLDEST": {"questions_pkey", "answers_pkey"},
     "reading._READ": {"questions_pkey", "answers_pkey"},
     "room._COUNT": {"answers_owner"},
     "sweeping._COUNT_DUE": {"answers_claim"},
