@@ -98,6 +98,17 @@ async def test_a_request_that_names_a_model_gets_it(worker: Worker, llm: FakeLlm
     assert (await answers(worker.engine))[QUESTION].written_by == identity("large", "")
 
 
+async def test_what_only_a_later_contract_knows_is_sent_on(worker: Worker, llm: FakeLlmService) -> None:
+    """An older worker beside a newer api_service, in an upgrade."""
+    await ask(worker.engine, QUESTION)
+    claim = await worker.claim()
+    assert claim.request is not None
+    unknown = b"\xa2\x7d\x03new"  # field 2004, a string
+    await worker.answering.answer(replace(claim, request=claim.request + unknown))
+    worker.claimer.give_back(claim)
+    assert unknown in llm.specs[0].SerializeToString()
+
+
 @pytest.mark.parametrize("by", [("fake-model", ""), ("fake-model", "2")])
 async def test_the_same_model_goes_on(worker: Worker, llm: FakeLlmService, redis: Redis, by: tuple[str, str]) -> None:
     llm.model, llm.revision = by
