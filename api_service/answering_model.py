@@ -60,13 +60,14 @@ class AnsweringModel:
             models = await self._client.list_models(timeout=_CALL_SECONDS)
         except GenerationError:
             models = []
-        finally:
-            self._looked.set()
         # A name may stand for an id that llm_service knows, as llama3.2 for llama3.2:latest. Where it turns out to be
         # another's, no harm is done: whoever writes an answer says so.
         named = [model for model in models if model.id == self._name]
         for model in named or [model for model in models if model.is_default]:
             self._identity = identity(model.id, model.revision)
-        if self._identity not in (None, UNKNOWN, self._remembered):
+        self._looked.set()
+        if self._identity is None:
+            self._remembered = await remembered(self._engine, self._name)  # another process may have learned it
+        elif self._identity not in (UNKNOWN, self._remembered):
             await remember(self._engine, self._name, self._identity)
             self._remembered = self._identity

@@ -17,7 +17,7 @@ from embedded.valkey import Valkey
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings, GenerationSettings, LlmClientSettings
 from questions import claims
-from questions.models import identity, remembered
+from questions.models import identity, remember, remembered
 from questions.states import FinishReason, State
 from tests.api_service.answers import claim
 from tests.api_service.serving import client_of, serving, settings_for, until
@@ -149,6 +149,20 @@ async def test_while_llm_service_is_away_the_model_is_the_one_that_was_seen_last
             assert (await ask(api, words))["cached"], absence
     async with start() as fresh:
         assert (await ask(fresh, words))["cached"]
+
+
+async def test_what_another_process_has_learned_is_known_to_one_that_never_reaches_llm_service(
+    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+) -> None:
+    await llm_service.stop()
+    async with start() as api:
+        await ask(api, words)  # nobody knows the model yet
+        await remember(engine, "", identity("small", ""))
+
+        async def joins_no_more() -> bool:
+            return not (await ask(api, words))["coalesced"]
+
+        await until(joins_no_more)  # it is a question for another model than the first
 
 
 async def test_a_name_is_known_by_the_model_behind_it(
