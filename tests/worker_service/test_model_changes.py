@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from questions.models import model_id
@@ -35,7 +35,7 @@ class Outcome:
 
 
 async def replaced(
-    engine: AsyncEngine, redis: Redis, before: list[str], after: list[str], revision: str = ""
+    engine: AsyncEngine, redis: MeshRedis, before: list[str], after: list[str], revision: str = ""
 ) -> Outcome:
     """Ask; kill the model server once all answers are begun; start another one in its place; wait for the answers."""
     server = "tests.fakes.model_server"
@@ -80,7 +80,7 @@ async def replaced(
     ids=["another model", "another default", "other weights behind one name"],
 )
 async def test_no_answer_is_begun_by_one_model_and_ended_by_another(
-    engine: AsyncEngine, redis: Redis, before: list[str], after: list[str], writer: str
+    engine: AsyncEngine, redis: MeshRedis, before: list[str], after: list[str], writer: str
 ) -> None:
     outcome = await replaced(engine, redis, before, after)
 
@@ -101,7 +101,7 @@ async def test_no_answer_is_begun_by_one_model_and_ended_by_another(
     ids=["the same", "the same weights", "the same by what the operator says"],
 )
 async def test_the_same_model_goes_on_from_where_it_was(
-    engine: AsyncEngine, redis: Redis, before: list[str], after: list[str], revision: str
+    engine: AsyncEngine, redis: MeshRedis, before: list[str], after: list[str], revision: str
 ) -> None:
     outcome = await replaced(engine, redis, before, after, revision)
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import grpc
 import pytest
-from redis.asyncio import Redis
 from sqlalchemy import text
 
+from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings
 from questions import claims
 from questions.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
@@ -32,7 +32,9 @@ async def answer(worker: Worker) -> Any:
     return (await answers(worker.engine))[QUESTION]
 
 
-async def break_off(worker: Worker, redis: Redis, *, writer: str | None, finish: FinishReason | None = None) -> None:
+async def break_off(
+    worker: Worker, redis: MeshRedis, *, writer: str | None, finish: FinishReason | None = None
+) -> None:
     """A first attempt writes two words, and then its worker gives the question back."""
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
@@ -110,7 +112,9 @@ async def test_what_only_a_later_contract_knows_is_sent_on(worker: Worker, llm: 
 
 
 @pytest.mark.parametrize("by", [("fake-model", ""), ("fake-model", "2")])
-async def test_the_same_model_goes_on(worker: Worker, llm: FakeLlmService, redis: Redis, by: tuple[str, str]) -> None:
+async def test_the_same_model_goes_on(
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis, by: tuple[str, str]
+) -> None:
     llm.model, llm.revision = by
     await break_off(worker, redis, writer=identity(*by))
 
@@ -122,7 +126,7 @@ async def test_the_same_model_goes_on(worker: Worker, llm: FakeLlmService, redis
 
 @pytest.mark.parametrize("before", [("small", ""), ("fake-model", "1"), ("", "2"), ("fake-model@2", "")])
 async def test_another_model_begins_anew_and_readers_are_told(
-    worker: Worker, llm: FakeLlmService, redis: Redis, before: tuple[str, str]
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis, before: tuple[str, str]
 ) -> None:
     llm.revision = "2"
     await break_off(worker, redis, writer=identity(*before) or "@")
@@ -138,7 +142,7 @@ async def test_another_model_begins_anew_and_readers_are_told(
 
 
 async def test_where_nobody_knows_who_began_the_answer_goes_on_and_is_not_reused(
-    worker: Worker, llm: FakeLlmService, redis: Redis
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
     """As after a worker of the former release: its readers lose nothing, and nobody else gets it."""
     await break_off(worker, redis, writer=None)
@@ -149,13 +153,15 @@ async def test_where_nobody_knows_who_began_the_answer_goes_on_and_is_not_reused
     assert (row.text, row.epoch, row.written_by, row.reusable) == (ANSWER, 0, None, False)
 
 
-async def test_the_writer_of_a_text_that_was_at_its_end_is_kept(worker: Worker, redis: Redis) -> None:
+async def test_the_writer_of_a_text_that_was_at_its_end_is_kept(worker: Worker, redis: MeshRedis) -> None:
     await break_off(worker, redis, writer="small@", finish=FinishReason.STOP)
     row = await answer(worker)
     assert (row.text, row.written_by, row.reusable) == ("Answer to", "small@", True)
 
 
-async def test_the_writer_is_in_redis_with_the_first_text(worker: Worker, llm: FakeLlmService, redis: Redis) -> None:
+async def test_the_writer_is_in_redis_with_the_first_text(
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis
+) -> None:
     """However late the first text is: the empty answer is stored long before it, without one."""
     llm.after = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
     await ask(worker.engine, QUESTION)
