@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
 from api_service import health
+from api_service.answering_model import AnsweringModel
 from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.local_guard import LocalGuard
@@ -182,6 +183,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     turns = TurnKeeper(reading_engine)
     limits = Limits(settings.limits, reading_engine, redis, turns)
     backlog = Backlog(engine, settings.questions.backlog_limit, turns)
+    answering_model = AnsweringModel(model, reading_engine, settings.generation.model_name)
     wakeups = Wakeups(redis)
     watcher = Watcher(engine, redis)
     background = Background()
@@ -195,6 +197,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     # As workers do: while all of them are away, questions go on being asked, and what is not folded is read each time.
     fold = partial(fold_by_itself, engine)
     background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
+    background.run("asking which model answers", answering_model.watch)
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     service = QuestionService(
@@ -205,6 +208,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         backlog=backlog,
         turns=turns,
         limits=limits,
+        answering_model=answering_model,
         generation=settings.generation,
         settings=settings.questions,
         watcher=watcher,

@@ -134,7 +134,11 @@ class BrokerSettings(Group):
 
 
 class GenerationSettings(Group):
-    """What every answer is generated with. Part of each answer's key: a change makes new answers."""
+    """What every answer is generated with.
+
+    api_service makes requests of them, which are stored and decide an answer's key: a change makes new answers. The
+    model's name and the time limit count when an answer is generated.
+    """
 
     model_name: str = Field(
         "",
@@ -181,7 +185,7 @@ class QuestionSettings(Group):
         100_000, ge=1, le=100_000_000, description="Queued answers beyond which new questions are refused with 503."
     )
     retention_days: Annotated[float, AfterValidator(_never_or_a_day)] = Field(
-        0, ge=0, le=36_500, description="Days after which workers remove final questions; 0: never."
+        0, ge=0, le=36_500, description="Days after its end that a question is kept for; 0: workers remove none."
     )
     share_answers: bool = Field(
         False,
@@ -415,6 +419,12 @@ class LlmServiceSettings(Group):
         "auto",
         description="What the model server calls the limit of tokens. auto: `max_tokens`, or `max_completion_tokens`"
         " where it asks for that.",
+    )
+    model_revision: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="Version of the models' weights: change it when they change behind a name, so that answers of the"
+        " former are neither reused nor gone on with. Empty: told by what vLLM and llama.cpp say of their models.",
     )
     max_generations: int = Field(
         2_000, ge=1, le=100_000, description="Most generations that one llm_service process holds at a time."

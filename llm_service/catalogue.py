@@ -1,7 +1,9 @@
 """Which models the model server serves, which of them is the default, and what each can do."""
 
 import asyncio
+import hashlib
 import itertools
+import json
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -63,6 +65,8 @@ class ServedModel:
     max_context_tokens: int | None
     """Tokens that prompt and answer may have together; None where the server does not say."""
     dialect: Dialect
+    revision: str = ""
+    """Differs between two sets of weights behind one id, as far as can be told; the contract's Model.revision."""
 
 
 @dataclass(slots=True)
@@ -78,14 +82,22 @@ class ModelCatalogue:
     """The model server's list of models, kept for a minute and asked for again after a failure."""
 
     def __init__(
-        self, server: ModelServer, default_model: str, *, continues: bool | None = None, names: Sequence[str] = ()
+        self,
+        server: ModelServer,
+        default_model: str,
+        *,
+        continues: bool | None = None,
+        names: Sequence[str] = (),
+        revision: str = "",
     ) -> None:
         """``default_model``: the id that answers where a request names none; empty takes the server's first.
 
         ``continues``: whether the server goes on from the beginning of an answer; None asks it.
         ``names``: what the server serves, so that it is not asked.
+        ``revision``: of all models; empty: what the server says of each.
         """
         self._server = server
+        self._revision = revision
         self._default_model = default_model
         self._continues = continues
         self._names = names
@@ -160,7 +172,7 @@ class ModelCatalogue:
     async def _fetch(self) -> _Listing:
         asked_at = asyncio.get_running_loop().time()
         if self._names:
-            models = {name: _served({"id": name}) for name in self._names}
+            models = {name: _served({"id": name}, self._revision) for name in self._names}
             self._listing = _Listing(asked_at, models)
             return self._listing
         try:
@@ -171,7 +183,9 @@ class ModelCatalogue:
         is_complete = entries is not None
         if entries is None:
             entries = [{"id": self._default_model}] if self._default_model else []
-        self._listing = _Listing(asked_at, {entry["id"]: _served(entry) for entry in entries}, is_complete)
+        self._listing = _Listing(
+            asked_at, {entry["id"]: _served(entry, self._revision) for entry in entries}, is_complete
+        )
         return self._listing
 
     def _find(self, listing: _Listing, name: str) -> ServedModel | None:
@@ -182,7 +196,7 @@ class ModelCatalogue:
         for id_ in (wanted, f"{wanted}:latest", f"models/{wanted}"):
             if id_ in listing.models:
                 return listing.models[id_]
-        return None if listing.is_complete else _served({"id": wanted})
+        return None if listing.is_complete else _served({"id": wanted}, self._revision)
 
     def _is_ours(self, name: str) -> bool:
         """Whether the name comes from settings, or from the list, and not from whoever asks."""
@@ -235,7 +249,7 @@ def _shared(work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
     return task
 
 
-def _served(entry: Mapping[str, Any]) -> ServedModel:
+def _served(entry: Mapping[str, Any], revision: str) -> ServedModel:
     meta = entry.get("meta")
     # vLLM's name for it, then llama.cpp's.
     limit = entry.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
@@ -243,4 +257,18 @@ def _served(entry: Mapping[str, Any]) -> ServedModel:
         id=entry["id"],
         max_context_tokens=limit if type(limit) is int and 0 < limit < 2**32 else None,
         dialect=_DIALECTS.get(str(entry.get("owned_by")), _OPENAI),
+        revision=revision or _said_revision(entry),
     )
+
+
+def _said_revision(entry: Mapping[str, Any]) -> str:
+    """What the server says of the weights, as far as it says the same of the same weights whenever it is asked.
+
+    vLLM's ``root`` is where they lie, whatever the model is called; llama.cpp's ``meta`` has their size. Not
+    ``created``, which is the time of the request for some.
+    """
+    meta = entry.get("meta")
+    facts = [entry.get("root"), *((meta.get("n_params"), meta.get("size")) if isinstance(meta, dict) else ())]
+    if all(fact is None or fact == entry["id"] for fact in facts):
+        return ""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

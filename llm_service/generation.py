@@ -44,6 +44,12 @@ _LEAST_BYTES: Final = 1_024
 _UNKNOWN_TOKENS: Final = 1 << 17
 
 
+# After these another model server may answer, with other models.
+_FORGOTTEN_AFTER: Final = frozenset(
+    {Reason.MODEL_SERVER_UNAVAILABLE, Reason.GENERATION_INTERRUPTED, Reason.MODEL_NOT_FOUND}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What to generate. Empty and None mean what unset means in the contract."""
@@ -63,6 +69,7 @@ class Started:
     """The model server has accepted the generation."""
 
     model: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +127,7 @@ class Generator:
         finish, ended = None, None
         try:
             async with self._accepted(request, deadline) as (model, chunks):
-                yield Started(model.id)
+                yield Started(model.id, model.revision)
                 room = _Room(_most_bytes(request, model))
                 while finish is None:
                     chunk = await _before(deadline, anext(chunks))
@@ -138,7 +145,7 @@ class Generator:
             # After the finish reason the text is whole: only counts were waited for.
             yield Completed(Finish.TIME_LIMIT if ended is None else _FINISHES[ended], counts)
         except LlmError as error:
-            if error.reason in (Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_NOT_FOUND):
+            if error.reason in _FORGOTTEN_AFTER:
                 self._catalogue.forget()
             raise
 

@@ -132,7 +132,11 @@ class LlmServer:
         )
         continues = {"auto": None, "yes": True, "no": False}[self._settings.model_continues]
         catalogue = ModelCatalogue(
-            self._model_server, self._default_model, continues=continues, names=self._settings.names
+            self._model_server,
+            self._default_model,
+            continues=continues,
+            names=self._settings.names,
+            revision=self._settings.model_revision,
         )
         adaptation = Adaptation(
             stream_options=self._settings.model_stream_options == "auto", limit_field=self._settings.model_limit_field

@@ -46,11 +46,12 @@ class _Call:
     """On the loop's clock, in seconds."""
     model: str = ""
     """Set once the model server has accepted the generation."""
+    revision: str = ""
     first_text_at: float | None = None
 
     def note(self, event: Event) -> None:
         if isinstance(event, Started):
-            self.model = event.model
+            self.model, self.revision = event.model, event.revision
         elif isinstance(event, Text) and self.first_text_at is None:
             self.first_text_at = _now()
 
@@ -83,6 +84,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     return generation_service_pb2.GenerateResponse(
                         request_id=call.request_id,
                         model=call.model,
+                        revision=call.revision,
                         text="".join(texts),
                         finish_reason=_FINISHES[event.finish],
                         usage=_usage(event.counts),
@@ -101,7 +103,9 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                 call.note(event)
                 match event:
                     case Started():
-                        started = generation_service_pb2.Started(request_id=call.request_id, model=event.model)
+                        started = generation_service_pb2.Started(
+                            request_id=call.request_id, model=event.model, revision=event.revision
+                        )
                         answer = generation_service_pb2.GenerateStreamResponse(started=started)
                     case Text():
                         sequence += 1
@@ -125,7 +129,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
             return generation_service_pb2.ListModelsResponse(
                 models=[
                     generation_service_pb2.Model(
-                        id=model.id, is_default=is_default, max_context_tokens=model.max_context_tokens
+                        id=model.id,
+                        is_default=is_default,
+                        max_context_tokens=model.max_context_tokens,
+                        revision=model.revision,
                     )
                     for model, is_default in await self._catalogue.list()
                 ]

@@ -79,7 +79,8 @@ def list_(selection: str, limit: int, as_json: bool) -> None:
 def replay(ids: tuple[int, ...], selection: str | None) -> None:
     """Ask questions again that ended without a whole answer, each under a new id.
 
-    The old question keeps its final state, and whoever reads it is told the new id.
+    The old question keeps its final state, and whoever reads it is told the new id. The new one is generated anew, by
+    the settings that workers have now.
     """
     if bool(ids) == bool(selection):
         raise click.UsageError("name question ids, or --all failed or --all poison")
@@ -103,12 +104,12 @@ def replay(ids: tuple[int, ...], selection: str | None) -> None:
 
 
 @questions.command()
-@click.option("--older-than", type=Age(), required=True, help="Age since they were asked, as 30d or 12h.")
+@click.option("--older-than", type=Age(), required=True, help="Age since they ended, as 30d or 12h.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def purge(older_than: timedelta, yes: bool) -> None:
-    """Remove final questions of at least an age, and the answers that no question refers to any more."""
+    """Remove questions that ended at least so long ago, and the answers that no question refers to any more."""
     if not yes:
-        click.confirm(f"Remove every final question asked more than {older_than} ago, for ever?", abort=True)
+        click.confirm(f"Remove every final question that ended more than {older_than} ago, for ever?", abort=True)
     removed = run(lambda engine: operating.purge(engine, older_than))
     click.echo(f"{removed} removed")
 

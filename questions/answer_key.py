@@ -1,10 +1,12 @@
 """When two questions are the same question."""
 
 import hashlib
-import json
 import unicodedata
+from typing import Any
 
-from foundation.settings import GenerationSettings
+import orjson
+from askmesh.llm.v1.generation_pb2 import GenerationSpec
+from google.protobuf.message import Message
 
 
 def normalise(question_text: str) -> str:
@@ -15,16 +17,26 @@ def normalise(question_text: str) -> str:
     return unicodedata.normalize("NFC", question_text.replace("\r\n", "\n")).strip()
 
 
-def answer_key(scope: str, question_text: str, generation: GenerationSettings) -> bytes:
-    """SHA-256 of all that decides an answer: who may share it, the model, its sampling, the prompt, the text."""
-    parts = [
-        scope,
-        generation.model_name,
-        generation.system_prompt,
-        repr(generation.temperature),
-        str(generation.max_output_tokens),
-        repr(generation.max_generation_seconds),
-        normalise(question_text),
-    ]
+def answer_key(scope: str, request: GenerationSpec, identity: str) -> bytes:
+    """SHA-256 of all that decides an answer: who may share it, what the model is sent, and which model answers.
+
+    ``identity``: as ``models.identity`` writes it.
+    """
     # JSON keeps the parts apart: ("a", "bc") and ("ab", "c") differ.
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).digest()
+    return hashlib.sha256(orjson.dumps([scope, identity, _canonical(request)])).digest()
+
+
+def _canonical(value: Any) -> Any:
+    """Every field that is set, with its number, in the order of numbers, so that a field to come is never left out.
+
+    Not protobuf's own serialisation, whose bytes may differ between two releases of it.
+    """
+    if isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Message):
+        return [(field.number, _canonical(content)) for field, content in value.ListFields()]
+    if isinstance(value, bytes):
+        return value.hex()
+    if hasattr(value, "items"):  # a map field, which has no order
+        return sorted((key, _canonical(content)) for key, content in value.items())
+    return [_canonical(content) for content in value]

@@ -9,6 +9,8 @@ A text has no age while it is written, so that no ``volatile-*`` policy evicts i
 an hour; the end of a text that nobody closed comes from the sweeper, by ``running_texts``. Its size is bounded
 by the answer's token limit. Redis may lose any of it at any moment: the holder restores it.
 
+``writer`` is the identity of the model that has written the text, as ``models.identity`` has it.
+
 Every function raises RedisError or OSError where Redis does not answer. A message or key of another shape, as another
 release may write it, is passed over: a chunk raises ValueError, a text counts as missing, unknown counts are left out.
 A shape that old releases would misread gets another name.
@@ -107,16 +109,23 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What was there when the text was opened. ``finish``: the model had ended it, only the final write is missing."""
+    """What was there when the text was opened. ``finish``: the model had ended it, only the final write is missing.
+
+    ``writer``: the identity of the model that has written it; None: not known, or nothing is written.
+    """
 
     text: str
     usage: Usage
     finish: FinishReason | None
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """More text of one answer. ``offset``: the bytes of the answer before it. ``finish``: it is the last."""
+    """More text of one answer. ``offset``: the bytes of the answer before it. ``finish``: it is the last.
+
+    ``writer``: the identity of the model that has written it; None: as stored before.
+    """
 
     answer_id: int
     token: int
@@ -124,6 +133,7 @@ class Append:
     text: bytes
     usage: Usage
     finish: FinishReason | None = None
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,8 @@ class Whole:
     """All the text of one answer so far, to take the place of whatever Redis has.
 
     ``confirmed``: PostgreSQL has said since that the claim is current, so that a higher token in Redis is wrong. That
-    can only be if PostgreSQL was restored from a backup, or Redis belongs to another database.
+    can only be if PostgreSQL was restored from a backup, or Redis belongs to another database. ``writer``: the identity
+    of the model that has written it; None: not known, or nothing is written.
     """
 
     answer_id: int
@@ -141,6 +152,7 @@ class Whole:
     usage: Usage
     finish: FinishReason | None = None
     confirmed: bool = False
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +245,14 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
         raise FencedError
     if reply == b"missing":
         return None
-    text, usage, finish = reply
+    text, usage, finish, writer = reply
     try:
-        return Opened(text.decode(), Usage.parse(usage), FinishReason(finish.decode()) if finish else None)
+        return Opened(
+            text.decode(),
+            Usage.parse(usage),
+            FinishReason(finish.decode()) if finish else None,
+            writer.decode() or None,
+        )
     except ValueError as error:  # no text, or an end that only a later release knows
         redis.mesh.unreadable.skip("a stored text", error)
         return None
@@ -250,7 +267,7 @@ async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refu
     arguments: list[object] = []
     for one in texts:
         confirmed = "1" if one.confirmed else ""
-        arguments += (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "", confirmed)
+        arguments += (one.token, one.epoch, one.text, _packed(one.usage), one.finish or "", confirmed, one.writer or "")
     keys = _written(redis, (one.answer_id for one in texts))
     replies = await text_scripts.PUT.run(redis, keys, arguments)
     return [_REFUSALS.get(reply, reply) for reply in replies]
@@ -265,7 +282,7 @@ async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refu
     arguments = [
         argument
         for one in appends
-        for argument in (one.token, one.offset, one.text, _packed(one.usage), one.finish or "")
+        for argument in (one.token, one.offset, one.text, _packed(one.usage), one.finish or "", one.writer or "")
     ]
     keys = _written(redis, (one.answer_id for one in appends))
     replies = await text_scripts.APPEND.run(redis, keys, arguments)

@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.database import fetch
+from questions.models import UNKNOWN
 from questions.reading import Question
 from questions.room import Room, RoomTakenError, refusal
 from questions.states import LIVE, FinishReason, State
@@ -34,6 +35,12 @@ class Ask:
     answer_key: bytes
     model: str
     max_wait_seconds: float
+    request: bytes | None = None
+    """GenerationSpec, serialised. None: whoever generates the answer makes it of the text, by its own settings."""
+    identity: str = UNKNOWN
+    """Of the model that the key was made for: a finished answer of another one is not reused."""
+    reuse_seconds: float = 0
+    """For how long a finished answer is reused, if it was not finished under a shorter time."""
     fresh: bool = False
     """Neither share a generation nor reuse an answer."""
     idempotency_key_hash: bytes | None = None
@@ -76,30 +83,36 @@ class IdempotencyKeyReusedError(Exception):
     """The owner used this Idempotency-Key before, with another body."""
 
 
-_CLEAR = text("UPDATE answers SET reusable = false WHERE answer_key = :answer_key AND reusable")
+# A finished answer that has its key and is not reused all the same: its time is over, by the setting of when it was
+# finished or by that of now; or another model has written it than the key names, or a worker that does not say which.
 # Not "reuse_until <= …", for which the index of all that can be reused would do as well.
-_CLEAR_STALE = text(f"{_CLEAR.text} AND coalesce(reuse_until, 'infinity') <= clock_timestamp()")
+_STALE = """
+    (finished_at IS NOT NULL AND (written_by IS DISTINCT FROM CAST(:identity AS text)
+        OR coalesce(reuse_until, 'infinity') <= clock_timestamp()
+        OR finished_at <= clock_timestamp() - make_interval(secs => :reuse_seconds)))
+"""
+_CLEAR = text("UPDATE answers SET reusable = false WHERE answer_key = :answer_key AND reusable")
+_CLEAR_STALE = text(f"{_CLEAR.text} AND {_STALE}")
 _FIND_REPLAY = text("""
     SELECT id, request_hash FROM questions WHERE owner = :owner AND idempotency_key_hash = :idempotency_key_hash
 """)
 # Joins the answer with this key, else makes one, in one round trip. No row: another transaction took or gave up the key
-# at this moment, an answer past its time still has it, or the Idempotency-Key is used. In the last case an answer may
-# have been made in vain, and must be taken back, or it would be generated for nobody.
+# at this moment, a stale answer still has it, or the Idempotency-Key is used. In the last case an answer may have been
+# made in vain, and must be taken back, or it would be generated for nobody.
 #
 # FOR KEY SHARE waits for a cancel or an expiry (FOR UPDATE) and then checks the row again, but neither waits for a
 # claim or a final write nor holds one up. Parameters that are only selected are cast: asyncpg cannot tell their type.
-_ASK = text("""
+_ASK = text(f"""
     WITH known AS (
-        SELECT id, state, epoch, text, finish_reason, prompt_tokens, completion_tokens, cached_prompt_tokens,
-            finished_at, next_deadline, turn
+        SELECT id, state, epoch, text, written_by, finish_reason, prompt_tokens, completion_tokens,
+            cached_prompt_tokens, finished_at, next_deadline, turn
         FROM answers
-        WHERE answer_key = :answer_key AND reusable AND (reuse_until IS NULL OR reuse_until > clock_timestamp())
-          AND NOT CAST(:fresh AS boolean)
+        WHERE answer_key = :answer_key AND reusable AND NOT {_STALE} AND NOT CAST(:fresh AS boolean)
         FOR KEY SHARE
     ), new AS (
-        INSERT INTO answers (answer_key, reusable, model, owner, priority, turn, next_deadline)
-        SELECT :answer_key, true, CAST(:model AS text), CAST(:owner AS text), CAST(:priority AS text),
-            CAST(:turn AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
+        INSERT INTO answers (answer_key, reusable, model, request, owner, priority, turn, next_deadline)
+        SELECT :answer_key, true, CAST(:model AS text), CAST(:request AS bytea), CAST(:owner AS text),
+            CAST(:priority AS text), CAST(:turn AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
         WHERE NOT EXISTS (SELECT FROM known) AND NOT CAST(:join_only AS boolean)
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
@@ -123,7 +136,8 @@ _ASK = text("""
         INSERT INTO ledger_entries (owner, requests) SELECT CAST(:owner AS text), 1 FROM question
     )
     SELECT question.id, question.answer_id, question.created_at, known.state, known.epoch, known.text,
-        known.finish_reason, known.prompt_tokens, known.completion_tokens, known.cached_prompt_tokens, known.finished_at
+        known.written_by, known.finish_reason, known.prompt_tokens, known.completion_tokens,
+        known.cached_prompt_tokens, known.finished_at
     FROM question LEFT JOIN known ON known.id = question.answer_id
 """)
 
@@ -134,12 +148,15 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     Raises IdempotencyKeyReusedError, NoRoomError and NothingToJoinError; TimeoutError where others of the owner, which
     are being counted, keep it waiting for 10 s.
     """
-    parameters = {
+    parameters: dict[str, object] = {
         "owner": ask.owner,
         "text": ask.text,
         "language": ask.language,
         "answer_key": ask.answer_key,
         "model": ask.model,
+        "request": ask.request,
+        "identity": ask.identity,
+        "reuse_seconds": float(ask.reuse_seconds),
         "max_wait_seconds": ask.max_wait_seconds,
         "fresh": ask.fresh,
         "idempotency_key_hash": ask.idempotency_key_hash,
@@ -165,7 +182,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
             return accepted
         if ask.join_only:
             raise NothingToJoinError
-        # Another transaction took or gave up the key meanwhile, or an answer whose time is over still has it.
+        # Another transaction took or gave up the key meanwhile, or a stale answer still has it.
         await fetch(engine, _CLEAR_STALE, parameters)
 
 
@@ -232,6 +249,7 @@ def _accepted(ask: Ask, row: dict[str, Any]) -> Accepted:
         state=state,
         epoch=row["epoch"] or 0,
         text=row["text"],
+        written_by=row["written_by"],
         finish_reason=row["finish_reason"] and FinishReason(row["finish_reason"]),
         error_reason=None,  # what has failed is joined by nobody
         prompt_tokens=row["prompt_tokens"],

@@ -62,7 +62,7 @@ _LIST = """
     FROM questions q JOIN answers a ON a.id = q.answer_id LEFT JOIN workers w ON w.id = a.holder
 """
 _FIND_REPLAYABLE = text("""
-    SELECT q.owner, q.text, q.language, a.answer_key, a.model
+    SELECT q.owner, q.text, q.language, q.answer_id, a.model
     FROM questions q JOIN answers a ON a.id = q.answer_id
     WHERE q.id = :id AND q.replayed_as IS NULL
       AND coalesce(q.ended, a.state) IN ('failed', 'cancelled', 'expired', 'incomplete')
@@ -70,10 +70,13 @@ _FIND_REPLAYABLE = text("""
 """)
 _NOTE_REPLAY = text("UPDATE questions SET replayed_as = :new_id WHERE id = :id AND replayed_as IS NULL RETURNING id")
 _OLDEST = text(f"""
-    SELECT q.id, q.answer_id, q.created_at < clock_timestamp() - CAST(:age AS interval) AS old,
-           q.ended IS NOT NULL OR a.finished_at IS NOT NULL AS final
-    FROM questions q JOIN answers a ON a.id = q.answer_id
-    WHERE q.id > :after ORDER BY q.id LIMIT {_BATCH}
+    SELECT id, answer_id, created_at < clock_timestamp() - CAST(:age AS interval) AS asked_long_ago,
+           coalesce(ended_at, finished_at) IS NOT NULL AND greatest(created_at, ended_at, finished_at)
+               < clock_timestamp() - CAST(:age AS interval) AS ended_long_ago
+    FROM (
+        SELECT *, (SELECT finished_at FROM answers WHERE id = questions.answer_id) AS finished_at
+        FROM questions WHERE id > :after ORDER BY id LIMIT {_BATCH}
+    ) AS oldest
 """)
 _DELETE_QUESTIONS = text("DELETE FROM questions WHERE id = ANY(:ids)")
 # Locked first and looked at in a further statement: a question that joins meanwhile is seen.
@@ -101,6 +104,9 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
 
     A final state never changes, so the old question stays as it ended. None: there is no such question, it has not
     ended without a whole answer, or it was replayed before.
+
+    It is generated anew, by the settings that workers have by then: what cut an answer short, or made it impossible,
+    stands in the request that was stored as often as not. Whoever asked together shares one answer again.
     """
     async with engine.connect() as connection:
         found = (await connection.execute(_FIND_REPLAYABLE, {"id": question_id})).one_or_none()
@@ -110,7 +116,8 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
             owner=found.owner,
             text=found.text,
             language=found.language,
-            answer_key=found.answer_key,
+            # Nobody else asks under this key. Without a request, workers make one, and the answer is not reused.
+            answer_key=hashlib.sha256(b"\0replay of answer %d" % found.answer_id).digest(),
             model=found.model,
             max_wait_seconds=max_wait_seconds,
             # A replay that was cut short finds the question that it made. No client can send a key with a NUL.
@@ -125,7 +132,7 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
 
 
 async def purge(engine: AsyncEngine, age: timedelta) -> int:
-    """Remove final questions that were asked longer ago than ``age``, and answers that no question refers to.
+    """Remove final questions that ended longer ago than ``age``, and answers that no question refers to.
 
     Returns how many questions were removed. Works in short transactions, oldest first, by primary key.
     """
@@ -133,11 +140,11 @@ async def purge(engine: AsyncEngine, age: timedelta) -> int:
     while True:
         async with engine.begin() as connection:
             rows = (await connection.execute(_OLDEST, {"age": age, "after": after})).all()
-            removable = [row for row in rows if row.old and row.final]
+            removable = [row for row in rows if row.ended_long_ago]
             if removable:
                 await _remove(connection, [row.id for row in removable], {row.answer_id for row in removable})
         removed += len(removable)
-        if not rows or not rows[-1].old:
+        if not rows or not rows[-1].asked_long_ago:
             return removed
         after = rows[-1].id
 

@@ -16,6 +16,7 @@ from questions.states import ErrorReason, FinishReason, State
 class Question:
     """A question as its owner sees it now. Text and usage are there once ``state`` is completed or incomplete.
 
+    ``written_by``: the identity of the model that wrote the text, where it is known.
     ``epoch``: how often text of the answer was taken back that readers may have seen.
     ``replayed_as``: the question by which an operator asked it again.
     """
@@ -27,6 +28,7 @@ class Question:
     state: State
     epoch: int
     text: str | None
+    written_by: str | None
     finish_reason: FinishReason | None
     error_reason: ErrorReason | None
     prompt_tokens: int | None
@@ -41,6 +43,7 @@ _COLUMNS = """
     q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, a.epoch, q.created_at,
     coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
     CASE WHEN q.ended IS NULL THEN a.text END AS text,
+    CASE WHEN q.ended IS NULL THEN a.written_by END AS written_by,
     CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
     CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
     CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,

@@ -79,7 +79,13 @@ answers = Table(
     Column("reuse_until", DateTime(timezone=True), comment="When a finished answer stops being reusable."),
     Column("state", Text, nullable=False, server_default=State.QUEUED),
     Column("model", Text, nullable=False, comment="Model asked for; empty for the model server's first."),
+    Column(
+        "request",
+        LargeBinary,
+        comment="GenerationSpec to send, serialised. NULL: whoever claims it makes it of the question's text.",
+    ),
     Column("text", Text, comment="The answer, once completed or incomplete."),
+    Column("written_by", Text, comment="Identity of the model that wrote it. NULL: not known."),
     Column("finish_reason", Text),
     Column("error_reason", Text, comment="Why it failed."),
     Column("prompt_tokens", Integer),
@@ -159,6 +165,21 @@ questions = Table(
     ),
     Index("questions_owner", "owner", text("created_at DESC"), text("id DESC")),
     comment="What somebody asked.",
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", Text, primary_key=True, comment="As asked for; empty for the model server's first."),
+    Column("identity", Text, nullable=False, comment="Id and revision, as id@revision."),
+    Column(
+        "seen_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=NOW,
+        comment="When this identity was first seen in place of another.",
+    ),
+    comment="Which model answered behind a name when somebody last looked.",
 )
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "repeated_tokens")

@@ -52,17 +52,19 @@ local function token_of(meta)
   return tonumber(held[1] or ''), held[2]
 end
 local function stored(meta, text)
-  local held = ask('HMGET', meta, 'token', 'epoch', 'length', 'usage', 'finish')
+  local held = ask('HMGET', meta, 'token', 'epoch', 'length', 'usage', 'finish', 'writer')
   if not held then return nil end
   local token, epoch, length = tonumber(held[1] or ''), tonumber(held[2] or ''), tonumber(held[3] or '')
   if not (token and epoch and length) or length ~= ask('STRLEN', text) then return nil end
-  return {token = token, epoch = epoch, length = length, usage = held[4] or '{}', finish = held[5]}
+  return {token = token, epoch = epoch, length = length, usage = held[4] or '{}', finish = held[5],
+          writer = held[6] or ''}
 end
-local function put(meta, text, token, epoch, whole, usage, finish)
+local function put(meta, text, token, epoch, whole, usage, finish, writer)
   redis.call('SET', text, whole)
   redis.call('DEL', meta)
   redis.call('HSET', meta, 'token', token, 'epoch', epoch, 'length', #whole, 'usage', usage)
   if finish ~= '' then redis.call('HSET', meta, 'finish', finish) end
+  if writer ~= '' then redis.call('HSET', meta, 'writer', writer) end
 end
 """
 # KEYS: hash and string. ARGV: token, epoch, whether to create.
@@ -73,33 +75,33 @@ if former and former > token then return 'fenced' end
 local held = stored(meta, text)
 if held and held.epoch == epoch then
   redis.call('HSET', meta, 'token', ARGV[1])
-  return {{redis.call('GET', text), held.usage, held.finish or ''}}
+  return {{redis.call('GET', text), held.usage, held.finish or '', held.writer}}
 end
 if create == '' and not (held and held.epoch < epoch) then return 'missing' end
-put(meta, text, ARGV[1], ARGV[2], '', '{{}}', '')
-return {{'', '{{}}', ''}}
+put(meta, text, ARGV[1], ARGV[2], '', '{{}}', '', '')
+return {{'', '{{}}', '', ''}}
 """)
-# For each text KEYS: hash, string, channel. ARGV: token, epoch, text, usage, finish, confirmed.
+# For each text KEYS: hash, string, channel. ARGV: token, epoch, text, usage, finish, confirmed, writer.
 PUT: Final = Script(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local token, epoch, whole, usage, finish, confirmed = unpack(ARGV, 6 * i - 5, 6 * i)
+  local token, epoch, whole, usage, finish, confirmed, writer = unpack(ARGV, 7 * i - 6, 7 * i)
   local held, ended = token_of(meta)
   if ended == 'buried' or (confirmed == '' and held and held > tonumber(token)) then replies[i] = -1
   else
-    put(meta, text, token, epoch, whole, usage, finish)
+    put(meta, text, token, epoch, whole, usage, finish, writer)
     replies[i] = redis.call('PUBLISH', channel, epoch .. ':0:' .. whole)
   end
 end
 return replies
 """)
-# For each text KEYS: hash, string, channel. ARGV: token, offset, text, usage, finish.
+# For each text KEYS: hash, string, channel. ARGV: token, offset, text, usage, finish, writer.
 APPEND: Final = Script(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
-  local token, offset, chunk, usage, finish = unpack(ARGV, 5 * i - 4, 5 * i)
+  local token, offset, chunk, usage, finish, writer = unpack(ARGV, 6 * i - 5, 6 * i)
   local held = stored(meta, text)
   if held and held.token > tonumber(token) then replies[i] = -1
   elseif not held or held.token < tonumber(token) or held.length ~= tonumber(offset) then replies[i] = -2
@@ -107,6 +109,7 @@ for i = 1, #KEYS / 3 do
     redis.call('APPEND', text, chunk)
     redis.call('HSET', meta, 'length', held.length + #chunk, 'usage', usage)
     if finish ~= '' then redis.call('HSET', meta, 'finish', finish) end
+    if writer ~= '' then redis.call('HSET', meta, 'writer', writer) end
     replies[i] = redis.call('PUBLISH', channel, held.epoch .. ':' .. offset .. ':' .. chunk)
   end
 end

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from askmesh.llm.v1 import errors_pb2 as pb_errors
+from askmesh.llm.v1.generation_pb2 import GenerationSpec
 from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
 from askmesh_client import GenerationClient, GenerationError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,7 +16,8 @@ from foundation.settings import GenerationSettings
 from questions import claims
 from questions.answer_stream import Usage
 from questions.claims import Claim
-from questions.prompts import control_spec, generation_spec
+from questions.models import identity
+from questions.prompts import control_spec, generation_spec, request_for
 from questions.states import FinishReason
 from worker_service.engine_gate import EngineGate
 from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
@@ -38,7 +40,7 @@ _CONTROL_SECONDS: Final = 60.0
 
 
 class _CannotContinueError(Exception):
-    """The model server cannot go on from the text that was given out."""
+    """The model server cannot go on from the text that was given out, or it is another model's by now."""
 
 
 class Generating:
@@ -76,7 +78,7 @@ class Generating:
         if lost and not await self._take_back(text):
             return None
         if text.finish is not None:  # only the final write is missing
-            return outcome_of_finish(text.finish, str(text), text.usage)
+            return outcome_of_finish(text.finish, str(text), text.usage, text.writer)
         try:
             return await self._go_on(text)
         except _CannotContinueError:
@@ -88,7 +90,7 @@ class Generating:
         Otherwise an outage in which the model server breaks off every answer would make poison of the few questions
         that are open: 6 of 9 in the fault suite.
         """
-        spec = control_spec(suspect.answer_id, suspect.attempt, self._settings)
+        spec = control_spec(self._request(suspect), _request_id(suspect), self._settings)
         try:
             async with self._client.stream(spec, timeout=_CONTROL_SECONDS) as events:
                 async for event in events:
@@ -100,13 +102,12 @@ class Generating:
 
     async def _go_on(self, text: Text) -> Outcome:
         prefix, before = str(text), text.usage
-        if before.written_tokens >= self._settings.max_output_tokens:
+        request = self._request(text.claim)
+        if request.HasField("max_output_tokens") and before.written_tokens >= request.max_output_tokens:
             return self._finish(text, FinishReason.OUTPUT_LIMIT, before)
-        claim = text.claim
         spec = generation_spec(
-            claim.answer_id,
-            claim.attempt,
-            claim.question_text,
+            request,
+            _request_id(text.claim),
             self._settings,
             written=prefix,
             written_tokens=before.written_tokens,
@@ -119,6 +120,7 @@ class Generating:
                     match event:
                         case Started():
                             self._gate.accepted()
+                            _check_writer(text, event, continued=bool(prefix))
                         case TextDelta():
                             pieces += 1
                             # NUL, which a model that writes single bytes can write, PostgreSQL's text cannot hold.
@@ -142,7 +144,13 @@ class Generating:
 
     def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
         self._texts.end(text, finish, usage)
-        return outcome_of_finish(finish, str(text), usage)
+        return outcome_of_finish(finish, str(text), usage, text.writer)
+
+    def _request(self, claim: Claim) -> GenerationSpec:
+        if claim.request is not None:
+            return GenerationSpec.FromString(claim.request)
+        assert claim.question_text is not None
+        return request_for(claim.question_text, self._settings)
 
     async def _take_back(self, text: Text) -> bool:
         """Begin anew; False if the claim is not current."""
@@ -161,6 +169,19 @@ class Generating:
             return False
         self._texts.begin_anew(text, epoch)
         return True
+
+
+def _request_id(claim: Claim) -> str:
+    return f"answer-{claim.answer_id}-{claim.attempt}"
+
+
+def _check_writer(text: Text, started: Started, *, continued: bool) -> None:
+    """One model writes an answer. Of text whose writer is not known, nobody can say that it is another's."""
+    writer = identity(started.model, started.revision) or None
+    if not continued:
+        text.begins_by(writer)
+    elif text.writer is not None and text.writer != writer:
+        raise _CannotContinueError
 
 
 def _usage(before: Usage, event: TextDelta | Completed, pieces: int) -> Usage:

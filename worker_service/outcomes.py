@@ -101,8 +101,8 @@ def finish_of_error(error: GenerationError, *, continued: bool) -> FinishReason 
     return None
 
 
-def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage) -> Finished:
-    """The outcome of a generation that has ended."""
+def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage, written_by: str | None = None) -> Finished:
+    """The outcome of a generation that has ended. ``written_by``: the model's identity, where it is known."""
     return Finished(
         Result(
             state=State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE,
@@ -112,6 +112,7 @@ def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage) -> F
             completion_tokens=usage.completion_tokens,
             cached_prompt_tokens=usage.cached_prompt_tokens,
             repeated_tokens=usage.repeated_tokens,
+            written_by=written_by,
         )
     )
 

@@ -26,4 +26,4 @@ async def keep_retention(engine: AsyncEngine, days: float, database: Outage) -> 
         except DATABASE_ERRORS as error:
             database.begins(error)
         else:
-            logger.info("removed %d questions asked more than %g days ago", removed, days)
+            logger.info("removed %d questions that ended more than %g days ago", removed, days)

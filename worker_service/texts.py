@@ -57,6 +57,9 @@ class Text:
         self.epoch = claim.epoch
         self.usage = opened.usage
         self.finish = opened.finish
+        self.writer = opened.writer
+        """The identity of the model that has written it; None: not known, or nothing is written."""
+        self.writer_stored = True
         self.released = bytearray(opened.text.encode())
         self.held = ""
         self.stored = len(self.released)
@@ -95,9 +98,15 @@ class Text:
         self.held = ""
         self.finish = finish
 
+    def begins_by(self, writer: str | None) -> None:
+        """Who writes what follows, before any of it is added."""
+        self.writer = writer
+        self.writer_stored = False
+
     def begin_anew(self, epoch: int) -> None:
         """Take back what there is, under an epoch that PostgreSQL has just given."""
         self.epoch = epoch
+        self.writer = None
         self.usage = self.usage.of_text_taken_back()
         self.finish = None
         self.released.clear()
@@ -242,12 +251,14 @@ class Texts:
                 text.usage,
                 text.finish,
                 confirmed=text.confirmed,
+                writer=text.writer,
             )
             for text in texts
         ]
         for text, sent, reply in zip(texts, wholes, await put_texts(self._redis, wholes), strict=True):
             if text.epoch == sent.epoch:
                 text.whole_due = False
+                text.writer_stored = sent.writer == text.writer
                 self._note(text, reply, len(sent.text), sent.finish)
 
     async def _append(self, texts: Sequence[Text]) -> None:
@@ -259,6 +270,7 @@ class Texts:
                 bytes(text.released[text.stored :]),
                 text.usage,
                 text.finish,
+                None if text.writer_stored else text.writer,
             )
             for text in texts
         ]
@@ -266,6 +278,7 @@ class Texts:
         replies = await append(self._redis, appends)
         for text, epoch, sent, reply in zip(texts, epochs, appends, replies, strict=True):
             if text.epoch == epoch:
+                text.writer_stored = text.writer_stored or (not isinstance(reply, Refusal) and sent.writer is not None)
                 self._note(text, reply, sent.offset + len(sent.text), sent.finish)
 
     def _note(self, text: Text, reply: int | Refusal, stored: int, finish: FinishReason | None) -> None:

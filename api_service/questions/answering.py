@@ -3,6 +3,7 @@
 from api_service.questions.languages import Language, language_of
 from api_service.questions.phrases import FAILURES, NOT_READY, answer_text
 from api_service.questions.schemas import AnswerError, AnswerResponse, Usage
+from questions.models import model_id
 from questions.reading import Question
 
 
@@ -13,6 +14,7 @@ def answer_response(question: Question, language: Language | None) -> AnswerResp
         question_id=question.id,
         status=question.state,
         answer_text=answer_text(question, language or language_of(question.language), NOT_READY),
+        model=model_id(question.written_by) if question.written_by else None,
         finish_reason=question.finish_reason,
         usage=_usage(question),
         error=AnswerError(reason=reason, detail=FAILURES[reason]) if reason else None,

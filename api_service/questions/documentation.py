@@ -22,6 +22,7 @@ _ANSWER = {
     "question_id": 42,
     "status": "completed",
     "answer_text": "The capital of France is Paris.",
+    "model": "Qwen/Qwen2.5-7B-Instruct",
     "finish_reason": "stop",
     "usage": {"prompt_tokens": 38, "completion_tokens": 8, "cached_prompt_tokens": 24, "total_tokens": 46},
 }

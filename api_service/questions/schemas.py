@@ -220,6 +220,10 @@ class AnswerResponse(BaseModel):
         " are final and never change."
     )
     answer_text: str = Field(description="The model's answer, else a sentence for people.")
+    model: str | None = Field(
+        None,
+        description="The model that wrote the answer, as the model server names it. Left out where it is not known.",
+    )
     finish_reason: FinishReason | None = Field(None, description="Why the model stopped writing.")
     usage: Usage | None = None
     error: AnswerError | None = Field(None, description="Only where the status is `failed`.")

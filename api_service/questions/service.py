@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive
 
+from api_service.answering_model import AnsweringModel
 from api_service.authentication.principal import Principal
 from api_service.backlog import Backlog
 from api_service.database import reach
@@ -34,6 +35,7 @@ from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, 
 from questions.erasing import Erased, erase
 from questions.hints import Hints
 from questions.listing import Page, Place, Wanted, list_questions
+from questions.prompts import request_for
 from questions.reading import Question
 from questions.room import NoRoomError
 from questions.signals import publish_ended, publish_erased
@@ -74,6 +76,7 @@ class QuestionService:
         backlog: Backlog,
         turns: TurnKeeper,
         limits: Limits,
+        answering_model: AnsweringModel,
         generation: GenerationSettings,
         settings: QuestionSettings,
         watcher: Watcher,
@@ -90,12 +93,14 @@ class QuestionService:
         self._turns = turns
         self._limits_of_callers = limits
         self._watcher = watcher
+        self._answering_model = answering_model
         self._generation = generation
         self._counting = Counting()
         # Questions that had not ended when they were last looked at here, with the time of that, in its order. Redis is
         # no help with them: it knows of one only if another process has read its end since.
         self._live: dict[int, tuple[float, Question]] = {}
         self._shares_answers = settings.share_answers
+        self._reuse_seconds = settings.answer_reuse_seconds
         self._background: set[asyncio.Task[None]] = set()
 
     async def ask(self, caller: Principal, request: AskRequest, idempotency_key: str | None, *, fresh: bool) -> Asked:
@@ -105,7 +110,8 @@ class QuestionService:
         """
         check_priority(caller, request.priority)
         language = detect(request.question_text)
-        ask = self._ask(caller.tenant, request, language, idempotency_key, fresh=fresh)
+        identity = await reach(self._answering_model.identity, again=True)
+        ask = self._ask(caller.tenant, request, language, idempotency_key, identity, fresh=fresh)
         admission = await self._limits_of_callers.admit(caller)
         accepted = await self._accept(caller, ask, admission)
         if accepted.source is Source.NEW:
@@ -260,7 +266,14 @@ class QuestionService:
             return await accept(self._engine, ask)
 
     def _ask(
-        self, owner: str, request: AskRequest, language: Language, idempotency_key: str | None, *, fresh: bool
+        self,
+        owner: str,
+        request: AskRequest,
+        language: Language,
+        idempotency_key: str | None,
+        identity: str,
+        *,
+        fresh: bool,
     ) -> Ask:
         # Replays are compared with the defaults filled in: to leave a field out and to send its default is the same.
         # What is None has no effect and does not count, so that a later release may add fields.
@@ -274,11 +287,15 @@ class QuestionService:
         }
         request = request.model_copy(update=update)
         scope = _EVERYBODY if self._shares_answers else owner
+        wanted = request_for(request.question_text, self._generation)
         return Ask(
             owner=owner,
             text=request.question_text,
             language=language,
-            answer_key=answer_key(scope, request.question_text, self._generation),
+            answer_key=answer_key(scope, wanted, identity),
+            request=wanted.SerializeToString(deterministic=True),
+            identity=identity,
+            reuse_seconds=self._reuse_seconds,
             model=self._generation.model_name,
             max_wait_seconds=seconds,
             fresh=fresh,

@@ -4,13 +4,18 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions import claims
+from questions.answer_key import normalise
 from questions.states import ErrorReason, FinishReason, State
+from tests.questions.actors import MODEL, asked
+
+REMEMBER_MODEL = f"INSERT INTO models (name, identity) VALUES ('', '{MODEL}')"
+"""What an api_service finds in PostgreSQL that starts while llm_service is away."""
 
 
 async def claim(engine: AsyncEngine, words: str) -> claims.Claim:
     worker_id = await claims.register_worker(engine, "test", lease_seconds=60)
     claimed = await claims.claim(engine, worker_id, 1_000)
-    (claim,) = (claim for claim in claimed if claim.question_text == words)
+    (claim,) = (claim for claim in claimed if asked(claim) == normalise(words))
     await claims.hand_back_all_but(engine, worker_id, [claim.token])
     return claim
 
@@ -21,12 +26,12 @@ async def start(engine: AsyncEngine, words: str) -> None:
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
-    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24)
+    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
     assert await claims.finish(engine, await claim(engine, words), result, reuse_seconds)
 
 
 async def cut_short(engine: AsyncEngine, words: str, answer: str) -> None:
-    result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT)
+    result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT, written_by=MODEL)
     assert await claims.finish(engine, await claim(engine, words), result, 60)
 
 

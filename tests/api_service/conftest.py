@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
@@ -10,8 +10,17 @@ from embedded.valkey import Valkey
 from foundation.database import create_engine
 from foundation.redis_client import MeshRedis
 from foundation.settings import DatabaseSettings
+from tests.api_service.answers import REMEMBER_MODEL
 from tests.api_service.serving import client_of, serving, settings_for
-from tests.servers import redis_at
+from tests.servers import Databases, execute, redis_at
+
+
+@pytest.fixture(scope="module")
+def database_url(databases: Databases) -> Iterator[str]:
+    """A database with the schema, the test module's own, in which the model is known that tests answer as."""
+    with databases.create() as url:
+        execute(url, REMEMBER_MODEL)
+        yield url
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

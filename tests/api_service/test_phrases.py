@@ -17,6 +17,7 @@ QUESTION = Question(
     state=State.QUEUED,
     epoch=0,
     text=None,
+    written_by=None,
     finish_reason=None,
     error_reason=None,
     prompt_tokens=None,

@@ -108,6 +108,7 @@ async def test_an_answer_comes_with_all_that_is_known_of_it(
             "question_id": (await response.json())["question_id"],
             "status": "completed",
             "answer_text": "It says yes. 🙂",
+            "model": "test-model",
             "finish_reason": "stop",
             "usage": {
                 "prompt_tokens": 38,

@@ -10,6 +10,7 @@ from questions import answer_stream, claims
 from questions.answer_stream import Append, Usage, Whole
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.answers import claim
+from tests.questions.actors import MODEL
 
 
 class Writer:
@@ -54,7 +55,7 @@ class Writer:
 
     async def complete(self, *, tell: bool = True) -> None:
         """Make what was written the answer."""
-        result = claims.Result(State.COMPLETED, self.text, FinishReason.STOP, 38, 8, 24)
+        result = claims.Result(State.COMPLETED, self.text, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
         assert await claims.finish(self._engine, self._claim, result, 60)
         if tell:
             await answer_stream.close_texts(self._redis, [self.answer_id])

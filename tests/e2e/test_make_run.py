@@ -83,6 +83,18 @@ async def test_a_real_model_names_most_capitals(mesh: Mesh) -> None:
         assert answer["usage"]["completion_tokens"] > 0
 
 
+async def test_the_same_question_again_gets_the_answer_that_is_there(mesh: Mesh) -> None:
+    """What was asked first, of a mesh that has just started, is reused as well."""
+    words = {"question_text": "What is the capital of France?"}
+    async with aiohttp.ClientSession() as session:
+        async with session.post(f"{mesh.api}/api/ask", json=words) as reply:
+            first = await answer_at(session, mesh, reply.headers["Location"])
+        async with session.post(f"{mesh.api}/api/ask", json=words) as reply:
+            again = await reply.json()
+    assert (again["cached"], again["answer_text"]) == (True, first["answer_text"])
+    assert first["model"]
+
+
 async def test_everything_is_ready_and_nothing_is_degraded(mesh: Mesh) -> None:
     async with aiohttp.ClientSession() as session, session.get(f"{mesh.api}/readyz") as reply:
         assert (reply.status, await reply.json()) == (200, {"status": "ready", "degraded": []})

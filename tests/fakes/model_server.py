@@ -67,6 +67,8 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 0
     models: Sequence[str] = ("fake-model",)
+    root: str = ""
+    """Where the weights lie, of all models; empty: the model's name."""
     context: int = 4096
     can_continue: bool = True
     owned_by: str = "vllm"
@@ -144,7 +146,8 @@ class FakeModelServer:
             status, listing = self.options.listing
             return web.json_response(listing, status=status)
         entries = [
-            {"id": name, "object": "model", "created": 1, "owned_by": self.options.owned_by, "root": name}
+            {"id": name, "object": "model", "created": 1, "owned_by": self.options.owned_by}
+            | {"root": self.options.root or name}
             | {"max_model_len": self.options.context}
             for name in self._served
         ]
@@ -304,6 +307,7 @@ def main() -> None:
     parser.add_argument("--host", default=defaults.host)
     parser.add_argument("--port", type=int, default=defaults.port, help="0 takes a free one")
     parser.add_argument("--model", action="append", dest="models", help="may be given several times")
+    parser.add_argument("--root", default=defaults.root, help="where the models' weights lie")
     parser.add_argument("--context", type=int, default=defaults.context, help="tokens of prompt and answer together")
     parser.add_argument("--cannot-continue", action="store_true")
     parser.add_argument("--owned-by", default=defaults.owned_by)
@@ -314,6 +318,7 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         models=tuple(arguments.models or defaults.models),
+        root=arguments.root,
         context=arguments.context,
         can_continue=not arguments.cannot_continue,
         owned_by=arguments.owned_by,

@@ -18,6 +18,7 @@ from questions.api_keys import create
 from questions.roles import Role
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.serving import serving_app, settings_for, until
+from tests.questions.actors import asked
 
 # Each is answered, deleted or cancelled within a run, so that the first few cases are not the only ones to find one.
 _QUESTIONS_EACH = 30
@@ -79,7 +80,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
         claimed = await claims.claim(engine, worker_id, 100)
         for claim in claimed:
             await answer_stream.open_text(redis, claim.answer_id, claim.token, 0, create=True)
-            text = claim.question_text.encode()
+            text = asked(claim).encode()
             await answer_stream.append(redis, [Append(claim.answer_id, claim.token, 0, text, Usage())])
         # Long enough for some to be read, watched and cancelled meanwhile.
         await asyncio.sleep(0.05)
@@ -90,7 +91,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
                 cut = claim.answer_id % 7 == 1
                 result = claims.Result(
                     State.INCOMPLETE if cut else State.COMPLETED,
-                    claim.question_text,
+                    asked(claim),
                     FinishReason.OUTPUT_LIMIT if cut else FinishReason.STOP,
                     38,
                     8,

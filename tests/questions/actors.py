@@ -3,15 +3,20 @@
 import hashlib
 from typing import Any
 
+from askmesh.llm.v1.generation_pb2 import GenerationSpec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.settings import GenerationSettings
 from questions.asking import Accepted, Ask, accept
 from questions.claims import Claim, Result, claim, register_worker
+from questions.models import identity
+from questions.prompts import request_for
 from questions.reading import Question, read
 from questions.states import FinishReason, State
 
 OWNER = "local"
+MODEL = identity("test-model", "")
 
 
 def question(words: str, *, wait: float = 600, fresh: bool = False, key: bytes | None = None, body: bytes = b"") -> Ask:
@@ -22,6 +27,9 @@ def question(words: str, *, wait: float = 600, fresh: bool = False, key: bytes |
         answer_key=hashlib.sha256(words.encode()).digest(),
         model="",
         max_wait_seconds=wait,
+        request=request_for(words, GenerationSettings()).SerializeToString(),
+        identity=MODEL,
+        reuse_seconds=31_536_000,
         fresh=fresh,
         idempotency_key_hash=key,
         request_hash=None if key is None else body,
@@ -41,8 +49,14 @@ async def claim_one(engine: AsyncEngine, worker_id: int, *, suspects: bool = Fal
     return claimed
 
 
-def completed(words: str = "an answer") -> Result:
-    return Result(State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2)
+def asked(claim: Claim) -> str:
+    """The text of the question, as the model is sent it."""
+    assert claim.request is not None
+    return GenerationSpec.FromString(claim.request).messages[-1].content
+
+
+def completed(words: str = "an answer", by: str | None = MODEL) -> Result:
+    return Result(State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2, written_by=by)
 
 
 async def seen(engine: AsyncEngine, question_id: int) -> Question:

@@ -68,6 +68,24 @@ async def test_a_new_holder_seals_the_text_and_goes_on(redis: MeshRedis) -> None
     assert (await read(redis)) == Reading(0, 0, b"one 2", 5, finished=False)
 
 
+async def test_a_successor_learns_who_has_written(redis: MeshRedis) -> None:
+    await open_text(redis, 1, 10, 0, create=True)
+    await append(redis, [Append(1, 10, 0, b"one", NOTHING, writer="small@")])
+    await append(redis, [Append(1, 10, 3, b" two", NOTHING)])
+    for token in (11, 12):  # who takes it over and says nothing changes nothing
+        assert await open_text(redis, 1, token, 0, create=False) == Opened("one two", NOTHING, None, "small@")
+    assert await put_texts(redis, [Whole(1, 12, 1, b"uno", NOTHING, writer="large@")]) == [0]
+    assert await open_text(redis, 1, 13, 1, create=False) == Opened("uno", NOTHING, None, "large@")
+    assert await put_texts(redis, [Whole(1, 13, 2, b"", NOTHING)]) == [0]
+    assert await open_text(redis, 1, 14, 2, create=False) == Opened("", NOTHING, None, None)
+
+
+async def test_a_text_without_a_writer_is_one_of_an_unknown_model(redis: MeshRedis) -> None:
+    await open_text(redis, 1, 10, 0, create=True)
+    await append(redis, [Append(1, 10, 0, b"one", NOTHING)])
+    assert await open_text(redis, 1, 11, 0, create=False) == Opened("one", NOTHING, None, None)
+
+
 async def test_a_successor_finds_the_finish_entry(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "all", FinishReason.OUTPUT_LIMIT)

@@ -7,14 +7,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
+from questions import operating
 from questions.asking import Source
-from questions.claims import fail, finish, retire_worker, wait
+from questions.claims import Result, fail, finish, interrupted, retire_worker, wait
 from questions.operating import _CONDITIONS, _LIST, Selection, list_questions, purge, replay
 from questions.reading import cancel
-from questions.states import ErrorReason, State
-from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
+from questions.states import ErrorReason, FinishReason, State
+from questions.sweeping import sweep
+from tests.questions.actors import MODEL, OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration
+
+
+async def age(engine: AsyncEngine, days: int) -> None:
+    """As if all that was asked and answered had been so long ago."""
+    columns = {"questions": ("created_at", "ended_at"), "answers": ("created_at", "finished_at")}
+    for table, names in columns.items():
+        older = ", ".join(f"{name} = {name} - make_interval(days => :days)" for name in names)
+        await rows(engine, f"UPDATE {table} SET {older} RETURNING id", days=days)
 
 
 async def ids(engine: AsyncEngine, selection: Selection) -> list[int]:
@@ -43,7 +53,7 @@ async def test_each_selection_lists_what_it_says(engine: AsyncEngine) -> None:
     assert await ids(engine, Selection.FAILED) == [failed, poison]
     assert await ids(engine, Selection.STUCK) == [waiting, lost]
     assert await ids(engine, Selection.ALL) == [waiting, lost, healthy, failed, poison]
-    assert current.question_text == "c"
+    assert asked(current) == "c"
 
 
 async def test_a_question_that_nobody_claims_is_stuck_after_a_minute(engine: AsyncEngine) -> None:
@@ -60,7 +70,7 @@ async def test_a_replay_asks_again_and_leaves_the_old_question_as_it_ended(engin
     assert (await seen(engine, old)).state is State.FAILED
     assert (await seen(engine, old)).replayed_as == new
     current = await claim_one(engine, await worker(engine))
-    assert current.question_text == "why?"
+    assert (current.request, current.question_text) == (None, "why?")  # made anew, by the settings of now
     assert await finish(engine, current, completed("because"), 60)
     assert (await seen(engine, new)).text == "because"
     assert await replay(engine, old, 60) is None
@@ -82,6 +92,34 @@ async def test_replays_of_the_same_question_share_one_generation(engine: AsyncEn
     assert len(await rows(engine, "SELECT id FROM answers")) == 2
 
 
+async def test_an_answer_that_was_cut_is_generated_anew_for_all_who_shared_it(engine: AsyncEngine) -> None:
+    """It could be reused, and is what the same question asked again would get."""
+    first, second = await ask(engine, "why?"), await ask(engine, "why?")
+    cut = Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    assert await finish(engine, await claim_one(engine, await worker(engine)), cut, 3_600)
+    assert (await ask(engine, "why?")).source is Source.CACHED
+
+    new = [await replay(engine, old.question_id, 60) for old in (first, second)]
+
+    assert await finish(engine, await claim_one(engine, await worker(engine)), completed("because"), 3_600)
+    assert [(await seen(engine, n)).text for n in new if n] == ["because", "because"]
+    assert (await seen(engine, first.question_id)).text == "bec"
+    # Nobody knows by which settings it was generated: it is given to nobody else, and the old one is not touched.
+    again = await ask(engine, "why?")
+    assert (again.source, again.question and again.question.text) == (Source.CACHED, "bec")
+
+
+async def test_a_replay_that_was_cut_again_can_be_replayed_again(engine: AsyncEngine) -> None:
+    cut = Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    newest = (await ask(engine, "why?")).question_id
+    for _ in range(3):
+        assert await finish(engine, await claim_one(engine, await worker(engine)), cut, 3_600)
+        again = await replay(engine, newest, 60)
+        assert again is not None
+        newest = again
+    assert len(await rows(engine, "SELECT id FROM answers")) == 4
+
+
 async def test_only_what_ended_without_a_whole_answer_is_replayed(engine: AsyncEngine) -> None:
     live = await ask(engine, "why?")
     assert await replay(engine, live.question_id, 60) is None
@@ -96,8 +134,8 @@ async def test_purging_removes_what_is_final_and_old_and_nothing_else(engine: As
     shared = (await ask(engine, "c")).question_id
     mine = await worker(engine)
     await claim_one(engine, mine)
-    assert await finish(engine, await claim_one(engine, mine), completed(), 3_600)
-    await rows(engine, "UPDATE questions SET created_at = created_at - interval '2 days' RETURNING id")
+    assert await finish(engine, await claim_one(engine, mine), completed(), 31_536_000)
+    await age(engine, 2)
     again = await ask(engine, "c")
     assert again.source is Source.CACHED
 
@@ -135,3 +173,62 @@ async def test_what_has_failed_is_found_by_an_index_among_all_that_was_answered(
     assert "answers_failed" in plan, plan
     assert "Seq Scan on answers" not in plan, plan
     assert len(await ids(engine, selection)) == 4
+
+
+@pytest.mark.parametrize("state", ["completed", "incomplete", "failed", "cancelled", "expired", "poison"])
+async def test_purging_counts_from_the_end(engine: AsyncEngine, state: str) -> None:
+    """What was asked long ago and has just ended, nobody may have read yet."""
+    asked = await ask(engine, "why?")
+    await age(engine, 2)
+    current = await claim_one(engine, await worker(engine))
+    match state:
+        case "completed":
+            await finish(engine, current, completed(), 60)
+        case "incomplete":
+            cut = Result(State.INCOMPLETE, "bec", FinishReason.TIME_LIMIT, written_by=MODEL)
+            await finish(engine, current, cut, 60)
+        case "failed":
+            await fail(engine, current, ErrorReason.CONTEXT_TOO_LONG)
+        case "cancelled":
+            await cancel(engine, OWNER, asked.question_id)
+        case "expired":
+            await rows(engine, "UPDATE questions SET deadline = created_at RETURNING id")
+            await rows(engine, "UPDATE answers SET next_deadline = created_at RETURNING id")
+            await sweep(engine, 1)
+        case "poison":
+            await rows(engine, "UPDATE answers SET interruptions = 4 RETURNING id")
+            await interrupted(engine, current, 0)
+    assert (await seen(engine, asked.question_id)).state.is_final
+
+    assert await purge(engine, timedelta(days=1)) == 0
+    assert await ids(engine, Selection.ALL) == [asked.question_id]
+    await age(engine, 2)
+    assert await purge(engine, timedelta(days=1)) == 1
+    assert await rows(engine, "SELECT id FROM answers") == []
+
+
+async def test_a_question_that_left_long_ago_goes_while_its_answer_is_written_for_others(engine: AsyncEngine) -> None:
+    left, stays = await ask(engine, "why?"), await ask(engine, "why?")
+    await cancel(engine, OWNER, left.question_id)
+    await age(engine, 2)
+    assert await purge(engine, timedelta(days=1)) == 1
+    assert await ids(engine, Selection.ALL) == [stays.question_id]
+    assert len(await rows(engine, "SELECT id FROM answers")) == 1
+
+
+async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest may be the last to end: it must not hide those behind it."""
+    monkeypatch.setattr(operating, "_OLDEST", text(operating._OLDEST.text.replace("LIMIT 1000", "LIMIT 2")))
+    waited = [(await ask(engine, f"long {n}")).question_id for n in range(5)]
+    mine = await worker(engine)
+    late = [await claim_one(engine, mine) for _ in waited]
+    old = [await fails(engine, f"short {n}") for n in range(5)]
+    await age(engine, 2)
+    for current in late:
+        assert await finish(engine, current, completed(), 60)
+    young = await fails(engine, "young")
+
+    assert await purge(engine, timedelta(days=1)) == len(old)
+    assert await ids(engine, Selection.ALL) == [young, *reversed(waited)]

@@ -11,7 +11,20 @@ from foundation.database import _compiled
 
 pytestmark = pytest.mark.integration
 
-MODULES = ("asking", "claims", "erasing", "ledger", "listing", "owners", "reading", "room", "sweeping", "turns")
+MODULES = (
+    "asking",
+    "claims",
+    "erasing",
+    "ledger",
+    "listing",
+    "models",
+    "operating",
+    "owners",
+    "reading",
+    "room",
+    "sweeping",
+    "turns",
+)
 MEANT = {
     "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
     "claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
@@ -19,6 +32,8 @@ MEANT = {
     "claims._HELD": {"answers_holder"},
     "asking._ASK": {"answers_reusable_key", "answers_pkey"},
     "owners._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
+    "models._REMEMBERED": {"models_pkey"},
+    "operating._OLDEST": {"questions_pkey", "answers_pkey"},
     "reading._READ": {"questions_pkey", "answers_pkey"},
     "room._COUNT": {"answers_owner"},
     "sweeping._COUNT_DUE": {"answers_claim"},

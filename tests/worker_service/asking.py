@@ -6,11 +6,20 @@ from collections import Counter
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.settings import GenerationSettings
 from questions.asking import Ask, accept
+from questions.prompts import request_for
 
 
-async def ask(engine: AsyncEngine, question: str, *, max_wait_seconds: float = 600, owner: str = "tests") -> int:
-    """Commit a question and return its id. Nobody is woken."""
+async def ask(
+    engine: AsyncEngine,
+    question: str,
+    *,
+    max_wait_seconds: float = 600,
+    owner: str = "tests",
+    settings: GenerationSettings | None = None,
+) -> int:
+    """Commit a question and return its id. Nobody is woken. ``settings``: those of the process that asks."""
     question_to_ask = Ask(
         owner=owner,
         text=question,
@@ -18,6 +27,7 @@ async def ask(engine: AsyncEngine, question: str, *, max_wait_seconds: float = 6
         answer_key=uuid.uuid4().bytes,
         model="",
         max_wait_seconds=max_wait_seconds,
+        request=request_for(question, settings or GenerationSettings()).SerializeToString(),
     )
     return (await accept(engine, question_to_ask)).question_id
 

@@ -31,6 +31,8 @@ class FakeLlmService(GenerationServiceServicer):
 
     def __init__(self) -> None:
         self.address = ""
+        self.model, self.revision = "fake-model", ""
+        """What answers where a request names no model."""
         self.specs: list[pb.GenerationSpec] = []
         self.asked: Counter[str] = Counter()
         self.aborted: Counter[str] = Counter()
@@ -57,7 +59,10 @@ class FakeLlmService(GenerationServiceServicer):
         try:
             if self.before:
                 await self.before(question, context)
-            yield service_pb.GenerateStreamResponse(started=service_pb.Started(request_id=request.spec.request_id))
+            started = service_pb.Started(
+                request_id=request.spec.request_id, model=request.spec.model or self.model, revision=self.revision
+            )
+            yield service_pb.GenerateStreamResponse(started=started)
             answer, prefix = answer_to(question), request.spec.answer_prefix
             if not answer.startswith(prefix):
                 await context.abort(grpc.StatusCode.INTERNAL, "the prefix is not the beginning of this answer")

@@ -13,7 +13,7 @@ from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from questions.claims import Claim
 from questions.ledger import Spent, read_days
-from questions.prompts import generation_spec
+from questions.prompts import request_for
 from questions.reading import cancel
 from tests.fakes.model_server import FakeModelServer, Options
 from tests.worker_service.asking import ask
@@ -46,8 +46,8 @@ async def spent(engine: AsyncEngine) -> Spent:
 
 def prompt_tokens(question: str) -> int:
     """As the fake counts them."""
-    spec = generation_spec(1, 1, question, GenerationSettings(), written="", written_tokens=0)
-    return sum(4 + len(message.content.split()) for message in spec.messages)
+    messages = request_for(question, GenerationSettings()).messages
+    return sum(4 + len(message.content.split()) for message in messages)
 
 
 async def begin(worker: Worker, question: str) -> tuple[int, Claim, asyncio.Task[None]]:

@@ -20,7 +20,7 @@ async def test_old_final_questions_go_and_the_others_stay(engine: AsyncEngine, m
             text("""
             WITH a AS (
                 INSERT INTO answers (answer_key, reusable, model, state, text, next_deadline, finished_at)
-                VALUES ('key', false, '', 'completed', 'because', now(), now()) RETURNING id
+                VALUES ('key', false, '', 'completed', 'because', now(), now() - interval '3 days') RETURNING id
             )
             INSERT INTO questions (owner, text, language, answer_id, deadline, created_at)
             SELECT 'local', 'why?', 'en', a.id, now(), now() - days * interval '1 day' FROM a, unnest(ARRAY[1, 3]) days

@@ -40,7 +40,7 @@ class ConfirmedLease(Lease):
 
 
 def claim_of(answer_id: int = 1, token: int = 10, attempt: int = 1, epoch: int = 0) -> Claim:
-    return Claim(answer_id, token, attempt, epoch, 0, 0, "question")
+    return Claim(answer_id, token, attempt, epoch, 0, 0, None, "question")
 
 
 @asynccontextmanager

@@ -14,8 +14,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.settings import BrokerSettings
+from foundation.settings import BrokerSettings, GenerationSettings
 from questions.hints import Hints, celery_app
+from questions.models import identity
 from questions.reading import cancel
 from questions.signals import publish_ended
 from tests.servers import redis_at
@@ -48,6 +49,29 @@ async def all_completed(engine: AsyncEngine, questions: list[str]) -> None:
     assert {question: row.text for question, row in rows.items()} == {
         question: answer_to(question) for question in questions
     }
+
+
+async def test_a_worker_of_other_settings_generates_what_was_asked(
+    engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker
+) -> None:
+    """As for a minute in each rolling change of settings."""
+    worker = start_worker(
+        ASKMESH_MAX_OUTPUT_TOKENS="4",
+        ASKMESH_SYSTEM_PROMPT="Rhyme.",
+        ASKMESH_TEMPERATURE="1",
+        ASKMESH_MODEL_NAME="small",
+    )
+    await worker.ready()
+    asked = GenerationSettings(system_prompt="Be brief.", temperature=0.5, max_output_tokens=100)
+
+    await ask(engine, "why?", settings=asked)
+    await all_completed(engine, ["why?"])
+
+    (spec,) = llm.specs
+    assert [message.content for message in spec.messages] == ["Be brief.", "why?"]
+    assert (spec.sampling.temperature, spec.max_output_tokens) == (0.5, 100)
+    row = (await answers(engine))["why?"]
+    assert (spec.model, row.written_by) == ("small", identity("small", ""))
 
 
 async def test_hints_wake_it_and_each_question_is_asked_once(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from askmesh.llm.v1 import generation_pb2 as askmesh_dot_llm_dot_v1_dot_generation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'askmesh/llm/v1/generation_service.proto\x12\x0e\x61skmesh.llm.v1\x1a\x1f\x61skmesh/llm/v1/generation.proto\"?\n\x0fGenerateRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.askmesh.llm.v1.GenerationSpec\"\xc6\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x33\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1c.askmesh.llm.v1.FinishReason\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\x12&\n\x06timing\x18\x06 \x01(\x0b\x32\x16.askmesh.llm.v1.Timing\"E\n\x15GenerateStreamRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.askmesh.llm.v1.GenerationSpec\"\xa8\x01\n\x16GenerateStreamResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.askmesh.llm.v1.StartedH\x00\x12)\n\x04text\x18\x02 \x01(\x0b\x32\x19.askmesh.llm.v1.TextDeltaH\x00\x12.\n\tcompleted\x18\x03 \x01(\x0b\x32\x19.askmesh.llm.v1.CompletedH\x00\x42\x07\n\x05\x65vent\",\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"Q\n\tTextDelta\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\"\x8e\x01\n\tCompleted\x12\x33\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1c.askmesh.llm.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\x12&\n\x06timing\x18\x03 \x01(\x0b\x32\x16.askmesh.llm.v1.Timing\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.askmesh.llm.v1.Model\"_\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x1f\n\x12max_context_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x15\n\x13_max_context_tokens2\x9a\x02\n\x11GenerationService\x12M\n\x08Generate\x12\x1f.askmesh.llm.v1.GenerateRequest\x1a .askmesh.llm.v1.GenerateResponse\x12\x61\n\x0eGenerateStream\x12%.askmesh.llm.v1.GenerateStreamRequest\x1a&.askmesh.llm.v1.GenerateStreamResponse0\x01\x12S\n\nListModels\x12!.askmesh.llm.v1.ListModelsRequest\x1a\".askmesh.llm.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'askmesh/llm/v1/generation_service.proto\x12\x0e\x61skmesh.llm.v1\x1a\x1f\x61skmesh/llm/v1/generation.proto\"?\n\x0fGenerateRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.askmesh.llm.v1.GenerationSpec\"\xd8\x01\n\x10GenerateResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x33\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1c.askmesh.llm.v1.FinishReason\x12$\n\x05usage\x18\x05 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\x12&\n\x06timing\x18\x06 \x01(\x0b\x32\x16.askmesh.llm.v1.Timing\x12\x10\n\x08revision\x18\x07 \x01(\t\"E\n\x15GenerateStreamRequest\x12,\n\x04spec\x18\x01 \x01(\x0b\x32\x1e.askmesh.llm.v1.GenerationSpec\"\xa8\x01\n\x16GenerateStreamResponse\x12*\n\x07started\x18\x01 \x01(\x0b\x32\x17.askmesh.llm.v1.StartedH\x00\x12)\n\x04text\x18\x02 \x01(\x0b\x32\x19.askmesh.llm.v1.TextDeltaH\x00\x12.\n\tcompleted\x18\x03 \x01(\x0b\x32\x19.askmesh.llm.v1.CompletedH\x00\x42\x07\n\x05\x65vent\">\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"Q\n\tTextDelta\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12$\n\x05usage\x18\x03 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\"\x8e\x01\n\tCompleted\x12\x33\n\rfinish_reason\x18\x01 \x01(\x0e\x32\x1c.askmesh.llm.v1.FinishReason\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.askmesh.llm.v1.Usage\x12&\n\x06timing\x18\x03 \x01(\x0b\x32\x16.askmesh.llm.v1.Timing\"\x13\n\x11ListModelsRequest\";\n\x12ListModelsResponse\x12%\n\x06models\x18\x01 \x03(\x0b\x32\x15.askmesh.llm.v1.Model\"q\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nis_default\x18\x02 \x01(\x08\x12\x1f\n\x12max_context_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x04 \x01(\tB\x15\n\x13_max_context_tokens2\x9a\x02\n\x11GenerationService\x12M\n\x08Generate\x12\x1f.askmesh.llm.v1.GenerateRequest\x1a .askmesh.llm.v1.GenerateResponse\x12\x61\n\x0eGenerateStream\x12%.askmesh.llm.v1.GenerateStreamRequest\x1a&.askmesh.llm.v1.GenerateStreamResponse0\x01\x12S\n\nListModels\x12!.askmesh.llm.v1.ListModelsRequest\x1a\".askmesh.llm.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEREQUEST']._serialized_start=92
   _globals['_GENERATEREQUEST']._serialized_end=155
   _globals['_GENERATERESPONSE']._serialized_start=158
-  _globals['_GENERATERESPONSE']._serialized_end=356
-  _globals['_GENERATESTREAMREQUEST']._serialized_start=358
-  _globals['_GENERATESTREAMREQUEST']._serialized_end=427
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=430
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=598
-  _globals['_STARTED']._serialized_start=600
-  _globals['_STARTED']._serialized_end=644
-  _globals['_TEXTDELTA']._serialized_start=646
-  _globals['_TEXTDELTA']._serialized_end=727
-  _globals['_COMPLETED']._serialized_start=730
-  _globals['_COMPLETED']._serialized_end=872
-  _globals['_LISTMODELSREQUEST']._serialized_start=874
-  _globals['_LISTMODELSREQUEST']._serialized_end=893
-  _globals['_LISTMODELSRESPONSE']._serialized_start=895
-  _globals['_LISTMODELSRESPONSE']._serialized_end=954
-  _globals['_MODEL']._serialized_start=956
-  _globals['_MODEL']._serialized_end=1051
-  _globals['_GENERATIONSERVICE']._serialized_start=1054
-  _globals['_GENERATIONSERVICE']._serialized_end=1336
+  _globals['_GENERATERESPONSE']._serialized_end=374
+  _globals['_GENERATESTREAMREQUEST']._serialized_start=376
+  _globals['_GENERATESTREAMREQUEST']._serialized_end=445
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=448
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=616
+  _globals['_STARTED']._serialized_start=618
+  _globals['_STARTED']._serialized_end=680
+  _globals['_TEXTDELTA']._serialized_start=682
+  _globals['_TEXTDELTA']._serialized_end=763
+  _globals['_COMPLETED']._serialized_start=766
+  _globals['_COMPLETED']._serialized_end=908
+  _globals['_LISTMODELSREQUEST']._serialized_start=910
+  _globals['_LISTMODELSREQUEST']._serialized_end=929
+  _globals['_LISTMODELSRESPONSE']._serialized_start=931
+  _globals['_LISTMODELSRESPONSE']._serialized_end=990
+  _globals['_MODEL']._serialized_start=992
+  _globals['_MODEL']._serialized_end=1105
+  _globals['_GENERATIONSERVICE']._serialized_start=1108
+  _globals['_GENERATIONSERVICE']._serialized_end=1390
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,7 @@ class GenerateResponse(google.protobuf.message.Message):
     FINISH_REASON_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The spec's request_id, or the one that the server made."""
     model: builtins.str
@@ -54,6 +55,8 @@ class GenerateResponse(google.protobuf.message.Message):
     """What was written, without answer_prefix. May be empty."""
     finish_reason: askmesh.llm.v1.generation_pb2.FinishReason.ValueType
     """Why it ended. Always set."""
+    revision: builtins.str
+    """As Model.revision, of the model that answered."""
     @property
     def usage(self) -> askmesh.llm.v1.generation_pb2.Usage:
         """Tokens of this call. Unset: the model server does not count."""
@@ -71,9 +74,10 @@ class GenerateResponse(google.protobuf.message.Message):
         finish_reason: askmesh.llm.v1.generation_pb2.FinishReason.ValueType = ...,
         usage: askmesh.llm.v1.generation_pb2.Usage | None = ...,
         timing: askmesh.llm.v1.generation_pb2.Timing | None = ...,
+        revision: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["timing", b"timing", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "model", b"model", "request_id", b"request_id", "text", b"text", "timing", b"timing", "usage", b"usage"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["finish_reason", b"finish_reason", "model", b"model", "request_id", b"request_id", "revision", b"revision", "text", b"text", "timing", b"timing", "usage", b"usage"]) -> None: ...
 
 global___GenerateResponse = GenerateResponse
 
@@ -140,17 +144,21 @@ class Started(google.protobuf.message.Message):
 
     REQUEST_ID_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     request_id: builtins.str
     """The spec's request_id, or the one that the server made."""
     model: builtins.str
     """The model that answers."""
+    revision: builtins.str
+    """As Model.revision, of the model that answers."""
     def __init__(
         self,
         *,
         request_id: builtins.str = ...,
         model: builtins.str = ...,
+        revision: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "request_id", b"request_id"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "request_id", b"request_id", "revision", b"revision"]) -> None: ...
 
 global___Started = Started
 
@@ -255,21 +263,28 @@ class Model(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     IS_DEFAULT_FIELD_NUMBER: builtins.int
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
     id: builtins.str
     """What to put into GenerationSpec.model."""
     is_default: builtins.bool
     """True for exactly one of the models, if any: the one that answers when GenerationSpec.model is unset."""
     max_context_tokens: builtins.int
     """The most tokens that prompt and answer may have together. Unset: the model server does not say."""
+    revision: builtins.str
+    """Differs between two sets of weights behind one id, as far as the server can tell: what an operator has set, else
+    made of what the model server says of the model. At most 64 characters out of A-Z a-z 0-9 . _ -. Unset: it says
+    nothing beyond the id.
+    """
     def __init__(
         self,
         *,
         id: builtins.str = ...,
         is_default: builtins.bool = ...,
         max_context_tokens: builtins.int | None = ...,
+        revision: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_max_context_tokens", b"_max_context_tokens", "max_context_tokens", b"max_context_tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_max_context_tokens", b"_max_context_tokens", "id", b"id", "is_default", b"is_default", "max_context_tokens", b"max_context_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_max_context_tokens", b"_max_context_tokens", "id", b"id", "is_default", b"is_default", "max_context_tokens", b"max_context_tokens", "revision", b"revision"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_max_context_tokens", b"_max_context_tokens"]) -> typing.Literal["max_context_tokens"] | None: ...
 
 global___Model = Model
