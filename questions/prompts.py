@@ -6,7 +6,8 @@ from google.protobuf.duration_pb2 import Duration
 from foundation.settings import GenerationSettings
 from questions.answer_key import normalise
 
-_CONTROL_TOKENS = 16
+CONTROL_TOKENS = 16
+"""Long enough to show a server that breaks its answers off."""
 
 
 def generation_spec(
@@ -39,12 +40,9 @@ def generation_spec(
     )
 
 
-def control_spec(answer_id: int, attempt: int, settings: GenerationSettings) -> pb.GenerationSpec:
-    """A short request that any working model answers, to be made before an attempt whose failure is to count.
-
-    It is long enough to show a server that breaks its answers off.
-    """
-    short = settings.model_copy(update={"max_output_tokens": min(_CONTROL_TOKENS, settings.max_output_tokens)})
-    spec = generation_spec(answer_id, attempt, "Say hello.", short)
-    spec.request_id += "-control"
+def control_spec(request_id: str, settings: GenerationSettings) -> pb.GenerationSpec:
+    """A short request that any working model answers: by it a worker learns whether the engine answers at all."""
+    short = settings.model_copy(update={"max_output_tokens": min(CONTROL_TOKENS, settings.max_output_tokens)})
+    spec = generation_spec(0, 0, "Say hello.", short)
+    spec.request_id = request_id
     return spec

@@ -8,21 +8,21 @@ from typing import Final
 
 from askmesh.llm.v1 import errors_pb2 as pb_errors
 from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
-from askmesh_client import GenerationClient, GenerationError
+from askmesh_client import GenerationClient, GenerationError, GenerationStream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
 from questions import claims
 from questions.answer_stream import Usage
 from questions.claims import Claim
-from questions.prompts import control_spec, generation_spec
+from questions.prompts import generation_spec
 from questions.states import FinishReason
+from worker_service.control import Progress
 from worker_service.engine_gate import EngineGate
 from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
 from worker_service.outcomes import (
     Broken,
     Outcome,
-    Refused,
     finish_of_end,
     finish_of_error,
     outcome_of_error,
@@ -33,8 +33,6 @@ from worker_service.texts import Text, Texts
 # llm_service ends a generation at time_limit by itself and sends what there is. Only if it cannot, the deadline does.
 _DEADLINE_MARGIN_SECONDS: Final = 10.0
 _DATABASE_RETRY_SECONDS: Final = 0.5
-# For a control question of a few tokens, which may wait in the model server's queue.
-_CONTROL_SECONDS: Final = 60.0
 
 
 class _CannotContinueError(Exception):
@@ -61,13 +59,14 @@ class Generating:
         self._database = database
         self._settings = settings
 
-    async def generate(self, claim: Claim, opened: Callable[[Text], None]) -> Outcome | None:
+    async def generate(
+        self, claim: Claim, opened: Callable[[Text], None], went_on: Callable[[], None]
+    ) -> Outcome | None:
         """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
 
         ``opened`` is told the text that is being written, whose ``usage`` counts what it takes. Who calls forgets it.
+        ``went_on`` is called once it has gone further than the attempts before, as ``Progress`` says.
         """
-        if claim.interruptions >= claims.SUSPECT_FROM and not await self._answers_others(claim):
-            return Refused("a control question was not answered either")
         text = await self._texts.open(claim)
         lost = text is None
         text = text or Text(claim)
@@ -78,27 +77,11 @@ class Generating:
         if text.finish is not None:  # only the final write is missing
             return outcome_of_finish(text.finish, str(text), text.usage)
         try:
-            return await self._go_on(text)
+            return await self._go_on(text, went_on)
         except _CannotContinueError:
-            return await self._go_on(text) if await self._take_back(text) else None
+            return await self._go_on(text, went_on) if await self._take_back(text) else None
 
-    async def _answers_others(self, suspect: Claim) -> bool:
-        """Whether the engine answers a harmless question now: only then a suspect is to blame for what breaks next.
-
-        Otherwise an outage in which the model server breaks off every answer would make poison of the few questions
-        that are open: 6 of 9 in the fault suite.
-        """
-        spec = control_spec(suspect.answer_id, suspect.attempt, self._settings)
-        try:
-            async with self._client.stream(spec, timeout=_CONTROL_SECONDS) as events:
-                async for event in events:
-                    if isinstance(event, Completed):
-                        return True
-        except GenerationError:
-            pass
-        return False
-
-    async def _go_on(self, text: Text) -> Outcome:
+    async def _go_on(self, text: Text, went_on: Callable[[], None]) -> Outcome:
         prefix, before = str(text), text.usage
         if before.written_tokens >= self._settings.max_output_tokens:
             return self._finish(text, FinishReason.OUTPUT_LIMIT, before)
@@ -112,24 +95,9 @@ class Generating:
             written_tokens=before.written_tokens,
         )
         deadline = self._settings.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
-        pieces = before.pieces
         try:
             async with self._client.stream(spec, timeout=deadline) as events:
-                async for event in events:
-                    match event:
-                        case Started():
-                            self._gate.accepted()
-                        case TextDelta():
-                            pieces += 1
-                            # NUL, which a model that writes single bytes can write, PostgreSQL's text cannot hold.
-                            more = event.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
-                            self._texts.add(text, more, _usage(before, event, pieces))
-                        case Completed():
-                            usage = _usage(before, event, pieces)
-                            finish = finish_of_end(event)
-                            if finish is None:
-                                return Broken(f"unknown finish reason {event.finish_reason}")
-                            return self._finish(text, finish, usage)
+                return await self._read(events, text, went_on)
         except GenerationError as error:
             if prefix and error.reason == pb_errors.ERROR_REASON_CANNOT_CONTINUE:
                 raise _CannotContinueError from None
@@ -137,6 +105,31 @@ class Generating:
                 return self._finish(text, finish, text.usage)
             await self._texts.settle(text)
             return outcome_of_error(error)
+
+    async def _read(self, events: GenerationStream, text: Text, went_on: Callable[[], None]) -> Outcome:
+        before = text.usage
+        pieces = before.pieces
+        progress: Progress | None = Progress(max(before.written_tokens, text.claim.spent.written_tokens))
+        async for event in events:
+            match event:
+                case Started():
+                    self._gate.accepted()
+                case TextDelta():
+                    pieces += 1
+                    # NUL, which a model that writes single bytes can write, PostgreSQL's text cannot hold.
+                    more = event.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+                    self._texts.add(text, more, _usage(before, event, pieces))
+                    if progress is not None and progress.is_enough(text.usage.written_tokens):
+                        progress = None
+                        self._gate.answered()
+                        went_on()
+                case Completed():
+                    self._gate.answered()
+                    usage = _usage(before, event, pieces)
+                    finish = finish_of_end(event)
+                    if finish is None:
+                        return Broken(f"unknown finish reason {event.finish_reason}")
+                    return self._finish(text, finish, usage)
         await self._texts.settle(text)
         return Broken("no end")
 

@@ -45,6 +45,8 @@ class FakeLlmService(GenerationServiceServicer):
         """Called for each call before Started."""
         self.after: Script | None = None
         """Called for each call after the first word."""
+        self.fail_at_the_end: Script | None = None
+        """Called for each call before the last word."""
 
     async def GenerateStream(  # noqa: N802 - the contract's name
         self, request: service_pb.GenerateStreamRequest, context: Context
@@ -65,6 +67,8 @@ class FakeLlmService(GenerationServiceServicer):
             for sequence, text in enumerate(words, start=1):
                 if sequence == len(words) and self.pause_before_last:
                     await self.pause_before_last.wait()
+                if sequence == len(words) and self.fail_at_the_end:
+                    await self.fail_at_the_end(question, context)
                 yield service_pb.GenerateStreamResponse(text=service_pb.TextDelta(sequence=sequence, text=text))
                 if sequence == 1:
                     if self.after:
