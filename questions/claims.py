@@ -41,7 +41,7 @@ class Claim:
     interruptions: int
     question_text: str
     losses: int = 0
-    seconds_left: float = float("inf")
+    seconds_left: float = 604_800.0
     owner: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

@@ -14,11 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
 from questions import claims, ledger
-from questions.claims import Claim
+from questions.claims import Claim, Result
+from questions.states import ErrorReason
 from worker_service.engine_gate import EngineGate
 from worker_service.generating import Generating
 from worker_service.leases import Lease
-from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect
+from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect, is_wrong_data
 from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
 from worker_service.texts import Text, Texts
 
@@ -166,7 +167,7 @@ class Answering:
         is_final = True
         match outcome:
             case Finished(result):
-                write = lambda: claims.finish(self._engine, claim, result, self._reuse_seconds)  # noqa: E731
+                write = lambda: self._finish(claim, result)  # noqa: E731
             case Failed(reason):
                 logger.info("answer %d failed: %s", claim.answer_id, reason)
                 write = lambda: claims.fail(self._engine, claim, reason)  # noqa: E731
@@ -188,6 +189,16 @@ class Answering:
             await self._book(running)
         elif is_final:
             self._texts.close(claim.answer_id)
+
+    async def _finish(self, claim: Claim, result: Result) -> bool:
+        try:
+            return await claims.finish(self._engine, claim, result, self._reuse_seconds)
+        except DATABASE_ERRORS as error:
+            if not is_wrong_data(error):
+                raise
+            # Another attempt would not end otherwise, and the answer would go round until its deadline.
+            logger.error("answer %d cannot be stored: %s", claim.answer_id, describe(error))  # noqa: TRY400
+            return await claims.fail(self._engine, claim, ErrorReason.NOT_STORABLE)
 
     def _is_blamed(self, running: _Running) -> bool:
         """Whether an answer that was broken off may be what broke the engine.
@@ -221,10 +232,9 @@ class Answering:
         try:
             await ledger.book(self._engine, running.claim, running.text.usage)
         except DATABASE_ERRORS as error:
-            if is_defect(error):
-                raise
-            self._database.begins(error)
-            logger.warning("what answer %d took is not in the ledger", running.claim.answer_id)
+            if not is_defect(error):
+                self._database.begins(error)
+            logger.warning("what answer %d took is not in the ledger: %s", running.claim.answer_id, describe(error))
 
     async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> bool:
         """Repeat the write until its outcome is known, as long as the claim is ours; whether it was written.

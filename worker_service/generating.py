@@ -1,8 +1,10 @@
 """From a claim to the end of its generation: goes on where the attempt before broke off, and gathers the text."""
 
 import asyncio
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -30,9 +32,20 @@ from worker_service.outcomes import (
 )
 from worker_service.texts import Text, Texts
 
+logger = logging.getLogger(__name__)
+
 # llm_service ends a generation at time_limit by itself and sends what there is. Only if it cannot, the deadline does.
 _DEADLINE_MARGIN_SECONDS: Final = 10.0
 _DATABASE_RETRY_SECONDS: Final = 0.5
+_MOST_TOKENS: Final = 2**31 - 1
+"""More are no count, but a model server's mistake. PostgreSQL's integers hold no more."""
+# The longest tokens of usual vocabularies have 16 letters, or a few of other scripts.
+_BYTES_A_TOKEN: Final = 16
+_FEW_BYTES: Final = 4_096
+"""Limits of a few tokens may be passed by as much: some tokens are runs of 128 spaces."""
+_FINAL_WRITE_SECONDS: Final = 1.0
+"""So long before its deadline, at most, an answer ends with what there is, to be final in time."""
+_FINAL_WRITE_SHARE: Final = 0.1
 
 
 class _CannotContinueError(Exception):
@@ -96,8 +109,10 @@ class Generating:
         )
         deadline = self._settings.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
         try:
-            async with self._client.stream(spec, timeout=deadline) as events:
+            async with self._until_deadline(text), self._client.stream(spec, timeout=deadline) as events:
                 return await self._read(events, text, went_on)
+        except TimeoutError:
+            return self._finish(text, FinishReason.TIME_LIMIT, text.usage)
         except GenerationError as error:
             if prefix and error.reason == pb_errors.ERROR_REASON_CANNOT_CONTINUE:
                 raise _CannotContinueError from None
@@ -109,6 +124,7 @@ class Generating:
     async def _read(self, events: GenerationStream, text: Text, went_on: Callable[[], None]) -> Outcome:
         before = text.usage
         pieces = before.pieces
+        room = self._settings.max_output_tokens * _BYTES_A_TOKEN + _FEW_BYTES - text.length
         progress: Progress | None = Progress(max(before.written_tokens, text.claim.spent.written_tokens))
         async for event in events:
             match event:
@@ -118,11 +134,17 @@ class Generating:
                     pieces += 1
                     # NUL, which a model that writes single bytes can write, PostgreSQL's text cannot hold.
                     more = event.text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+                    room -= len(more.encode())
+                    if room < 0:  # a model server that does not know its limit would fill this process, and Redis
+                        more = more.encode()[:room].decode(errors="ignore")
                     self._texts.add(text, more, _usage(before, event, pieces))
                     if progress is not None and progress.is_enough(text.usage.written_tokens):
                         progress = None
                         self._gate.answered()
                         went_on()
+                    if room < 0:
+                        logger.info("answer %d was longer than it may be", text.claim.answer_id)
+                        return self._finish(text, FinishReason.OUTPUT_LIMIT, text.usage)
                 case Completed():
                     self._gate.answered()
                     usage = _usage(before, event, pieces)
@@ -132,6 +154,40 @@ class Generating:
                     return self._finish(text, finish, usage)
         await self._texts.settle(text)
         return Broken("no end")
+
+    @asynccontextmanager
+    async def _until_deadline(self, text: Text) -> AsyncIterator[None]:
+        """Raise TimeoutError shortly before nobody would wait for the answer any more, if it has any text by then."""
+        loop = asyncio.get_running_loop()
+        watching: asyncio.Task[None] | None = None
+
+        def begin(scope: asyncio.Timeout) -> None:
+            nonlocal watching
+            watching = asyncio.create_task(self._watch_deadline(text, scope))
+
+        async with asyncio.timeout(None) as scope:
+            timer = loop.call_later(_seconds_to_write(text.claim.seconds_left), begin, scope)
+            try:
+                yield
+            finally:
+                timer.cancel()
+                if watching is not None:
+                    watching.cancel()
+
+    async def _watch_deadline(self, text: Text, scope: asyncio.Timeout) -> None:
+        """The earliest deadline has come; others may have joined, or have asked with a later one."""
+        while True:
+            try:
+                left = await claims.seconds_left(self._engine, text.claim)
+            except DATABASE_ERRORS as error:
+                self._database.begins(error)
+                left = 2 * _FINAL_WRITE_SECONDS
+            else:
+                self._database.ends()
+            if left <= _FINAL_WRITE_SECONDS and text.length:
+                scope.reschedule(asyncio.get_running_loop().time())
+                return
+            await asyncio.sleep(max(_seconds_to_write(left), _DATABASE_RETRY_SECONDS))
 
     def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
         self._texts.end(text, finish, usage)
@@ -157,8 +213,14 @@ class Generating:
 
 
 def _usage(before: Usage, event: TextDelta | Completed, pieces: int) -> Usage:
-    if not event.HasField("usage"):
-        return replace(before, pieces=pieces)
     call = event.usage
+    sane = max(call.prompt_tokens, call.completion_tokens, call.cached_prompt_tokens) <= _MOST_TOKENS
+    if not (event.HasField("usage") and sane):
+        return replace(before, pieces=pieces)
     cached = call.cached_prompt_tokens if call.HasField("cached_prompt_tokens") else None
     return before.and_of_call(call.prompt_tokens, call.completion_tokens, cached, pieces)
+
+
+def _seconds_to_write(left: float) -> float:
+    """How long an answer may be written that is to be final in so many seconds."""
+    return max(left - min(_FINAL_WRITE_SECONDS, left * _FINAL_WRITE_SHARE), 0.0)

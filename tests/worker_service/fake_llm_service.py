@@ -45,6 +45,10 @@ class FakeLlmService(GenerationServiceServicer):
         """Called for each call before Started."""
         self.after: Script | None = None
         """Called for each call after the first word."""
+        self.flood: str | None = None
+        """Each answer goes on with this, for ever, after its first word."""
+        self.usage: pb.Usage | None = None
+        """What each answer took; counted where it is not set."""
         self.fail_at_the_end: Script | None = None
         """Called for each call before the last word."""
 
@@ -74,10 +78,12 @@ class FakeLlmService(GenerationServiceServicer):
                     if self.after:
                         await self.after(question, context)
                     await self.flowing.wait()
+                    while self.flood is not None:
+                        yield service_pb.GenerateStreamResponse(text=service_pb.TextDelta(sequence=2, text=self.flood))
             yield service_pb.GenerateStreamResponse(
                 completed=service_pb.Completed(
                     finish_reason=pb.FINISH_REASON_STOP,
-                    usage=pb.Usage(prompt_tokens=len(question.split()), completion_tokens=len(words)),
+                    usage=self.usage or pb.Usage(prompt_tokens=len(question.split()), completion_tokens=len(words)),
                 )
             )
         except (asyncio.CancelledError, GeneratorExit):

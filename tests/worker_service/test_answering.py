@@ -237,7 +237,7 @@ async def test_no_log_line_quotes_a_question_or_an_answer(
     monkeypatch.setattr(claims, "finish", refuse_row)
     row = await worker.answer("a secret question")
 
-    assert row.state == "in_progress"
+    assert row.state == "failed"
     assert "RowRefusedError 23514" in caplog.text
     assert "secret" not in caplog.text
 
