@@ -1,7 +1,9 @@
 """The worker and PostgreSQL: restarted, frozen, or not there yet. Each test has a server of its own."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -82,15 +84,9 @@ async def test_a_worker_that_cannot_renew_its_lease_stops_and_later_starts_again
     await ask_five(engine)
     await eventually(lambda: llm.running == 5, "the questions are being answered")
 
-    frozen = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(server):
         await eventually(lambda: llm.aborted.total() == 5, "it stops its calls")
         assert "the lease is lost: 5" in worker.log_text()
-    finally:
-        for process in frozen:
-            process.send_signal(signal.SIGCONT)
     llm.flowing.set()
 
     await all_completed(engine)
@@ -114,3 +110,48 @@ async def test_a_worker_waits_for_everything_that_is_not_there_yet(
     await worker.ready()
     await ask_five(engine)
     await all_completed(engine)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_an_outage_that_outlasts_leases_costs_nobody_a_loss(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker, how: str
+) -> None:
+    await migrate(server.url)
+    llm.flowing.clear()
+    workers = [start_worker(ASKMESH_DATABASE_URL=server.url) for _ in range(2)]
+    await asyncio.gather(*(worker.ready() for worker in workers))
+    await ask_five(engine)
+    for times in range(1, 3):
+        await eventually(lambda: llm.running == 5, "the questions are being answered", seconds=60)
+        await engine.dispose()
+        # Long enough for the leases of 6 s to run out.
+        if how == "killed":
+            server.kill()
+            await asyncio.sleep(9)
+            server.start()
+        else:
+            with stopped(server):
+                await asyncio.sleep(9)
+
+        async def all_again(times: int = times) -> bool:
+            rows = (await answers(engine)).values()
+            return {(row.state, row.attempt) for row in rows} == {("in_progress", times + 1)}
+
+        await eventually(all_again, "they are being answered again", seconds=60)
+    assert {(row.losses, row.interruptions) for row in (await answers(engine)).values()} == {(0, 0)}
+    llm.flowing.set()
+    await all_completed(engine)
+
+
+@contextmanager
+def stopped(server: PostgreSQL) -> Iterator[None]:
+    """The server's processes do nothing meanwhile."""
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)

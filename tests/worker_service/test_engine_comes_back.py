@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -119,6 +119,7 @@ async def test_all_are_being_written_again_within_10_s_however_long_they_are(
         assert {row.losses for row in rows} == {0}
 
 
+@pytest.mark.parametrize(("killers", "innocents", "tokens", "seconds"), [(2, 6, 60, 120)])
 async def test_who_kills_the_engine_is_found_and_costs_nobody_the_answer(
     engine: AsyncEngine, start_worker: StartWorker, killers: int, innocents: int, tokens: int, seconds: float
 ) -> None:
@@ -134,12 +135,6 @@ async def test_who_kills_the_engine_is_found_and_costs_nobody_the_answer(
         assert {row.error_reason for text, row in rows.items() if text.startswith("killer")} == {"poison"}
         assert {row.state for text, row in rows.items() if text.startswith("innocent")} == {"completed"}
         assert model.deaths <= 5 * killers
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "killers" in metafunc.fixturenames:
-        names: Sequence[str] = ("killers", "innocents", "tokens", "seconds")
-        metafunc.parametrize(names, [(3, 12, 160, 200)])
 
 
 async def all_end(database: AsyncEngine, completed: int, failed: int, seconds: float) -> None:
