@@ -15,7 +15,6 @@ from embedded.postgresql import PostgreSQL
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions.migrations.__main__ import migrate
-from tests.servers import FAST
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
@@ -26,7 +25,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PostgreSQL]:
-    with PostgreSQL(tmp_path / "postgresql" / "data", settings=FAST) as server:
+    # A test that kills it needs what was committed.
+    with PostgreSQL(tmp_path / "postgresql" / "data") as server:
         yield server
 
 
