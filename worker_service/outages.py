@@ -25,4 +25,3 @@ def is_wrong_data(error: BaseException) -> bool:
     """Whether a defect lies in what was to be written, and not in the schema or in rights."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(getattr(cause, "sqlstate", None) or "").startswith(_WRONG_DATA)
-

@@ -14,5 +14,5 @@ def test_instructions_and_question_are_separate_messages() -> None:
 
 def test_without_a_system_prompt_there_is_no_system_message() -> None:
     settings = GenerationSettings(system_prompt="")
-    for spec in (generation_spec(1, 1, "What?", settings), control_spec(1, 1, settings)):
+    for spec in (generation_spec(1, 1, "What?", settings), control_spec("control-1", settings)):
         assert [message.role for message in spec.messages] == [pb.ROLE_USER]

@@ -38,7 +38,7 @@ class Worker:
     slots: Slots
     texts: Texts
     control: Control
-    redis: Redis
+    redis: MeshRedis
 
     async def answer(self, question: str) -> Any:
         """Ask, claim and answer one question; its answer's row."""

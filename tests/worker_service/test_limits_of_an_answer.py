@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from askmesh.llm.v1 import generation_pb2 as pb
-from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.redis_client import MeshRedis
 from questions import claims
 from questions.answer_stream import Cursor, read_texts
 from questions.claims import Claim, Result
@@ -27,7 +27,7 @@ CAP = 512 * 16 + 4_096
 
 @pytest.mark.parametrize("flood", ["x" * 60_000, " word", "\N{GRINNING FACE}" * 2_000, " " * 10_000, "\n"])
 async def test_a_flood_ends_at_the_limit_of_an_answer(
-    worker: Worker, llm: FakeLlmService, redis: Redis, flood: str
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis, flood: str
 ) -> None:
     llm.flood = flood
     row = await worker.answer("endless")
@@ -54,7 +54,7 @@ async def test_a_continued_flood_ends_there_as_well(worker: Worker, llm: FakeLlm
 
 
 async def test_long_texts_come_to_redis_in_several_calls(
-    worker: Worker, llm: FakeLlmService, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, llm: FakeLlmService, redis: MeshRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
     for name in ("append", "put_texts"):
@@ -81,7 +81,7 @@ async def test_long_texts_come_to_redis_in_several_calls(
 
 
 def _noting(call: Callable[..., Awaitable[Any]], sent: list[int]) -> Callable[..., Awaitable[Any]]:
-    async def noting(redis: Redis, several: Any) -> Any:
+    async def noting(redis: MeshRedis, several: Any) -> Any:
         sent.append(sum(len(one.text) for one in several))
         return await call(redis, several)
 
