@@ -134,7 +134,8 @@ async def test_who_kills_the_engine_is_found_and_costs_nobody_the_answer(
         rows = await answers(engine)
         assert {row.error_reason for text, row in rows.items() if text.startswith("killer")} == {"poison"}
         assert {row.state for text, row in rows.items() if text.startswith("innocent")} == {"completed"}
-        assert model.deaths <= 5 * killers
+        # Five for which each is blamed, and those of trials of several, for which nobody is.
+        assert model.deaths <= 8 * killers
 
 
 async def all_end(database: AsyncEngine, completed: int, failed: int, seconds: float) -> None:
