@@ -46,7 +46,7 @@ _KINDS = (
     ("Poll", r"FROM questions q JOIN LATERAL.*q\.id = \$"),
     ("Watch: which of the waited for have changed", r"unnest.*known"),
     ("The queue's first thousand", r"SELECT id FROM answers.*ORDER BY turn.*LIMIT"),
-    ("Sweeper: take back what a dead worker held", r"losses \+ 1"),
+    ("Sweeper: take back what a dead worker held", r"WITH lost AS"),
     ("Sweeper: wake what waited", r"due_at <="),
     ("Sweeper: what is overdue", r"next_deadline <="),
     ("Sweeper: end reuse", r"reuse_until <=.*LIMIT"),

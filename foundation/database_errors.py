@@ -22,6 +22,7 @@ READ_ONLY: Final = "25006"
 HANDED_ROUND: Final = "26000"
 """A session in which what was prepared, or set, is gone, or is somebody else's."""
 
+_WRONG_DATA: Final = ("22", "23")
 # Classes and codes of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html) by which the statement
 # is wrong, and not the moment: cardinality, data, integrity, a transaction that failed before, syntax, limits of a
 # statement, and what a function raises.
@@ -105,6 +106,11 @@ def is_outage(error: BaseException) -> bool:
 def is_defect(error: BaseException) -> bool:
     """Whether the same statement would fail again on a healthy PostgreSQL."""
     return not is_outage(error)
+
+
+def is_wrong_data(error: BaseException) -> bool:
+    """Whether a defect lies in what was to be written, and not in the schema or in rights."""
+    return sqlstate(error).startswith(_WRONG_DATA)
 
 
 def leads_astray(error: BaseException) -> bool:

@@ -15,11 +15,15 @@ from questions.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 
 SUSPECT_FROM = 3
-"""Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then run alone."""
+"""Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then tried alone."""
 POISON_FROM = 5
 """Losses, or interruptions, at which it is set aside as failed."""
 MOST_PASSED_OVER = 2_000
 """So many answers at the head of the queue are looked at for those of other owners, where some may have no more."""
+TRIAL_SECONDS = 10.0
+"""For so long after a suspect was claimed no other one is, in no worker, unless it is acquitted before."""
+SUSPECT = f"(losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM})"
+"""SQL: a suspect. One that waits is never due, so that no ordinary claim comes across it; trials find it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,8 @@ class Claim:
     """An answer to generate. ``attempt`` counts claims from 1; ``waits`` those in a row that met no model server.
 
     ``request`` is what to generate, as a serialised GenerationSpec; where it is None, ``question_text`` is there.
-    ``epoch`` counts how often text that readers may have seen was taken back. ``owner`` pays for it; None: it was
+    ``epoch`` counts how often text that readers may have seen was taken back. ``seconds_left``: until the earliest
+    deadline of those who had asked for it when it was claimed. ``owner`` pays for it; None: it was
     asked for under a release that did not note who does. The counts are those of attempts before, as booked.
     """
 
@@ -39,11 +44,18 @@ class Claim:
     interruptions: int
     request: bytes | None
     question_text: str | None
+    losses: int = 0
+    seconds_left: float = 604_800.0
     owner: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_prompt_tokens: int | None = None
     repeated_tokens: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what kills workers or engines."""
+        return max(self.losses, self.interruptions) >= SUSPECT_FROM
 
     @property
     def spent(self) -> Usage:
@@ -97,8 +109,7 @@ _RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :w
 _HELD = text("SELECT token FROM answers WHERE holder = :worker_id")
 _IN_TURN = f"""
         SELECT id, turn FROM answers
-        WHERE state = 'queued' AND due_at IS NULL
-          AND (losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM}) = :suspects
+        WHERE state = 'queued' AND due_at IS NULL AND NOT {SUSPECT}
         ORDER BY turn, id LIMIT :limit FOR UPDATE SKIP LOCKED
 """
 # The order is that of turns, and the look ends where it would get long. Locked in a query of its own, so that not all
@@ -110,10 +121,15 @@ _IN_TURN_BUT_FOR = f"""
                 SELECT id, owner, losses, interruptions FROM answers
                 WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT {MOST_PASSED_OVER}
             ) AS head
-            WHERE coalesce(owner, '') <> ALL(CAST(:but_for AS text[]))
-              AND losses < {SUSPECT_FROM} AND interruptions < {SUSPECT_FROM}
+            WHERE coalesce(owner, '') <> ALL(CAST(:but_for AS text[])) AND NOT {SUSPECT}
             LIMIT :limit
         )) FOR UPDATE SKIP LOCKED
+"""
+_SUSPECTS = f"""
+        SELECT id FROM answers
+        WHERE state = 'queued' AND {SUSPECT}
+          AND NOT EXISTS (SELECT FROM answers WHERE holder IS NOT NULL AND trial_until > clock_timestamp())
+        ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 """
 # Of two that claim in the same microsecond the lesser turn may stay; the next claim puts that right.
 _NOTE_TURN = """
@@ -124,14 +140,16 @@ _NOTE_TURN = """
 """
 
 
-def _claim(due: str, note_turn: str = "") -> TextClause:
+def _claim(due: str, note_turn: str = "", trial_until: str = "NULL") -> TextClause:
     return text(f"""
     WITH due AS ({due}    ), claimed AS (
         UPDATE answers SET state = 'in_progress', holder = :worker_id, token = nextval('claim_tokens'),
+            due_at = NULL, trial_until = {trial_until},
             attempt = attempt + 1, started_at = coalesce(started_at, clock_timestamp())
         WHERE id = ANY(ARRAY(SELECT id FROM due))
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
-        RETURNING id AS answer_id, token, attempt, epoch, waits, interruptions,
+        RETURNING id AS answer_id, token, attempt, epoch, waits, interruptions, losses,
+            extract(epoch FROM next_deadline - clock_timestamp())::float AS seconds_left,
             request, owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
     )
     SELECT claimed.*, CASE WHEN request IS NULL
@@ -143,6 +161,9 @@ def _claim(due: str, note_turn: str = "") -> TextClause:
 _CLAIM = _claim(_IN_TURN, _NOTE_TURN)
 # Turns stand still meanwhile: who is passed over stays at the head, and who begins to ask is given a turn near it.
 _CLAIM_BUT_FOR = _claim(_IN_TURN_BUT_FOR)
+# Of two workers that look at the same time, the second is to see what the first has claimed.
+_ONE_TRIAL_AT_A_TIME = text("SELECT pg_advisory_xact_lock(hashtextextended('askmesh trial', 0))")
+_CLAIM_SUSPECTS = _claim(_SUSPECTS, trial_until=f"clock_timestamp() + make_interval(secs => {TRIAL_SECONDS})")
 # In progress, said so that it fits no index but the primary key.
 _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND finished_at IS NULL AND state <> 'queued' RETURNING id"
 # The entry has what the row did not have before: nobody but the holder of its token changes the counts.
@@ -172,21 +193,34 @@ _FAIL = text(f"""
 _RAISE_EPOCH = text(f"UPDATE answers SET epoch = epoch + 1 {_IF_CURRENT.removesuffix('id')}epoch")
 _WAIT = text(f"""
     UPDATE answers SET state = 'queued', holder = NULL, waits = waits + 1,
-        due_at = clock_timestamp() + make_interval(secs => :delay_seconds)
+        due_at = CASE WHEN {SUSPECT} THEN 'infinity'
+            ELSE clock_timestamp() + make_interval(secs => :delay_seconds) END
     {_IF_CURRENT}
 """)
 _INTERRUPTED = text(f"""
-    UPDATE answers SET holder = NULL, waits = 0, interruptions = interruptions + 1,
-        state = CASE WHEN interruptions + 1 < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
-        due_at = CASE WHEN interruptions + 1 < {POISON_FROM}
-            THEN clock_timestamp() + make_interval(secs => :delay_seconds) END,
-        error_reason = CASE WHEN interruptions + 1 >= {POISON_FROM} THEN 'poison' END,
-        finished_at = CASE WHEN interruptions + 1 >= {POISON_FROM} THEN clock_timestamp() END,
-        reusable = reusable AND interruptions + 1 < {POISON_FROM}
+    UPDATE answers SET (holder, waits, interruptions, state, due_at, error_reason, finished_at, reusable) = (
+        SELECT NULL::bigint, 0, times, CASE WHEN times < {POISON_FROM} THEN 'queued' ELSE 'failed' END,
+            CASE WHEN times >= {POISON_FROM} THEN NULL
+                WHEN times >= {SUSPECT_FROM} OR losses >= {SUSPECT_FROM} THEN 'infinity'
+                ELSE clock_timestamp() + make_interval(secs => :delay_seconds) END,
+            CASE WHEN times >= {POISON_FROM} THEN 'poison' END,
+            CASE WHEN times >= {POISON_FROM} THEN clock_timestamp() END,
+            reusable AND times < {POISON_FROM}
+        FROM (SELECT interruptions + CAST(:blamed AS boolean)::integer AS times) AS counted
+    )
     {_IF_CURRENT}
 """)
-_HAND_BACK_ALL_BUT = text("""
-    UPDATE answers SET state = 'queued', holder = NULL, due_at = NULL
+_ACQUIT = text(f"""
+    UPDATE answers SET interruptions = 0, trial_until = CASE WHEN losses >= {SUSPECT_FROM} THEN trial_until END
+    {_IF_CURRENT}
+""")
+_SECONDS_LEFT = text("""
+    SELECT extract(epoch FROM max(deadline) - clock_timestamp())::float AS seconds FROM (
+        SELECT * FROM questions WHERE answer_id = :answer_id OFFSET 0
+    ) AS asked WHERE ended IS NULL
+""")
+_HAND_BACK_ALL_BUT = text(f"""
+    UPDATE answers SET state = 'queued', holder = NULL, due_at = CASE WHEN {SUSPECT} THEN 'infinity'::timestamptz END
     WHERE holder = :worker_id AND token <> ALL(CAST(:tokens AS bigint[]))
 """)
 
@@ -219,11 +253,27 @@ async def claim(
 ) -> list[Claim]:
     """Take up to ``limit`` due answers, fairest first, but none of these owners; none if the lease has run out.
 
-    Suspects are claimed only when asked for, and then of all owners, so that a worker can run one at a time.
+    Suspects are claimed only when asked for, then of all owners and no other answers; none while another worker tries
+    one.
     """
-    parameters = {"worker_id": worker_id, "limit": limit, "suspects": suspects, "but_for": list(but_for)}
-    statement = _CLAIM_BUT_FOR if but_for and not suspects else _CLAIM
-    return [Claim(**row) for row in await fetch(engine, statement, parameters)]
+    parameters: dict[str, object] = {"worker_id": worker_id, "limit": limit}
+    if not suspects:
+        statement = _CLAIM_BUT_FOR if but_for else _CLAIM
+        return [Claim(**row) for row in await fetch(engine, statement, parameters | {"but_for": list(but_for)})]
+    async with engine.begin() as connection:
+        await connection.execute(_ONE_TRIAL_AT_A_TIME)
+        return [Claim(**row) for row in (await connection.execute(_CLAIM_SUSPECTS, parameters)).mappings()]
+
+
+async def acquit(engine: AsyncEngine, claim: Claim) -> bool:
+    """A suspect has gone on for longer than what breaks an engine does: its interruptions were not its own."""
+    return await _write(engine, _ACQUIT, claim)
+
+
+async def seconds_left(engine: AsyncEngine, claim: Claim) -> float:
+    """Until the latest deadline of those who wait for the answer now; 0 if nobody does."""
+    (row,) = await fetch(engine, _SECONDS_LEFT, {"answer_id": claim.answer_id})
+    return max(row["seconds"] or 0.0, 0.0)
 
 
 async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:
@@ -266,9 +316,12 @@ async def wait(engine: AsyncEngine, claim: Claim, delay_seconds: float) -> bool:
     return await _write(engine, _WAIT, claim, delay_seconds=delay_seconds)
 
 
-async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float) -> bool:
-    """Queue it again after the engine broke off, due after the delay; at POISON_FROM times set it aside as failed."""
-    return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds)
+async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float, *, blamed: bool = True) -> bool:
+    """Queue it again after the engine broke off, due after the delay.
+
+    ``blamed``: it may have been the reason. At POISON_FROM such times it is set aside as failed.
+    """
+    return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds, blamed=blamed)
 
 
 async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collection[int]) -> None:

@@ -10,7 +10,8 @@ from google.protobuf.duration_pb2 import Duration
 from foundation.settings import GenerationSettings
 from questions.answer_key import normalise
 
-_CONTROL_TOKENS = 16
+CONTROL_TOKENS = 16
+"""Long enough to show a server that breaks its answers off."""
 
 
 def request_for(question_text: str, settings: GenerationSettings) -> pb.GenerationSpec:
@@ -54,15 +55,7 @@ def generation_spec(
     return spec
 
 
-def control_spec(request: pb.GenerationSpec, request_id: str, settings: GenerationSettings) -> pb.GenerationSpec:
-    """A short request that any working model answers, to be made before an attempt whose failure is to count.
-
-    It goes to the request's model, and is long enough to show a server that breaks its answers off.
-    """
-    control = pb.GenerationSpec(
-        model=request.model,
-        messages=[pb.Message(role=pb.ROLE_USER, content="Say hello.")],
-        sampling=request.sampling,
-        max_output_tokens=min(_CONTROL_TOKENS, request.max_output_tokens or _CONTROL_TOKENS),
-    )
-    return generation_spec(control, f"{request_id}-control", settings)
+def control_spec(request_id: str, settings: GenerationSettings) -> pb.GenerationSpec:
+    """A short request that any working model answers: by it a worker learns whether the engine answers at all."""
+    short = settings.model_copy(update={"max_output_tokens": min(CONTROL_TOKENS, settings.max_output_tokens)})
+    return generation_spec(request_for("Say hello.", short), request_id, settings)

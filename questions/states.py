@@ -42,3 +42,4 @@ class ErrorReason(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     REQUEST_REFUSED = "request_refused"
     POISON = "poison"
+    NOT_STORABLE = "not_storable"

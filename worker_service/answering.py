@@ -3,8 +3,9 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from askmesh_client import GenerationClient
@@ -13,17 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
 from questions import claims, ledger
-from questions.claims import Claim
+from questions.claims import Claim, Result
+from questions.states import ErrorReason
 from worker_service.engine_gate import EngineGate
 from worker_service.generating import Generating
 from worker_service.leases import Lease
-from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect
+from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect, is_wrong_data
 from worker_service.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
 from worker_service.texts import Text, Texts
 
 logger = logging.getLogger(__name__)
 
 _WRITE_RETRY_SECONDS: Final = 0.5
+_TOGETHER_SECONDS: Final = 1.0
+"""Answers that are broken off within this time may have been broken by one of them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,6 +39,10 @@ class _Running:
     stopped: bool = False
     unwanted: bool = False
     """Stopped because the answer has ended, so that no other attempt will say what this one took."""
+    went_on: bool = False
+    """It has gone on for long enough to show that it breaks nothing at once."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it has gone on for long enough, or has ended."""
 
     def opened(self, text: Text) -> None:
         self.text = text
@@ -68,18 +76,22 @@ class Answering:
         self._generating = Generating(engine, client, gate, database, texts=texts, settings=generation)
         self._reuse_seconds = reuse_seconds
         self._running: set[_Running] = set()
+        self._new_broke_at = -_TOGETHER_SECONDS
+        self._acquitting: set[asyncio.Task[None]] = set()
 
-    async def answer(self, claim: Claim) -> None:
+    async def answer(self, claim: Claim, passed: asyncio.Future[bool] | None = None) -> None:
         """Generate the claim's answer and write what becomes of it; nothing is written once it was stopped.
 
         Never raises but for cancellation. What it cannot write is handed back when the lease is next renewed.
+        ``passed`` learns of a suspect, once that is known, whether it broke nothing.
         """
         task = asyncio.current_task()
         assert task is not None
         running = _Running(claim, task)
         self._running.add(running)
+        outcome: Outcome | None = None
         try:
-            outcome = await self._generate_until_stopped(running)
+            outcome = await self._generate_until_stopped(running, passed)
             if outcome is not None:
                 await self._write_outcome(running, outcome)
             elif running.unwanted:
@@ -89,6 +101,15 @@ class Answering:
         finally:
             self._running.discard(running)
             self._forget_text(running)
+            _pass(passed, isinstance(outcome, Finished | Failed))
+
+    async def until_tried(self, seconds: float) -> None:
+        """Wait until what is being generated now has gone on for long enough or has ended, but no longer."""
+        waiting = [asyncio.create_task(running.tried.wait()) for running in self._running if not running.tried.is_set()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=seconds)
+            for wait in late:
+                wait.cancel()
 
     def stop(self, tokens: frozenset[int]) -> None:
         """Stop generating for these claims and write nothing for them: they are not ours any more."""
@@ -119,9 +140,18 @@ class Answering:
             if running.generating:
                 running.stop()
 
-    async def _generate_until_stopped(self, running: _Running) -> Outcome | None:
+    async def _generate_until_stopped(self, running: _Running, passed: asyncio.Future[bool] | None) -> Outcome | None:
+        def went_on() -> None:
+            running.went_on = True
+            running.tried.set()
+            if running.claim.interruptions >= claims.SUSPECT_FROM:
+                self._acquitting.add(acquitting := asyncio.create_task(self._acquit(running.claim)))
+                acquitting.add_done_callback(self._acquitting.discard)
+            if running.claim.losses < claims.SUSPECT_FROM:  # what kills workers may do so at any moment
+                _pass(passed, True)
+
         try:
-            return await self._generating.generate(running.claim, running.opened)
+            return await self._generating.generate(running.claim, running.opened, went_on)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
                 self._forget_text(running)
@@ -129,6 +159,7 @@ class Answering:
             raise
         finally:
             running.generating = False
+            running.tried.set()
 
     async def _write_outcome(self, running: _Running, outcome: Outcome) -> None:
         claim = running.claim
@@ -136,13 +167,12 @@ class Answering:
         is_final = True
         match outcome:
             case Finished(result):
-                self._gate.answered()
-                write = lambda: claims.finish(self._engine, claim, result, self._reuse_seconds)  # noqa: E731
+                write = lambda: self._finish(claim, result)  # noqa: E731
             case Failed(reason):
                 logger.info("answer %d failed: %s", claim.answer_id, reason)
                 write = lambda: claims.fail(self._engine, claim, reason)  # noqa: E731
             case Refused(why, retry_after):
-                self._gate.refused(why)
+                self._gate.refused(why, retry_after)
                 delay = pause(claim.waits, retry_after)
                 write = lambda: claims.wait(self._engine, claim, delay)  # noqa: E731
                 is_final = False
@@ -150,14 +180,46 @@ class Answering:
                 self._gate.broke(why)
                 logger.info("answer %d was interrupted: %s", claim.answer_id, why)
                 delay = pause(claim.interruptions, retry_after)
-                write = lambda: claims.interrupted(self._engine, claim, delay)  # noqa: E731
-                is_final = claim.interruptions + 1 >= claims.POISON_FROM
+                blamed = self._is_blamed(running)
+                write = lambda: claims.interrupted(self._engine, claim, delay, blamed=blamed)  # noqa: E731
+                is_final = blamed and claim.interruptions + 1 >= claims.POISON_FROM
         if not isinstance(outcome, Finished):  # an overload may come after text
             await self._book(running)
         if not await self._write(running, write):
             await self._book(running)
         elif is_final:
             self._texts.close(claim.answer_id)
+
+    async def _finish(self, claim: Claim, result: Result) -> bool:
+        try:
+            return await claims.finish(self._engine, claim, result, self._reuse_seconds)
+        except DATABASE_ERRORS as error:
+            if not is_wrong_data(error):
+                raise
+            # Another attempt would not end otherwise, and the answer would go round until its deadline.
+            logger.error("answer %d cannot be stored: %s", claim.answer_id, describe(error))  # noqa: TRY400
+            return await claims.fail(self._engine, claim, ErrorReason.NOT_STORABLE)
+
+    def _is_blamed(self, running: _Running) -> bool:
+        """Whether an answer that was broken off may be what broke the engine.
+
+        What breaks it does so at the same place again: who has gone beyond that is innocent. A suspect is only blamed
+        if nobody else is to be blamed, which is why a trial waits until nothing else is new.
+        """
+        if running.went_on:
+            return False
+        now = time.monotonic()
+        others = now - self._new_broke_at < _TOGETHER_SECONDS or any(
+            other is not running and not other.tried.is_set() for other in self._running
+        )
+        self._new_broke_at = now
+        return not (running.claim.is_suspect and others)
+
+    async def _acquit(self, claim: Claim) -> None:
+        try:
+            await claims.acquit(self._engine, claim)
+        except DATABASE_ERRORS as error:
+            self._database.begins(error)  # it stays a suspect, and will be tried again if it breaks off
 
     def _forget_text(self, running: _Running) -> None:
         if running.text is not None:
@@ -170,10 +232,9 @@ class Answering:
         try:
             await ledger.book(self._engine, running.claim, running.text.usage)
         except DATABASE_ERRORS as error:
-            if is_defect(error):
-                raise
-            self._database.begins(error)
-            logger.warning("what answer %d took is not in the ledger", running.claim.answer_id)
+            if not is_defect(error):
+                self._database.begins(error)
+            logger.warning("what answer %d took is not in the ledger: %s", running.claim.answer_id, describe(error))
 
     async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> bool:
         """Repeat the write until its outcome is known, as long as the claim is ours; whether it was written.
@@ -192,3 +253,8 @@ class Answering:
                 self._database.ends()
                 return written
         return False
+
+
+def _pass(passed: asyncio.Future[bool] | None, innocent: bool) -> None:
+    if passed is not None and not passed.done():
+        passed.set_result(innocent)

@@ -1,8 +1,8 @@
 """Claiming due answers for this process's slots, under its lease."""
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Final
 
@@ -37,7 +37,8 @@ class Claimer:
         # Claims are made one statement at a time, so that nobody hands back what is just being given to a slot.
         self._one_at_a_time = asyncio.Lock()
         self._held: set[int] = set()
-        self._others_due = False
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
         self._more_due = False
         self._hurry = asyncio.Event()
 
@@ -70,16 +71,19 @@ class Claimer:
         if self._waiting:
             self._hurry.set()
 
-    async def next_suspect(self) -> Claim | None:
-        """The next due answer that may be what kills workers or engines; otherwise as ``next``.
-
-        While the gate is closed it is only tried where no other question can be.
-        """
+    async def suspects(self, count: int) -> list[Claim]:
+        """Up to ``count`` answers that may be what kills workers or engines. ``give_back`` ends each."""
         async with self._one_at_a_time:
-            if self._gate.is_closed and self._others_due:
-                return None
-            claimed = await self._claim(1, suspects=True)
-            return claimed[0] if claimed else None
+            return await self._claim(count, suspects=True)
+
+    @contextmanager
+    def pausing(self) -> Iterator[Callable[[], None]]:
+        """Give slots no claims meanwhile, but let them wait; what it gives ends that before."""
+        self._unpaused.clear()
+        try:
+            yield self._unpaused.set
+        finally:
+            self._unpaused.set()
 
     @property
     def passes_over(self) -> bool:
@@ -111,6 +115,7 @@ class Claimer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE_SECONDS):
                     await self._hurry.wait()
+            await self._unpaused.wait()
             async with self._one_at_a_time:
                 self._hurry.clear()
                 waiting, self._waiting = self._waiting, []
@@ -136,10 +141,8 @@ class Claimer:
             raise
         else:
             self._database.ends()
-        if claimed:
-            self._gate.claimed()
+        self._gate.claimed(len(claimed))
         if not suspects:
-            self._others_due = bool(claimed)
             self._more_due = len(claimed) == wanted
         if self._lease.worker_id != worker_id:
             for claim in claimed:  # claimed under a lease that is lost by now

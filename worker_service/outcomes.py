@@ -21,11 +21,11 @@ from grpc import StatusCode
 from questions.answer_stream import Usage
 from questions.claims import Result
 from questions.states import ErrorReason, FinishReason, State
+from worker_service.engine_gate import LONGEST_RETRY_AFTER_SECONDS
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
-_LONGEST_PAUSE_SECONDS: Final = 30.0
-# What a server asks for is believed up to here, so that a wrong figure parks no question.
-_LONGEST_RETRY_AFTER_SECONDS: Final = 60.0
+# Short, because an engine that is back is to be used at once: the gate protects it, not the pauses of questions.
+_LONGEST_PAUSE_SECONDS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ _PERMANENT: Final[dict[int, ErrorReason]] = {
     pb_errors.ERROR_REASON_INVALID_FIELD: ErrorReason.REQUEST_REFUSED,
     pb_errors.ERROR_REASON_CONTEXT_TOO_LONG: ErrorReason.CONTEXT_TOO_LONG,
     pb_errors.ERROR_REASON_REQUEST_REFUSED: ErrorReason.REQUEST_REFUSED,
-    pb_errors.ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.MODEL_NOT_FOUND,
 }
 # What the question alone was not, the question and the text before it are: the model's context is full.
 _TOO_LONG: Final = frozenset({pb_errors.ERROR_REASON_CONTEXT_TOO_LONG, pb_errors.ERROR_REASON_INVALID_FIELD})
-# Errors that say that the engine had not begun, unless the error says that it had. Refused credentials, a server
-# of another contract and an unknown name without llm_service's reason are an operator's mistakes: they wait as well.
+# Errors that say that the engine had not begun, unless the error says that it had. Refused credentials, a server of
+# another contract and a model that is not served are for an operator to mend, or mend themselves: they wait as well.
+# No caller chooses a model: its name is the settings'.
 _REFUSALS: Final = (
     OverloadedError,
     UnavailableError,
@@ -122,9 +122,11 @@ def outcome_of_error(error: GenerationError) -> Outcome:
     if (reason := _PERMANENT.get(error.reason)) is not None:
         return Failed(reason)
     foreign = error.code is StatusCode.UNIMPLEMENTED
+    # Who is overloaded says when to come again. Who is away does not know when he will be back.
+    retry_after = error.retry_after if isinstance(error, OverloadedError) else None
     if not error.engine_started and (foreign or isinstance(error, _REFUSALS)):
-        return Refused(name(error), error.retry_after)
-    return Broken(name(error), error.retry_after)
+        return Refused(name(error), retry_after)
+    return Broken(name(error), retry_after)
 
 
 def name(error: GenerationError) -> str:
@@ -142,4 +144,4 @@ def pause(earlier: int, retry_after: float | None) -> float:
     seconds = ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
     if retry_after is None:
         return seconds
-    return max(seconds, min(retry_after, _LONGEST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25))  # noqa: S311
+    return max(seconds, min(retry_after, LONGEST_RETRY_AFTER_SECONDS) * random.uniform(1.0, 1.25))  # noqa: S311

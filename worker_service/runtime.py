@@ -35,6 +35,7 @@ from questions.signals import ENDED_CHANNEL, Subscriber
 from questions.wakeups import WAIT_SECONDS
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
+from worker_service.control import Control, Prober
 from worker_service.engine_gate import EngineGate
 from worker_service.forgotten_texts import end_forgotten_texts
 from worker_service.health import HealthServer
@@ -112,8 +113,10 @@ class Runtime:
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
         self._retention_days = settings.questions.retention_days
-        self.slots = Slots(settings.worker.worker_slots, claimer, answering)
-        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, shares)
+        control = Control(self._client, settings.generation, gate)
+        self.slots = Slots(settings.worker.worker_slots, claimer, answering, control)
+        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, settings.worker, shares=shares)
+        self._prober = Prober(control, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -147,6 +150,7 @@ class Runtime:
         run("keeping the lease", partial(self._lease.keep, self.slots))
         run("writing texts to Redis", self._texts.run)
         run("sweeping", self._sweeper.run)
+        run("probing the engine", self._prober.run)
         run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)

@@ -8,6 +8,8 @@ from typing import Final
 from foundation.background import watched
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
+from worker_service.control import Control
+from worker_service.trials import Trials
 
 _LONGEST_HINT_SECONDS: Final = 600.0
 """A hint waits no longer for a free slot: RabbitMQ closes the channel of one kept for 1,800 s."""
@@ -16,14 +18,15 @@ _WRITE_SECONDS: Final = 5.0
 
 
 class Slots:
-    """Up to ``capacity`` slots, and one for suspects; each claims and answers until nothing is due."""
+    """Up to ``capacity`` slots, and places for suspects; each claims and answers until nothing is due."""
 
-    def __init__(self, capacity: int, claimer: Claimer, answering: Answering) -> None:
+    def __init__(self, capacity: int, claimer: Claimer, answering: Answering, control: Control) -> None:
         self._capacity = capacity
         self._claimer = claimer
         self._answering = answering
         self._busy: set[asyncio.Task[None]] = set()
-        self._suspect: asyncio.Task[None] | None = None
+        self._trials = Trials(capacity, claimer, answering, control, self._start)
+        self._trying: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
         self._closing = False
@@ -63,13 +66,13 @@ class Slots:
         if not starting:
             self._claimer.hurry()
 
-    def start_suspect(self) -> None:
-        """Look for a question that may be what kills workers, unless one such is being answered.
+    def start_trials(self) -> None:
+        """Try questions that may be what kills workers or engines, unless some are being tried.
 
-        It needs no free slot: under full load it would never get one.
+        They need no free slots: under full load they would never get any.
         """
-        if not self._closing and (self._suspect is None or self._suspect.done()):
-            self._suspect = self._start(self._answer_suspect())
+        if not self._closing and (self._trying is None or self._trying.done()):
+            self._trying = self._start(self._trials.run())
 
     def stop_answer(self, answer_id: int) -> None:
         """Nobody waits for this answer any more."""
@@ -93,6 +96,7 @@ class Slots:
         grace: seconds for finishing; less if ``hurry`` is set.
         """
         self._closing = True
+        self._trials.close()
         self._freed.set()
         hurried = asyncio.create_task(hurry.wait())
         idle = asyncio.create_task(self._wait_until_idle())
@@ -132,13 +136,3 @@ class Slots:
                 self._claimer.give_back(claim)
             if self._claimer.passes_over:
                 self.start(1)  # this slot and another: where one is free again, an owner may have a bit more than that
-
-    async def _answer_suspect(self) -> None:
-        claim = await self._claimer.next_suspect()
-        if claim is None:
-            return
-        try:
-            if not self._closing:
-                await self._answering.answer(claim)
-        finally:
-            self._claimer.give_back(claim)

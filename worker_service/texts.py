@@ -4,7 +4,7 @@ Redis only speeds readers up. A generation never waits for it but once, at its e
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -42,6 +42,9 @@ _PAUSE_SECONDS: Final = 0.005
 _RETRY_SECONDS: Final = 1.0
 # Redis serves nobody else during a call: 128 texts take it about 1 ms.
 _TEXTS_A_CALL: Final = 128
+_BYTES_A_CALL: Final = 1 << 20
+_BYTES_A_TEXT: Final = 1 << 18
+"""Of one text in a call. What is longer comes in several calls, in order."""
 
 
 class Text:
@@ -61,7 +64,8 @@ class Text:
         """The identity of the model that has written it; None: not known, or nothing is written."""
         self.writer_stored = True
         self.released = bytearray(opened.text.encode())
-        self.held = ""
+        self.held: list[str] = []
+        """White space that waits for something to follow."""
         self.stored = len(self.released)
         """Bytes that Redis has acknowledged."""
         self.finish_stored = False
@@ -76,7 +80,12 @@ class Text:
         self.settled = asyncio.Event()
 
     def __str__(self) -> str:
-        return self.released.decode() + self.held
+        return self.released.decode() + "".join(self.held)
+
+    @property
+    def length(self) -> int:
+        """Bytes that there are, also those that are held back."""
+        return len(self.released) + len("".join(self.held).encode())
 
     @property
     def is_pending(self) -> bool:
@@ -87,15 +96,16 @@ class Text:
 
     def add(self, more: str) -> None:
         """Release it but for white space at its end."""
-        whole = self.held + more
-        visible = whole.rstrip()
-        self.released += visible.encode()
-        self.held = whole[len(visible) :]
+        if visible := more.rstrip():
+            self.released += "".join((*self.held, visible)).encode()
+            self.held.clear()
+        if len(visible) < len(more):
+            self.held.append(more[len(visible) :])
 
     def end(self, finish: FinishReason) -> None:
         """Release what is held back: nothing will follow."""
-        self.released += self.held.encode()
-        self.held = ""
+        self.released += "".join(self.held).encode()
+        self.held.clear()
         self.finish = finish
 
     def begins_by(self, writer: str | None) -> None:
@@ -110,7 +120,7 @@ class Text:
         self.usage = self.usage.of_text_taken_back()
         self.finish = None
         self.released.clear()
-        self.held = ""
+        self.held.clear()
         self.stored = 0
         self.whole_due = self.confirmed = True
         self.lost = False
@@ -230,10 +240,10 @@ class Texts:
         due = [text for text in self._pending if text.due_at <= horizon]
         wholes = [text for text in due if text.whole_due]
         appends = [text for text in due if not text.whole_due]
-        for start in range(0, len(wholes), _TEXTS_A_CALL):
-            await self._store(wholes[start : start + _TEXTS_A_CALL])
-        for start in range(0, len(appends), _TEXTS_A_CALL):
-            await self._append(appends[start : start + _TEXTS_A_CALL])
+        for texts in _calls(wholes):
+            await self._store(texts)
+        for texts in _calls(appends):
+            await self._append(texts)
         if self._ended:
             ended, self._ended = self._ended, set()
             await close_texts(self._redis, ended)
@@ -247,9 +257,9 @@ class Texts:
                 text.claim.answer_id,
                 text.claim.token,
                 text.epoch,
-                bytes(text.released),
+                (part := _part(text.released)),
                 text.usage,
-                text.finish,
+                text.finish if len(part) == len(text.released) else None,
                 confirmed=text.confirmed,
                 writer=text.writer,
             )
@@ -267,9 +277,9 @@ class Texts:
                 text.claim.answer_id,
                 text.claim.token,
                 text.stored,
-                bytes(text.released[text.stored :]),
+                (part := _part(text.released, text.stored)),
                 text.usage,
-                text.finish,
+                text.finish if text.stored + len(part) == len(text.released) else None,
                 None if text.writer_stored else text.writer,
             )
             for text in texts
@@ -295,7 +305,8 @@ class Texts:
             text.stored = stored
             text.finish_stored = finish is not None
             text.interval = _GATHERED_SECONDS if reply else _UNREAD_GATHERED_SECONDS
-            text.due_at = now if text.finish else now + text.interval
+            more = text.finish or len(text.released) - stored >= _GATHERED_BYTES
+            text.due_at = now if more else now + text.interval
         if text.lost or not text.is_pending:
             self._pending.discard(text)
             text.settled.set()
@@ -322,3 +333,27 @@ class Texts:
     def _tick(self) -> None:
         self._timer = None
         self._wake.set()
+
+
+def _part(released: bytearray, start: int = 0) -> bytes:
+    """As much of the text from there on as one call takes, up to the end of a code point."""
+    end = start + _BYTES_A_TEXT
+    if end < len(released):
+        while released[end] & 0xC0 == 0x80:
+            end -= 1
+    return bytes(released[start:end])
+
+
+def _calls(texts: Sequence[Text]) -> Iterator[list[Text]]:
+    """The texts, as many together as one call takes."""
+    call: list[Text] = []
+    size = 0
+    for text in texts:
+        sent = min(len(text.released) - (0 if text.whole_due else text.stored), _BYTES_A_TEXT)
+        if call and (len(call) == _TEXTS_A_CALL or size + sent > _BYTES_A_CALL):
+            yield call
+            call, size = [], 0
+        call.append(text)
+        size += sent
+    if call:
+        yield call

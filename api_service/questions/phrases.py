@@ -45,6 +45,10 @@ FAILED: Mapping[ErrorReason, Mapping[Language, str]] = {
         Language.ENGLISH: "The question could not be answered after several attempts. Please tell the operator.",
         Language.RUSSIAN: "Ответить не удалось после нескольких попыток. Пожалуйста, сообщите администратору.",
     },
+    ErrorReason.NOT_STORABLE: {
+        Language.ENGLISH: "The answer could not be stored. Please tell the operator.",
+        Language.RUSSIAN: "Ответ не удалось сохранить. Пожалуйста, сообщите администратору.",
+    },
 }
 
 
@@ -62,5 +66,6 @@ FAILURES: Mapping[ErrorReason, str] = {
     ErrorReason.REQUEST_REFUSED: "The model server refused the request, for example its content: change the question.",
     ErrorReason.MODEL_NOT_FOUND: "The model server does not serve the model: an operator has to set another.",
     ErrorReason.POISON: "What was to answer the question broke each time, so it was set aside: tell an operator.",
+    ErrorReason.NOT_STORABLE: "The database refused the answer as invalid: an operator finds the reason in the logs.",
 }
 """What happened, for developers."""

@@ -169,7 +169,7 @@ class PostgreSQLProxy:
 
     def _learn_statements(self, connection: _Connection, block: bytes) -> None:
         for name, statement in _PARSE.findall(block):
-            if b"losses = losses + 1" in statement:
+            if b"WITH lost AS" in statement:
                 connection.sweeps.add(name)
             if _WRITES.search(statement):
                 connection.writes.add(name)

@@ -28,6 +28,13 @@ MODULES = (
 MEANT = {
     "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
     "claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "claims._CLAIM_SUSPECTS": {
+        "answers_suspects",
+        "answers_holder",
+        "answers_pkey",
+        "questions_answer",
+        "workers_pkey",
+    },
     "claims._FINISH": {"answers_pkey", "questions_answer"},
     "claims._HELD": {"answers_holder"},
     "asking._ASK": {"answers_reusable_key", "answers_pkey"},
@@ -36,6 +43,7 @@ MEANT = {
     "operating._OLDEST": {"questions_pkey", "answers_pkey"},
     "reading._READ": {"questions_pkey", "answers_pkey"},
     "room._COUNT": {"answers_owner"},
+    "sweeping._ANY_SUSPECTS": {"answers_suspects"},
     "sweeping._COUNT_DUE": {"answers_claim"},
     "sweeping._LOCK_OVERDUE": {"answers_deadline"},
     "sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},

@@ -15,5 +15,5 @@ def test_instructions_and_question_are_separate_messages() -> None:
 def test_without_a_system_prompt_there_is_no_system_message() -> None:
     settings = GenerationSettings(system_prompt="")
     request = request_for("What?", settings)
-    for spec in (request, generation_spec(request, "id", settings), control_spec(request, "id", settings)):
+    for spec in (request, generation_spec(request, "id", settings), control_spec("control-1", settings)):
         assert [message.role for message in spec.messages] == [pb.ROLE_USER]

@@ -47,6 +47,12 @@ class FakeLlmService(GenerationServiceServicer):
         """Called for each call before Started."""
         self.after: Script | None = None
         """Called for each call after the first word."""
+        self.flood: str | None = None
+        """Each answer goes on with this, for ever, after its first word."""
+        self.usage: pb.Usage | None = None
+        """What each answer took; counted where it is not set."""
+        self.fail_at_the_end: Script | None = None
+        """Called for each call before the last word."""
 
     async def GenerateStream(  # noqa: N802 - the contract's name
         self, request: service_pb.GenerateStreamRequest, context: Context
@@ -70,15 +76,19 @@ class FakeLlmService(GenerationServiceServicer):
             for sequence, text in enumerate(words, start=1):
                 if sequence == len(words) and self.pause_before_last:
                     await self.pause_before_last.wait()
+                if sequence == len(words) and self.fail_at_the_end:
+                    await self.fail_at_the_end(question, context)
                 yield service_pb.GenerateStreamResponse(text=service_pb.TextDelta(sequence=sequence, text=text))
                 if sequence == 1:
                     if self.after:
                         await self.after(question, context)
                     await self.flowing.wait()
+                    while self.flood is not None:
+                        yield service_pb.GenerateStreamResponse(text=service_pb.TextDelta(sequence=2, text=self.flood))
             yield service_pb.GenerateStreamResponse(
                 completed=service_pb.Completed(
                     finish_reason=pb.FINISH_REASON_STOP,
-                    usage=pb.Usage(prompt_tokens=len(question.split()), completion_tokens=len(words)),
+                    usage=self.usage or pb.Usage(prompt_tokens=len(question.split()), completion_tokens=len(words)),
                 )
             )
         except (asyncio.CancelledError, GeneratorExit):

@@ -18,6 +18,7 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
+from worker_service.control import Control
 from worker_service.engine_gate import EngineGate
 from worker_service.leases import Lease
 from worker_service.outages import Outage
@@ -36,6 +37,8 @@ class Worker:
     answering: Answering
     slots: Slots
     texts: Texts
+    control: Control
+    redis: MeshRedis
 
     async def answer(self, question: str) -> Any:
         """Ask, claim and answer one question; its answer's row."""
@@ -64,10 +67,11 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
         answering = Answering(
             engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
         )
-        slots = Slots(8, claimer, answering)
+        control = Control(client, GenerationSettings(), gate)
+        slots = Slots(8, claimer, answering, control)
         parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, answering, slots, texts)
+        yield Worker(engine, lease, gate, claimer, answering, slots, texts, control, redis)
         while parts:
             for part in parts:
                 part.cancel()

@@ -6,7 +6,6 @@ from typing import Any
 
 import grpc
 import pytest
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -14,7 +13,7 @@ from foundation.settings import GenerationSettings
 from questions import claims
 from questions.claims import Claim, Result
 from tests.worker_service.asking import answers, ask
-from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to
+from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with
 from tests.worker_service.waiting import eventually
 from worker_service.engine_gate import CLOSES_AFTER
@@ -52,6 +51,7 @@ async def test_the_model_gets_instructions_question_and_limits(worker: Worker, l
         (grpc.StatusCode.UNAVAILABLE, "DRAINING"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_GENERATIONS"),
         (grpc.StatusCode.PERMISSION_DENIED, "MODEL_SERVER_DENIED"),
+        (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     ],
 )
 async def test_what_the_engine_did_not_accept_waits_and_that_is_no_attempt(
@@ -82,7 +82,6 @@ async def test_what_breaks_off_after_the_engine_accepted_is_an_attempt(worker: W
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG", "context_too_long"),
         (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_REFUSED", "request_refused"),
-        (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "model_not_found"),
     ],
 )
 async def test_what_can_never_succeed_fails_at_once(
@@ -103,10 +102,18 @@ async def test_a_deadline_after_some_text_makes_an_incomplete_answer(worker: Wor
     assert (row.state, row.finish_reason, row.text) == ("incomplete", "time_limit", "Answer")
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNAVAILABLE"),
+        (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
+        (grpc.StatusCode.PERMISSION_DENIED, "MODEL_SERVER_DENIED"),
+    ],
+)
 async def test_an_outage_closes_the_gate_and_costs_no_question_an_attempt(
-    worker: Worker, llm: FakeLlmService, caplog: pytest.LogCaptureFixture
+    worker: Worker, llm: FakeLlmService, caplog: pytest.LogCaptureFixture, code: grpc.StatusCode, reason: str
 ) -> None:
-    llm.before = refuse_with(grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNAVAILABLE")
+    llm.before = refuse_with(code, reason)
     for number in range(20):
         await ask(worker.engine, f"question {number}")
 
@@ -231,7 +238,7 @@ async def test_no_log_line_quotes_a_question_or_an_answer(
     monkeypatch.setattr(claims, "finish", refuse_row)
     row = await worker.answer("a secret question")
 
-    assert row.state == "in_progress"
+    assert row.state == "failed"
     assert "RowRefusedError 23514" in caplog.text
     assert "secret" not in caplog.text
 
@@ -344,92 +351,3 @@ async def test_a_claim_whose_slot_has_gone_is_not_held(worker: Worker) -> None:
 
     await eventually(tried, "the claim is made all the same")
     await eventually(lambda: not worker.claimer.held, "it is given up")
-
-
-async def mark_suspects(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(
-            text("""
-                UPDATE answers SET losses = :losses
-                WHERE id IN (SELECT answer_id FROM questions WHERE text LIKE 'suspect%')
-            """),
-            {"losses": claims.SUSPECT_FROM},
-        )
-
-
-async def test_one_suspect_at_a_time(worker: Worker, llm: FakeLlmService) -> None:
-    llm.flowing.clear()
-    for question in ("suspect 1", "suspect 2", "innocent"):
-        await ask(worker.engine, question)
-    await mark_suspects(worker.engine)
-
-    worker.slots.start(8)
-    await eventually(lambda: llm.asked["innocent"] == 1 and worker.slots.free == 7, "only the innocent is claimed")
-    for _ in range(3):
-        worker.slots.start_suspect()
-    await eventually(lambda: llm.running == 2, "a suspect is being answered beside it")
-    worker.slots.start_suspect()
-    assert worker.slots.free == 6
-    llm.flowing.set()
-    await eventually(lambda: worker.slots.free == 8, "both are answered")
-    worker.slots.start_suspect()
-    await eventually(lambda: worker.slots.free == 8, "the other suspect is answered")
-
-    assert {row.state for row in (await answers(worker.engine)).values()} == {"completed"}
-    assert llm.asked.total() == 3
-
-
-async def _mark_interrupted(engine: AsyncEngine) -> None:
-    async with engine.begin() as connection:
-        await connection.execute(text("UPDATE answers SET interruptions = :times"), {"times": claims.SUSPECT_FROM})
-
-
-async def test_a_suspect_is_not_blamed_while_the_engine_breaks_off_everything(
-    worker: Worker, llm: FakeLlmService
-) -> None:
-    await ask(worker.engine, "suspect")
-    await _mark_interrupted(worker.engine)
-    llm.after = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
-    worker.slots.start_suspect()
-    await eventually(lambda: llm.asked.total() == 1 and not worker.claimer.held, "a control question breaks off")
-
-    row = (await answers(worker.engine))["suspect"]
-    assert llm.asked["suspect"] == 0
-    assert (row.state, row.waits, row.interruptions) == ("queued", 1, claims.SUSPECT_FROM)
-
-
-async def test_a_suspect_is_blamed_where_the_engine_answers_others(worker: Worker, llm: FakeLlmService) -> None:
-    break_any = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
-
-    async def break_off(question: str, context: Context) -> None:
-        if question == "suspect":
-            await break_any(question, context)
-
-    await ask(worker.engine, "suspect")
-    await _mark_interrupted(worker.engine)
-    llm.after = break_off
-    worker.slots.start_suspect()
-    await eventually(lambda: llm.asked["suspect"] == 1 and not worker.claimer.held, "the suspect breaks off")
-
-    row = (await answers(worker.engine))["suspect"]
-    assert llm.asked.total() == 2
-    assert (row.state, row.waits, row.interruptions) == ("queued", 0, claims.SUSPECT_FROM + 1)
-
-
-async def test_while_the_gate_is_closed_a_suspect_is_tried_only_where_nothing_else_is_due(
-    worker: Worker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker_service.engine_gate.FIRST_PROBE_SECONDS", 0.0)
-    await ask(worker.engine, "suspect")
-    await ask(worker.engine, "innocent")
-    await mark_suspects(worker.engine)
-    innocent = await worker.claim()
-    for _ in range(CLOSES_AFTER):
-        worker.gate.refused("UNAVAILABLE")
-
-    assert await worker.claimer.next_suspect() is None
-    assert await worker.claimer.next() is None  # nothing else is due, and no pause has begun
-    suspect = await worker.claimer.next_suspect()
-
-    assert suspect is not None
-    assert suspect.answer_id != innocent.answer_id

@@ -1,7 +1,9 @@
 """The worker and PostgreSQL: restarted, frozen, or not there yet. Each test has a server of its own."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,7 @@ from embedded.postgresql import PostgreSQL
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions.migrations.__main__ import migrate
-from tests.servers import FAST, execute
+from tests.servers import execute
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
@@ -24,7 +26,8 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PostgreSQL]:
-    with PostgreSQL(tmp_path / "postgresql" / "data", settings=FAST) as server:
+    # A test that kills it needs what was committed.
+    with PostgreSQL(tmp_path / "postgresql" / "data") as server:
         yield server
 
 
@@ -82,15 +85,9 @@ async def test_a_worker_that_cannot_renew_its_lease_stops_and_later_starts_again
     await ask_five(engine)
     await eventually(lambda: llm.running == 5, "the questions are being answered")
 
-    frozen = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-    for process in frozen:
-        process.send_signal(signal.SIGSTOP)
-    try:
+    with stopped(server):
         await eventually(lambda: llm.aborted.total() == 5, "it stops its calls")
         assert "the lease is lost: 5" in worker.log_text()
-    finally:
-        for process in frozen:
-            process.send_signal(signal.SIGCONT)
     llm.flowing.set()
 
     await all_completed(engine)
@@ -135,3 +132,48 @@ async def test_a_worker_leaves_connections_that_lead_to_a_read_only_server(
     await all_completed(engine)
     assert llm.asked.total() == 5
     assert {(row.attempt, row.losses) for row in (await answers(engine)).values()} == {(1, 0)}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_an_outage_that_outlasts_leases_costs_nobody_a_loss(
+    server: PostgreSQL, engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker, how: str
+) -> None:
+    await migrate(server.url)
+    llm.flowing.clear()
+    workers = [start_worker(ASKMESH_DATABASE_URL=server.url) for _ in range(2)]
+    await asyncio.gather(*(worker.ready() for worker in workers))
+    await ask_five(engine)
+    for times in range(1, 3):
+        await eventually(lambda: llm.running == 5, "the questions are being answered", seconds=60)
+        await engine.dispose()
+        # Long enough for the leases of 6 s to run out.
+        if how == "killed":
+            server.kill()
+            await asyncio.sleep(9)
+            server.start()
+        else:
+            with stopped(server):
+                await asyncio.sleep(9)
+
+        async def all_again(times: int = times) -> bool:
+            rows = (await answers(engine)).values()
+            return {row.state for row in rows} == {"in_progress"} and min(row.attempt for row in rows) > times
+
+        await eventually(all_again, "they are being answered again", seconds=60)
+    assert {(row.losses, row.interruptions) for row in (await answers(engine)).values()} == {(0, 0)}
+    llm.flowing.set()
+    await all_completed(engine)
+
+
+@contextmanager
+def stopped(server: PostgreSQL) -> Iterator[None]:
+    """The server's processes do nothing meanwhile."""
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)

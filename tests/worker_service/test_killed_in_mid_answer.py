@@ -184,6 +184,7 @@ async def test_a_killed_llm_service(
 
     assert half.reader.text.decode() == answer.text == WHOLE
     check_events(half.watching.result())
-    assert (answer.attempt, answer.interruptions, answer.epoch, half.reader.restarts) == (2, 1, 0, 0)
+    # It had gone on for long enough not to be blamed.
+    assert (answer.attempt, answer.interruptions, answer.epoch, half.reader.restarts) == (2, 0, 0, 0)
     assert answer.completion_tokens == 40
     assert fake.bodies[-1]["messages"][-1] == {"role": "assistant", "content": BEGINNING}

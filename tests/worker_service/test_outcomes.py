@@ -26,7 +26,7 @@ REASONS: dict[str, tuple[StatusCode, type[Outcome]]] = {
     "INVALID_FIELD": (StatusCode.INVALID_ARGUMENT, Failed),
     "CONTEXT_TOO_LONG": (StatusCode.INVALID_ARGUMENT, Failed),
     "REQUEST_REFUSED": (StatusCode.INVALID_ARGUMENT, Failed),
-    "MODEL_NOT_FOUND": (StatusCode.NOT_FOUND, Failed),
+    "MODEL_NOT_FOUND": (StatusCode.NOT_FOUND, Refused),
     "CANNOT_CONTINUE": (StatusCode.FAILED_PRECONDITION, Broken),
     "TOO_MANY_GENERATIONS": (StatusCode.RESOURCE_EXHAUSTED, Refused),
     "MODEL_SERVER_OVERLOADED": (StatusCode.RESOURCE_EXHAUSTED, Refused),
@@ -97,11 +97,23 @@ def test_what_can_never_succeed_fails_with_its_reason(
     assert outcome_of_error(error(StatusCode.INVALID_ARGUMENT, reason)) == Failed(expected)
 
 
-def test_an_unknown_model_fails_but_a_foreign_not_found_waits() -> None:
-    ours = error(StatusCode.NOT_FOUND, errors_pb2.ERROR_REASON_MODEL_NOT_FOUND)
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (StatusCode.RESOURCE_EXHAUSTED, 20.0),
+        (StatusCode.UNAVAILABLE, None),
+        (StatusCode.NOT_FOUND, None),
+        (StatusCode.PERMISSION_DENIED, None),
+    ],
+)
+@pytest.mark.parametrize("engine_started", [False, True])
+def test_only_who_is_overloaded_says_when_to_come_again(
+    code: StatusCode, expected: float | None, engine_started: bool
+) -> None:
+    outcome = outcome_of_error(error(code, engine_started=engine_started, retry_after=20.0))
 
-    assert outcome_of_error(ours) == Failed(ErrorReason.MODEL_NOT_FOUND)
-    assert isinstance(outcome_of_error(error(StatusCode.NOT_FOUND)), Refused)
+    assert isinstance(outcome, Refused | Broken)
+    assert outcome.retry_after == expected
 
 
 def test_the_deadline_ends_an_answer_and_is_no_failure() -> None:
@@ -165,6 +177,6 @@ def test_names_of_errors_say_what_llm_service_says() -> None:
 
 def test_pauses_grow_to_a_limit_and_never_undercut_the_server() -> None:
     assert all(0.25 <= pause(0, None) <= 0.5 for _ in range(100))
-    assert all(15 <= pause(1_000, None) <= 30 for _ in range(100))
+    assert all(2 <= pause(1_000, None) <= 4 for _ in range(100))
     assert all(5 <= pause(0, 5) <= 6.25 for _ in range(100))
     assert all(60 <= pause(0, 1e9) <= 75 for _ in range(100))

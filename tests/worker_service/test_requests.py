@@ -174,23 +174,6 @@ async def test_the_writer_is_in_redis_with_the_first_text(
     assert (opened.text, opened.writer) == ("Answer", identity("fake-model", ""))
 
 
-async def test_the_control_question_goes_where_the_suspect_goes(worker: Worker, llm: FakeLlmService) -> None:
-    asked = OWN.model_copy(update={"temperature": 0.5, "max_output_tokens": 7})
-    await ask(worker.engine, QUESTION, settings=asked)
-    async with worker.engine.begin() as connection:
-        await connection.execute(text("UPDATE answers SET interruptions = 3"))
-    claim = await worker.claimer.next_suspect()
-    assert claim is not None
-    await worker.answering.answer(claim)
-    worker.claimer.give_back(claim)
-
-    control, suspect = llm.specs
-    assert [message.content for message in control.messages] == ["Say hello."]
-    assert (control.sampling.temperature, control.max_output_tokens) == (0.5, 7)
-    assert (control.model, control.time_limit) == (suspect.model, suspect.time_limit)
-    assert control.request_id == f"{suspect.request_id}-control"
-
-
 async def test_nothing_of_an_answer_without_a_model_is_reused(worker: Worker, llm: FakeLlmService) -> None:
     """An llm_service that does not say which model it is says nothing that could be compared."""
     llm.model = ""

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from foundation.redis_client import MeshRedis
+from foundation.settings import WorkerSettings
 from questions import claims
 from questions.answer_stream import FINAL_CHANNEL
 from tests.worker_service.asking import answers, ask
@@ -21,7 +22,7 @@ async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worke
     async with worker.engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET losses = :losses"), {"losses": claims.POISON_FROM - 1})
     await claims.retire_worker(worker.engine, dead)
-    sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"))
+    sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"), WorkerSettings())
 
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(redis.name(FINAL_CHANNEL))

@@ -153,7 +153,7 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
                 texts.forget(text)
                 again = await opened(texts, claim_of(token=text.claim.token + 1, attempt=2))
                 assert str(again) == whole.rstrip()
-                again.held = whole[len(str(again)) :]  # the model writes it again
+                again.held = [whole[len(str(again)) :]]  # the model writes it again
                 text = again
         texts.end(text, FinishReason.STOP, Usage())
         await texts.settle(text)
