@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -31,7 +31,9 @@ class Entry:
     """A question as operators see it, without what was asked or answered."""
 
     id: int
+    answer_id: int
     owner: str
+    request_id: str | None
     state: State
     error_reason: str | None
     attempt: int
@@ -57,7 +59,8 @@ _CONDITIONS = {
     Selection.POISON: "q.ended IS NULL AND a.state = 'failed' AND a.error_reason = 'poison'",
 }
 _LIST = """
-    SELECT q.id, q.owner, coalesce(q.ended, a.state) AS state, CASE WHEN q.ended IS NULL THEN a.error_reason END,
+    SELECT q.id, q.answer_id, q.owner, q.request_id, coalesce(q.ended, a.state) AS state,
+           CASE WHEN q.ended IS NULL THEN a.error_reason END,
            a.attempt, a.waits, a.losses, a.interruptions, w.name, a.due_at, q.created_at, q.replayed_as
     FROM questions q JOIN answers a ON a.id = q.answer_id LEFT JOIN workers w ON w.id = a.holder
 """
@@ -87,16 +90,81 @@ _DELETE_ANSWERS = text("""
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which questions are looked at; None: whichever. ``request_id``: of the newest million questions."""
+
+    ids: Sequence[int] | None = None
+    owner: str | None = None
+    answer_id: int | None = None
+    request_id: str | None = None
+
+
+_AMONG = {
+    "ids": "q.id = ANY(:ids)",
+    "owner": "q.owner = :owner",
+    "answer_id": "q.answer_id = :answer_id",
+    "request_id": "q.request_id = :request_id AND q.id > (SELECT max(id) FROM questions) - 1000000",
+}
+
+
 async def list_questions(
-    engine: AsyncEngine, selection: Selection, limit: int, ids: Sequence[int] | None = None
+    engine: AsyncEngine, selection: Selection, limit: int, among: Among | None = None
 ) -> list[Entry]:
-    """The newest ``limit`` questions of the selection, or those of ``ids`` among them."""
-    condition = _CONDITIONS[selection] + ("" if ids is None else " AND q.id = ANY(:ids)")
+    """The newest ``limit`` questions of the selection."""
+    wanted = {name: value for name, value in asdict(among or Among()).items() if value is not None}
+    condition = " AND ".join([_CONDITIONS[selection], *(_AMONG[name] for name in wanted)])
     statement = text(f"{_LIST} WHERE {condition} ORDER BY q.id DESC LIMIT :limit")
-    parameters = {"limit": limit} if ids is None else {"limit": limit, "ids": list(ids)}
+    parameters = wanted | {"limit": limit}
     async with engine.connect() as connection:
         rows = (await connection.execute(statement, parameters)).all()
-    return [Entry(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
+    return [Entry(row[0], row[1], row[2], row[3], State(row[4]), *row[5:]) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Answers that are not final. ``oldest``: when the first of those that are due was asked for."""
+
+    due: int
+    waiting: int
+    in_progress: int
+    oldest: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnersQueue:
+    """The answers of one owner that are not final."""
+
+    owner: str | None
+    queued: int
+    in_progress: int
+
+
+_QUEUE = text("""
+    SELECT count(*) FILTER (WHERE state = 'queued' AND due_at IS NULL) AS due,
+        count(*) FILTER (WHERE state = 'queued' AND due_at IS NOT NULL) AS waiting,
+        count(*) FILTER (WHERE state = 'in_progress') AS in_progress,
+        min(created_at) FILTER (WHERE state = 'queued' AND due_at IS NULL) AS oldest
+    FROM answers WHERE state IN ('queued', 'in_progress')
+""")
+_QUEUE_BY_OWNER = text("""
+    SELECT owner, count(*) FILTER (WHERE state = 'queued') AS queued,
+        count(*) FILTER (WHERE state = 'in_progress') AS in_progress
+    FROM answers WHERE state IN ('queued', 'in_progress')
+    GROUP BY owner ORDER BY count(*) DESC, owner LIMIT :most
+""")
+
+
+async def read_queue(engine: AsyncEngine) -> Queue:
+    """What waits and what is being answered."""
+    async with engine.connect() as connection:
+        return Queue(**(await connection.execute(_QUEUE)).one()._asdict())
+
+
+async def read_queue_by_owner(engine: AsyncEngine, most: int) -> list[OwnersQueue]:
+    """The ``most`` owners with the longest queues, the longest first."""
+    async with engine.connect() as connection:
+        return [OwnersQueue(**row._asdict()) for row in await connection.execute(_QUEUE_BY_OWNER, {"most": most})]
 
 
 async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float) -> int | None:
