@@ -28,7 +28,9 @@ def mesh(database_url: str) -> str:
             await connection.execute("TRUNCATE questions, answers, workers, processes")
             await connection.execute("""
                 INSERT INTO workers (name, lease_until) VALUES ('host 7', now() + interval '10 s');
-                INSERT INTO answers (answer_key, reusable, owner, request_id, model, state, holder, token, next_deadline)
+                INSERT INTO answers (
+                    answer_key, reusable, owner, request_id, model, state, holder, token, next_deadline
+                )
                 SELECT sha256(owner::bytea || n::text::bytea), true, owner, 'request-' || n, '',
                     CASE n WHEN 1 THEN 'in_progress' ELSE 'queued' END,
                     CASE n WHEN 1 THEN (SELECT id FROM workers) END, n, now() + interval '1 h'
