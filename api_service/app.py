@@ -60,6 +60,7 @@ from foundation.settings import (
 from questions.hints import Hints, celery_app
 from questions.ledger import fold_by_itself, read_days
 from questions.migrations import needed_revision
+from questions.processes import ProcessRecord, shown_settings
 from questions.wakeups import Wakeups
 
 _FOLD_SECONDS = 10
@@ -198,6 +199,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     fold = partial(fold_by_itself, engine)
     background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
     background.run("asking which model answers", answering_model.watch)
+    record = ProcessRecord(engine, "api_service", version("askmesh"), _shared_settings(settings))
+    stack.push_async_callback(record.end)
+    background.run("saying that this process runs", record.keep)
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     service = QuestionService(
@@ -251,6 +255,19 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         ledger=partial(read_days, reading_engine),
         background=background,
     )
+
+
+def _shared_settings(settings: Settings) -> dict[str, str]:
+    """What other processes may have to agree with."""
+    groups = (
+        settings.redis,
+        settings.broker,
+        settings.generation,
+        settings.questions,
+        settings.limits,
+        settings.access,
+    )
+    return shown_settings(groups)
 
 
 async def _authenticator(

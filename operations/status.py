@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 import orjson
@@ -12,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from operations.running import run
 from operations.tables import age, show_table
 from questions import processes
-from questions.operating import OwnersQueue, Queue, read_queue, read_queue_by_owner
+from questions.operating import OwnersQueue, Queue, read_leases, read_queue, read_queue_by_owner
 from questions.processes import Process
 
 
@@ -23,6 +22,8 @@ class Status:
     queue: Queue
     owners: Sequence[OwnersQueue]
     processes: Sequence[Process]
+    leases: Mapping[str, float]
+    """Seconds that are left of each worker's, by its name."""
     differences: Sequence[str]
 
 
@@ -43,7 +44,7 @@ def status(as_json: bool, tenants: int) -> None:
     show_table(("tenant", "queued", "in progress"), owners)
     click.echo()
     rows = [
-        (each.service, each.name, each.version, age(now - each.started_at), _words(each.state))
+        (each.service, each.name, each.version, age(now - each.started_at), _words(each, found.leases))
         for each in found.processes
     ]
     show_table(("service", "process", "version", "runs for", "state"), rows)
@@ -57,6 +58,7 @@ async def _read(engine: AsyncEngine, most: int) -> Status:
         await read_queue(engine),
         await read_queue_by_owner(engine, most),
         running,
+        {name: round(left.total_seconds(), 1) for name, left in (await read_leases(engine)).items()},
         _differences(running),
     )
 
@@ -74,5 +76,9 @@ def _differences(running: Sequence[Process]) -> list[str]:
     ]
 
 
-def _words(state: Mapping[str, Any]) -> str:
+def _words(process: Process, leases: Mapping[str, float]) -> str:
+    state = dict(process.state)
+    if process.service == "worker_service":
+        left = leases.get(process.name)
+        state["lease"] = "none" if left is None else f"for {left:g} s"
     return ", ".join(f"{name} {value}" for name, value in state.items())

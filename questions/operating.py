@@ -155,6 +155,17 @@ _QUEUE_BY_OWNER = text("""
 """)
 
 
+_LEASES = text("""
+    SELECT name, lease_until - clock_timestamp() AS left FROM workers WHERE lease_until > clock_timestamp() ORDER BY id
+""")
+
+
+async def read_leases(engine: AsyncEngine) -> dict[str, timedelta]:
+    """How long each worker's lease still lasts, by its host and process id."""
+    async with engine.connect() as connection:
+        return {row.name: row.left for row in await connection.execute(_LEASES)}
+
+
 async def read_queue(engine: AsyncEngine) -> Queue:
     """What waits and what is being answered."""
     async with engine.connect() as connection:

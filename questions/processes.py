@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -20,11 +21,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
+from foundation.database_errors import DATABASE_ERRORS, is_defect
 from foundation.settings import PREFIX, Group
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS: Final = 15.0
+_END_SECONDS: Final = 1.0
 _SEEN: Final = "seen_at > clock_timestamp() - interval '1 minute'"
 # Longer ones, as a system prompt, are compared and not shown.
 _LONGEST_SHOWN: Final = 60
@@ -121,9 +124,13 @@ class ProcessRecord:
         self._told: set[str] = set()
 
     async def keep(self) -> None:
-        """Say that this process runs, and warn where others differ, for ever. Raises what PostgreSQL's faults raise."""
+        """Say that this process runs, and warn where others differ, for ever; while PostgreSQL is there."""
         while True:
-            await self.beat()
+            try:
+                await self.beat()
+            except DATABASE_ERRORS as error:
+                if is_defect(error):
+                    raise
             await asyncio.sleep(BEAT_SECONDS)
 
     async def beat(self) -> None:
@@ -142,11 +149,13 @@ class ProcessRecord:
         self._compare([process for process in await running(self._engine) if process.id != self._id])
 
     async def end(self) -> None:
-        """This process runs no more."""
-        if self._id is not None:
-            async with self._engine.begin() as connection:
+        """This process runs no more. Without PostgreSQL the row tells so by its age."""
+        if self._id is None:
+            return
+        with suppress(*DATABASE_ERRORS):
+            async with asyncio.timeout(_END_SECONDS), self._engine.begin() as connection:
                 await connection.execute(_END, {"id": self._id})
-            self._id = None
+        self._id = None
 
     def _compare(self, others: list[Process]) -> None:
         found = differences(self._settings, others)

@@ -57,7 +57,8 @@ def test_who_waits_who_works_and_who_disagrees_is_told(mesh: str) -> None:
         ["north", "2", "1"],
         ["south", "1", "1"],
     ]
-    assert "slots 3 of 512" in output
+    assert "slots 3 of 512, lease none" in output
+    assert "slots 0 of 512, lease for " in output
     differs = (
         "ASKMESH_TEMPERATURE is '0.0' in worker_service host 6, '0.5' in api_service host 5 and worker_service host 7"
     )
