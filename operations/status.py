@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from operations.running import run
 from operations.tables import age, show_table
 from questions import processes
-from questions.operating import OwnersQueue, Queue, read_leases, read_queue, read_queue_by_owner
+from questions.overview import OwnersQueue, Queue, read_leases, read_queue, read_queue_by_owner
 from questions.processes import Process
 
 
