@@ -1,12 +1,16 @@
 """Run the REST edge: ``python -m api_service``."""
 
+import logging
 import sys
 
 from api_service.app import Settings, create_app
 from api_service.server import listen, run
+from foundation import contradictions
 from foundation.exposure import refuse_exposure
 from foundation.logs import configure_logging
 from foundation.settings import LogSettings, ProcessSettings, SettingsError, load
+
+logger = logging.getLogger("api_service")
 
 
 def main() -> int:
@@ -21,6 +25,11 @@ def main() -> int:
         return _refuse(2, str(error))
     except OSError as error:
         return _refuse(1, f"cannot listen on {settings.api.api_host}:{settings.api.api_port}: {error}")
+    for contradiction in (
+        *contradictions.of_times(settings.generation, settings.questions),
+        *contradictions.of_sizes(settings.api, settings.questions),
+    ):
+        logger.warning(contradiction)
     run(create_app(settings), listening, drain_seconds, settings.api.max_connections)
     return 0
 

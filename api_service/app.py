@@ -41,7 +41,7 @@ from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from foundation.background import Background
 from foundation.database import create_engine
-from foundation.redis_client import Mesh, create_redis
+from foundation.redis_client import Mesh, MeshRedis, create_redis
 from foundation.settings import (
     PREFIX,
     AccessSettings,
@@ -60,6 +60,7 @@ from foundation.settings import (
 from questions.hints import Hints, celery_app
 from questions.ledger import fold_by_itself, read_days
 from questions.migrations import needed_revision
+from questions.processes import ProcessRecord, shown_settings
 from questions.wakeups import Wakeups
 
 _FOLD_SECONDS = 10
@@ -198,6 +199,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     fold = partial(fold_by_itself, engine)
     background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
     background.run("asking which model answers", answering_model.watch)
+    record = ProcessRecord(engine, "api_service", version("askmesh"), _shared_settings(settings))
+    stack.push_async_callback(record.end)
+    background.run("saying that this process runs", record.keep)
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     service = QuestionService(
@@ -217,6 +221,18 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     database = DatabaseWatch(reading_engine, needed_revision())
     background.run("looking at PostgreSQL", partial(every_second, database.look, "PostgreSQL"))
 
+    return AppState(
+        authenticator=await _authenticator(settings.access, engine, stack, background),
+        questions=service,
+        watcher=watcher,
+        readiness=_readiness(database, hints, redis, model),
+        limits=limits,
+        ledger=partial(read_days, reading_engine),
+        background=background,
+    )
+
+
+def _readiness(database: DatabaseWatch, hints: Hints, redis: MeshRedis, model: GenerationClient) -> Readiness:
     async def broker_takes_hints() -> bool:
         return hints.reachable
 
@@ -224,9 +240,9 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         try:
             await redis.probe()
         except (RedisError, OSError) as error:
-            mesh.note(error)
+            redis.mesh.note(error)
             return False
-        mesh.outage.ends()
+        redis.mesh.outage.ends()
         return True
 
     async def model_is_loaded() -> bool:
@@ -238,19 +254,23 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
             word = ErrorReason.Name(error.reason).removeprefix("ERROR_REASON_").lower()
             raise AbsentError(word, error.message) from None
 
-    readiness = Readiness(
+    return Readiness(
         database.problem,
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_takes_writes, Helper.MODEL: model_is_loaded},
     )
-    return AppState(
-        authenticator=await _authenticator(settings.access, engine, stack, background),
-        questions=service,
-        watcher=watcher,
-        readiness=readiness,
-        limits=limits,
-        ledger=partial(read_days, reading_engine),
-        background=background,
+
+
+def _shared_settings(settings: Settings) -> dict[str, str]:
+    """What other processes may have to agree with."""
+    groups = (
+        settings.redis,
+        settings.broker,
+        settings.generation,
+        settings.questions,
+        settings.limits,
+        settings.access,
     )
+    return shown_settings(groups)
 
 
 async def _authenticator(

@@ -9,6 +9,7 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api_service.problems import DEFECT, Code, problem_response
+from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class RequestIds:
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex.encode()
         scope["state"]["request_id"] = request_id.decode()
+        set_request_id(request_id.decode())
         started = False
 
         async def send_with_id(message: Message) -> None:

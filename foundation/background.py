@@ -6,10 +6,10 @@ A part that breaks is logged and started again after a pause. One that breaks ag
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from foundation.logs import trace_of
 from foundation.settings import SettingsError
 
 logger = logging.getLogger(__name__)
@@ -96,8 +96,7 @@ def watched(task: asyncio.Task[Any], name: str) -> None:
 
 def log_defect(name: str, error: BaseException) -> None:
     """Log where a part broke, without the error's message, which could quote a question or an answer."""
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s broke: %s\n%s", name, type(error).__name__, frames)
+    logger.error("%s broke: %s", name, type(error).__name__, extra=trace_of(error))
 
 
 def _is_told_to_end(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import sys
 import traceback
 from typing import Final
 
+from foundation.correlation import RequestIdFilter
 from foundation.settings import LogSettings
 
 # What begins a line, moves a terminal's cursor, turns the order of letters round, or cannot be written as UTF-8:
@@ -63,7 +64,10 @@ def _indented(text: str) -> str:
 def configure_logging(service: str, settings: LogSettings) -> None:
     """Send every logger's lines of at least the set level to standard error, marked with the service's name."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(SafeFormatter(f"%(asctime)s {service}[%(process)d] %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        SafeFormatter(f"%(asctime)s {service}[%(process)d] %(levelname)s %(name)s%(request)s: %(message)s")
+    )
+    handler.addFilter(RequestIdFilter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     # A line a request or a SQL statement costs more than the request does and can hold what people asked. The pool has
     # one for each connection that it gives up.

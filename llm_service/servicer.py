@@ -12,6 +12,7 @@ import grpc
 from askmesh.llm.v1 import generation_pb2, generation_service_pb2, generation_service_pb2_grpc
 from google.protobuf.duration_pb2 import Duration
 
+from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from llm_service.admission import Admission
 from llm_service.catalogue import ModelCatalogue
@@ -146,6 +147,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         context: Context,
     ) -> AsyncIterator[tuple[_Call, AsyncIterator[Event]]]:
         call = _call(request.spec)
+        set_request_id(call.request_id)
         async with self._told(call, context, GENERATION):
             wanted = checked(request.spec if request.HasField("spec") else None)
             async with self._admission.slot(), aclosing(self._generator.generate(wanted, call.arrived)) as events:

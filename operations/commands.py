@@ -13,10 +13,15 @@ from operations.certificates import certificates
 from operations.keys import keys
 from operations.restored import SKIPPED, become_another_mesh
 from operations.running import Age, run, settings
+from operations.status import status
+from operations.tables import age, show_table
 from questions import operating
-from questions.operating import Entry, Selection
+from questions.operating import Among, Entry, Selection
 
-_COLUMNS = ("id", "state", "reason", "age", "attempt", "waits", "losses", "interruptions", "holder", "replayed as")
+_COLUMNS = (
+    *("id", "answer", "tenant", "state", "reason", "age", "attempt", "waits", "losses", "interruptions", "holder"),
+    *("request", "replayed as"),
+)
 
 
 @click.group()
@@ -26,6 +31,7 @@ def askmesh() -> None:
 
 askmesh.add_command(keys)
 askmesh.add_command(certificates)
+askmesh.add_command(status)
 
 
 @askmesh.command()
@@ -57,8 +63,20 @@ def questions() -> None:
 @questions.command("list")
 @click.argument("selection", type=click.Choice([str(s) for s in Selection]), default="stuck")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most to list.")
+@click.option("--tenant", help="Only questions of this tenant.")
+@click.option("--id", "ids", type=click.IntRange(1), multiple=True, help="Only this question; may be given again.")
+@click.option("--answer", type=click.IntRange(1), help="Only questions with this answer, as workers' logs name it.")
+@click.option("--request", help="Only what was asked with this X-Request-ID, among the newest million.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_(selection: str, limit: int, as_json: bool) -> None:
+def list_(  # noqa: PLR0917 - click passes them by name
+    selection: str,
+    limit: int,
+    tenant: str | None,
+    ids: tuple[int, ...],
+    answer: int | None,
+    request: str | None,
+    as_json: bool,
+) -> None:
     """List the newest questions of a SELECTION.
 
     \b
@@ -67,7 +85,8 @@ def list_(selection: str, limit: int, as_json: bool) -> None:
     poison  set aside because they broke workers or engines again and again
     all     every question
     """  # noqa: D301 - click looks for the character, not for its name
-    entries = run(lambda engine: operating.list_questions(engine, Selection(selection), limit))
+    among = Among(ids=ids or None, owner=tenant, answer_id=answer, request_id=request)
+    entries = run(lambda engine: operating.list_questions(engine, Selection(selection), limit, among))
     _show(entries, as_json)
 
 
@@ -120,26 +139,23 @@ def _show(entries: Sequence[Entry], as_json: bool) -> None:
             click.echo(orjson.dumps(dataclasses.asdict(entry)))
         return
     now = datetime.now(UTC)
-    rows = [_COLUMNS] + [
+    rows = [
         (
             str(entry.id),
+            str(entry.answer_id),
+            entry.owner,
             str(entry.state),
             entry.error_reason or "",
-            _age(now - entry.created_at),
+            age(now - entry.created_at),
             str(entry.attempt),
             str(entry.waits),
             str(entry.losses),
             str(entry.interruptions),
             entry.holder or "",
+            entry.request_id or "",
             str(entry.replayed_as or ""),
         )
         for entry in entries
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table(_COLUMNS, rows)
     click.echo(f"{len(entries)} listed")
-
-
-def _age(age: timedelta) -> str:
-    return str(timedelta(seconds=int(age.total_seconds())))

@@ -9,6 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from operations.running import Age, run
+from operations.tables import show_table
 from questions import api_keys
 from questions.api_keys import TENANT, ApiKey
 from questions.limits import LimitOverrides
@@ -151,7 +152,7 @@ def _reveal(key: str, made: ApiKey, as_json: bool) -> None:
 
 
 def _show(listed: Sequence[ApiKey]) -> None:
-    rows = [_COLUMNS] + [
+    rows = [
         (
             str(key.id),
             f"{key.prefix}…",
@@ -164,9 +165,7 @@ def _show(listed: Sequence[ApiKey]) -> None:
         )
         for key in listed
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    show_table(_COLUMNS, rows)
     click.echo(f"{len(listed)} listed")
 
 

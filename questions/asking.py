@@ -48,6 +48,8 @@ class Ask:
     turn: int = 0
     """When it is to be claimed, if it needs an answer of its own."""
     priority: Priority = Priority.NORMAL
+    request_id: str | None = None
+    """X-Request-ID of the request by which it came, for logs and operators."""
     room: Room | None = None
     """None: the owner may have any number of answers that are not final."""
     join_only: bool = False
@@ -110,16 +112,19 @@ _ASK = text(f"""
         WHERE answer_key = :answer_key AND reusable AND NOT {_STALE} AND NOT CAST(:fresh AS boolean)
         FOR KEY SHARE
     ), new AS (
-        INSERT INTO answers (answer_key, reusable, model, request, owner, priority, turn, next_deadline)
+        INSERT INTO answers (answer_key, reusable, model, request, owner, request_id, priority, turn, next_deadline)
         SELECT :answer_key, true, CAST(:model AS text), CAST(:request AS bytea), CAST(:owner AS text),
+            CAST(:request_id AS text),
             CAST(:priority AS text), CAST(:turn AS bigint), clock_timestamp() + make_interval(secs => :max_wait_seconds)
         WHERE NOT EXISTS (SELECT FROM known) AND NOT CAST(:join_only AS boolean)
         ON CONFLICT (answer_key) WHERE reusable DO NOTHING
         RETURNING id, next_deadline
     ), question AS (
-        INSERT INTO questions (owner, text, language, idempotency_key_hash, request_hash, answer_id, deadline)
+        INSERT INTO questions (
+            owner, text, language, request_id, idempotency_key_hash, request_hash, answer_id, deadline
+        )
         SELECT CAST(:owner AS text), CAST(:text AS text), CAST(:language AS text),
-            CAST(:idempotency_key_hash AS bytea), CAST(:request_hash AS bytea), answer.id,
+            CAST(:request_id AS text), CAST(:idempotency_key_hash AS bytea), CAST(:request_hash AS bytea), answer.id,
             coalesce(next_deadline, clock_timestamp() + make_interval(secs => :max_wait_seconds))
         FROM (SELECT id, NULL AS next_deadline FROM known UNION ALL SELECT id, next_deadline FROM new) answer
         ON CONFLICT (owner, idempotency_key_hash) WHERE idempotency_key_hash IS NOT NULL DO NOTHING
@@ -163,6 +168,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "request_hash": ask.request_hash,
         "turn": ask.turn,
         "priority": ask.priority,
+        "request_id": ask.request_id,
         "join_only": ask.join_only,
     }
     in_one_statement = not ask.fresh and not ask.room and ask.idempotency_key_hash is None

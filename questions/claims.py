@@ -32,8 +32,9 @@ class Claim:
 
     ``request`` is what to generate, as a serialised GenerationSpec; where it is None, ``question_text`` is there.
     ``epoch`` counts how often text that readers may have seen was taken back. ``seconds_left``: until the earliest
-    deadline of those who had asked for it when it was claimed. ``owner`` pays for it; None: it was
-    asked for under a release that did not note who does. The counts are those of attempts before, as booked.
+    deadline of those who had asked for it when it was claimed. ``owner`` pays for it; None: it was asked for under a
+    release that did not note who does. ``request_id``: of the request that it was made for. The counts are those of
+    attempts before, as booked.
     """
 
     answer_id: int
@@ -47,6 +48,7 @@ class Claim:
     losses: int = 0
     seconds_left: float = 604_800.0
     owner: str | None = None
+    request_id: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_prompt_tokens: int | None = None
@@ -150,7 +152,7 @@ def _claim(due: str, note_turn: str = "", trial_until: str = "NULL") -> TextClau
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
         RETURNING id AS answer_id, token, attempt, epoch, waits, interruptions, losses,
             extract(epoch FROM next_deadline - clock_timestamp())::float AS seconds_left,
-            request, owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
+            request, owner, request_id, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
     )
     SELECT claimed.*, CASE WHEN request IS NULL
         THEN (SELECT text FROM {first_question("claimed.answer_id")}) END AS question_text

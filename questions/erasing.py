@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.redis_client import MeshRedis
 from questions.answer_cache import forget
 from questions.answer_stream import drop_texts
+from questions.reading import ITS_OWN
 
-_FIND_ANSWER = text("SELECT answer_id FROM questions WHERE id = :question_id AND owner = :owner")
+_FIND_ANSWER = text(f"SELECT answer_id FROM questions WHERE {ITS_OWN}")
 _LOCK_ANSWER = text("SELECT id FROM answers WHERE id = :answer_id FOR UPDATE")
-_DELETE_QUESTION = text("DELETE FROM questions WHERE id = :question_id AND owner = :owner RETURNING id")
+_DELETE_QUESTION = text(f"DELETE FROM questions WHERE {ITS_OWN} RETURNING id")
 # Statements of their own, so that they see questions that joined while the lock was awaited.
 _DELETE_ANSWER = text("""
     DELETE FROM answers WHERE id = :answer_id AND NOT EXISTS (SELECT FROM questions WHERE answer_id = :answer_id)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -31,7 +31,9 @@ class Entry:
     """A question as operators see it, without what was asked or answered."""
 
     id: int
+    answer_id: int
     owner: str
+    request_id: str | None
     state: State
     error_reason: str | None
     attempt: int
@@ -57,7 +59,8 @@ _CONDITIONS = {
     Selection.POISON: "q.ended IS NULL AND a.state = 'failed' AND a.error_reason = 'poison'",
 }
 _LIST = """
-    SELECT q.id, q.owner, coalesce(q.ended, a.state) AS state, CASE WHEN q.ended IS NULL THEN a.error_reason END,
+    SELECT q.id, q.answer_id, q.owner, q.request_id, coalesce(q.ended, a.state) AS state,
+           CASE WHEN q.ended IS NULL THEN a.error_reason END,
            a.attempt, a.waits, a.losses, a.interruptions, w.name, a.due_at, q.created_at, q.replayed_as
     FROM questions q JOIN answers a ON a.id = q.answer_id LEFT JOIN workers w ON w.id = a.holder
 """
@@ -87,16 +90,35 @@ _DELETE_ANSWERS = text("""
 """)
 
 
+@dataclass(frozen=True, slots=True)
+class Among:
+    """Which questions are looked at; None: whichever. ``request_id``: of the newest million questions."""
+
+    ids: Sequence[int] | None = None
+    owner: str | None = None
+    answer_id: int | None = None
+    request_id: str | None = None
+
+
+_AMONG = {
+    "ids": "q.id = ANY(:ids)",
+    "owner": "q.owner = :owner",
+    "answer_id": "q.answer_id = :answer_id",
+    "request_id": "q.request_id = :request_id AND q.id > (SELECT max(id) FROM questions) - 1000000",
+}
+
+
 async def list_questions(
-    engine: AsyncEngine, selection: Selection, limit: int, ids: Sequence[int] | None = None
+    engine: AsyncEngine, selection: Selection, limit: int, among: Among | None = None
 ) -> list[Entry]:
-    """The newest ``limit`` questions of the selection, or those of ``ids`` among them."""
-    condition = _CONDITIONS[selection] + ("" if ids is None else " AND q.id = ANY(:ids)")
+    """The newest ``limit`` questions of the selection."""
+    wanted = {name: value for name, value in asdict(among or Among()).items() if value is not None}
+    condition = " AND ".join([_CONDITIONS[selection], *(_AMONG[name] for name in wanted)])
     statement = text(f"{_LIST} WHERE {condition} ORDER BY q.id DESC LIMIT :limit")
-    parameters = {"limit": limit} if ids is None else {"limit": limit, "ids": list(ids)}
+    parameters = wanted | {"limit": limit}
     async with engine.connect() as connection:
         rows = (await connection.execute(statement, parameters)).all()
-    return [Entry(row[0], row[1], State(row[2]), *row[3:]) for row in rows]
+    return [Entry(row[0], row[1], row[2], row[3], State(row[4]), *row[5:]) for row in rows]
 
 
 async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float) -> int | None:

@@ -99,6 +99,7 @@ answers = Table(
         comment="Read or written again because an attempt broke off.",
     ),
     Column("owner", Text, comment="Owner who asked for it first."),
+    Column("request_id", Text, comment="X-Request-ID of the question that it was made for."),
     Column("priority", Text, nullable=False, server_default=Priority.NORMAL),
     Column("turn", BigInteger, nullable=False, server_default="0", comment="Order of claims, given at insert."),
     Column("due_at", DateTime(timezone=True), comment="Queued, but not to be claimed before."),
@@ -157,6 +158,7 @@ questions = Table(
     Column("deadline", DateTime(timezone=True), nullable=False, comment="Expires then if not answered."),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("ended_at", DateTime(timezone=True)),
+    Column("request_id", Text, comment="X-Request-ID by which it was asked."),
     Column("replayed_as", BigInteger, comment="The question by which an operator asked this one again."),
     CheckConstraint(f"ended IS NULL OR {_among('ended', ENDED)}", name="ended"),
     CheckConstraint("(ended IS NULL) = (ended_at IS NULL)", name="ended_at"),
@@ -186,6 +188,20 @@ models = Table(
         comment="When this identity was first seen in place of another.",
     ),
     comment="Which model answered behind a name when somebody last looked.",
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("service", Text, nullable=False),
+    Column("name", Text, nullable=False, comment="Host and process id, as in workers."),
+    Column("version", Text, nullable=False),
+    Column("settings", JSONB, nullable=False, comment="What others may have to agree with."),
+    Column("state", JSONB, nullable=False, comment="What it says of itself, for operators."),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    Column("seen_at", DateTime(timezone=True), nullable=False, server_default=NOW),
+    comment="Which processes of the mesh run.",
 )
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "repeated_tokens")

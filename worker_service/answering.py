@@ -11,6 +11,7 @@ from typing import Final
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
 from questions import claims, ledger
@@ -87,6 +88,7 @@ class Answering:
         """
         task = asyncio.current_task()
         assert task is not None
+        set_request_id(claim.request_id)
         running = _Running(claim, task)
         self._running.add(running)
         outcome: Outcome | None = None
@@ -101,6 +103,7 @@ class Answering:
         finally:
             self._running.discard(running)
             self._forget_text(running)
+            set_request_id(None)
             _pass(passed, isinstance(outcome, Finished | Failed))
 
     async def until_tried(self, seconds: float) -> None:

@@ -10,6 +10,7 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import WorkController
 
+from foundation import contradictions
 from foundation.logs import configure_logging
 from foundation.settings import (
     BrokerSettings,
@@ -30,6 +31,8 @@ from worker_service.asyncio_pool import AsyncioPool
 from worker_service.consumer import HintConsumer
 from worker_service.runtime import Runtime, RuntimeSettings
 from worker_service.runtime_step import RuntimeStep
+
+logger = logging.getLogger(__name__)
 
 _EXIT_BAD_SETTINGS = 2
 # A hint is done when its slots have started. A worker without a free slot holds no more than these from the others.
@@ -55,6 +58,8 @@ def main() -> int:
     except SettingsError as error:
         print(f"worker_service: {error}", file=sys.stderr)  # noqa: T201 - the log is not set up yet
         return _EXIT_BAD_SETTINGS
+    for contradiction in contradictions.of_times(settings.generation, settings.questions):
+        logger.warning(contradiction)
     # Lines for each task cost 45 % of a task's CPU time.
     for library in ("celery", "kombu"):
         logging.getLogger(library).setLevel(logging.WARNING)

@@ -224,7 +224,9 @@ class Generating:
 
 
 def _request_id(claim: Claim) -> str:
-    return f"answer-{claim.answer_id}-{claim.attempt}"
+    """What llm_service calls this attempt in its log: with the request of whoever asked, if that is known."""
+    attempt = f"answer-{claim.answer_id}-{claim.attempt}"
+    return f"{claim.request_id[:80]}:{attempt}" if claim.request_id else attempt
 
 
 def _check_writer(text: Text, started: Started, *, continued: bool) -> None:

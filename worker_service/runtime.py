@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from typing import Final
 
 from askmesh_client import GenerationClient, TlsFiles
@@ -31,6 +32,7 @@ from foundation.settings import (
 )
 from questions.mesh import read_mesh_id
 from questions.migrations import engine_is_up_to_date, needed_revision
+from questions.processes import ProcessRecord, shown_settings
 from questions.signals import ENDED_CHANNEL, Subscriber
 from questions.wakeups import WAIT_SECONDS
 from worker_service.answering import Answering
@@ -115,6 +117,9 @@ class Runtime:
         self._retention_days = settings.questions.retention_days
         control = Control(self._client, settings.generation, gate)
         self.slots = Slots(settings.worker.worker_slots, claimer, answering, control)
+        self._record = ProcessRecord(
+            self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
+        )
         self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, settings.worker, shares=shares)
         self._prober = Prober(control, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
@@ -149,6 +154,7 @@ class Runtime:
         run = self._background.run
         run("keeping the lease", partial(self._lease.keep, self.slots))
         run("writing texts to Redis", self._texts.run)
+        run("saying that this process runs", self._record.keep)
         run("sweeping", self._sweeper.run)
         run("probing the engine", self._prober.run)
         run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
@@ -182,6 +188,13 @@ class Runtime:
             except DATABASE_ERRORS as error:
                 self._database.begins(error)
 
+    def _state(self, gate: EngineGate) -> dict[str, str]:
+        """What operators see of this process."""
+        return {
+            "slots": f"{len(self.slots.held)} of {self.slots.capacity}",
+            "model server": "does not answer, probed" if gate.is_closed else "answers",
+        }
+
     async def _tell_ready(self) -> None:
         await self._lease.obtained.wait()
         # Without the broker it answers all the same, a little later.
@@ -198,6 +211,7 @@ class Runtime:
         await self._health.set_ready(ready=False)
         await self.slots.close(self._grace, self._hurry)
         await self._background.close()
+        await self._record.end()
         try:
             async with asyncio.timeout(_RETIRE_SECONDS):
                 await self._lease.retire()
@@ -208,6 +222,13 @@ class Runtime:
         await self._blocking_redis.aclose()
         await _dispose(self._engine)
         await _dispose(self._lease_engine)
+
+
+def _shared_settings(settings: RuntimeSettings) -> dict[str, str]:
+    """What other processes may have to agree with."""
+    own = ("worker_slots", "reserved_slots", "worker_health_host", "worker_health_port")
+    groups = (settings.redis, settings.generation, settings.questions, settings.worker)
+    return shown_settings(groups, without=own)
 
 
 async def _dispose(engine: AsyncEngine) -> None:

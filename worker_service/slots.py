@@ -32,6 +32,11 @@ class Slots:
         self._closing = False
 
     @property
+    def capacity(self) -> int:
+        """How many there are, without the places for suspects."""
+        return self._capacity
+
+    @property
     def free(self) -> int:
         """How many slots could start now."""
         return 0 if self._closing else max(self._capacity - len(self._busy), 0)

@@ -26,6 +26,7 @@ from api_service.questions.schemas import AskLimits, AskRequest
 from api_service.questions.watcher import Watcher
 from api_service.turns import TurnKeeper
 from foundation.background import watched
+from foundation.correlation import current_request_id
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, QuestionSettings
 from questions import reading
@@ -300,6 +301,7 @@ class QuestionService:
             max_wait_seconds=seconds,
             fresh=fresh,
             priority=priority,
+            request_id=current_request_id(),
             idempotency_key_hash=_sha256(idempotency_key) if idempotency_key else None,
             request_hash=_sha256(request.model_dump_json(exclude_none=True)) if idempotency_key else None,
         )

@@ -90,6 +90,23 @@ async def test_location_is_where_a_proxy_has_put_the_api(
         assert re.fullmatch(re.escape(prefix) + r"/api/answer/\d+", response.headers["Location"])
 
 
+async def test_a_question_bears_the_request_by_which_it_came(
+    api: ClientSession, engine: AsyncEngine, words: str
+) -> None:
+    first = await ask(api, words, {"X-Request-ID": "mine-1"})
+    second = await ask(api, words, {"X-Request-ID": "mine-2"})
+    unnamed = await post(api, f"{words} again")
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            text("SELECT q.id, q.request_id, a.request_id FROM questions q JOIN answers a ON a.id = q.answer_id")
+        )
+        found = {row[0]: (row[1], row[2]) for row in rows}
+    given = unnamed.headers["X-Request-ID"]
+    assert found[first["question_id"]] == ("mine-1", "mine-1")
+    assert found[second["question_id"]] == ("mine-2", "mine-1")  # they share an answer
+    assert found[(await unnamed.json())["question_id"]] == (given, given)
+
+
 async def test_an_answer_comes_with_all_that_is_known_of_it(
     api: ClientSession, engine: AsyncEngine, words: str
 ) -> None:

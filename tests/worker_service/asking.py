@@ -18,6 +18,7 @@ async def ask(
     max_wait_seconds: float = 600,
     owner: str = "tests",
     settings: GenerationSettings | None = None,
+    request_id: str | None = None,
 ) -> int:
     """Commit a question and return its id. Nobody is woken. ``settings``: those of the process that asks."""
     question_to_ask = Ask(
@@ -28,6 +29,7 @@ async def ask(
         model="",
         max_wait_seconds=max_wait_seconds,
         request=request_for(question, settings or GenerationSettings()).SerializeToString(),
+        request_id=request_id,
     )
     return (await accept(engine, question_to_ask)).question_id
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.correlation import RequestIdFilter, current_request_id
 from foundation.settings import GenerationSettings
 from questions import claims
 from questions.claims import Claim, Result
@@ -30,6 +31,22 @@ async def test_an_answer_is_written_with_its_usage(worker: Worker) -> None:
     assert row.cached_prompt_tokens is None
     assert (row.attempt, row.waits, row.interruptions, row.losses) == (1, 0, 0, 0)
     assert row.reusable
+
+
+async def test_logs_and_llm_service_are_told_the_request_by_which_a_question_came(
+    worker: Worker, llm: FakeLlmService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    caplog.handler.addFilter(RequestIdFilter())
+    llm.before = refuse_with(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
+    await ask(worker.engine, "question", request_id="mine-1")
+    claim = await worker.claim()
+    await worker.answering.answer(claim)
+
+    assert [spec.request_id for spec in llm.specs] == [f"mine-1:answer-{claim.answer_id}-1"]
+    (line,) = [record for record in caplog.records if record.name == "worker_service.answering"]
+    assert line.__dict__["request"] == " request mine-1"
+    assert current_request_id() is None
 
 
 async def test_the_model_gets_instructions_question_and_limits(worker: Worker, llm: FakeLlmService) -> None:
