@@ -107,13 +107,13 @@ async def test_a_step_that_fails_stops_no_other(
     lost = await ask(engine, "lost?")
     stale = await ask(engine, "stale?")
     dead = await worker(engine)
-    held = {current.question_text: current for current in await claim(engine, dead, 4)}
-    assert await finish(engine, held["stale?"], completed(), 60)
+    held = {current.answer_id: current for current in await claim(engine, dead, 4)}
+    assert await finish(engine, held[(await seen(engine, stale.question_id)).answer_id], completed(), 60)
     await rows(engine, "UPDATE answers SET reuse_until = clock_timestamp() WHERE state = 'completed' RETURNING id")
     await rows(
         engine,
         "UPDATE answers SET state = 'queued', holder = NULL, due_at = clock_timestamp() WHERE id = :id RETURNING id",
-        id=held["waiting?"].answer_id,
+        id=(await seen(engine, waiting.question_id)).answer_id,
     )
     await rows(engine, "UPDATE workers SET lease_until = clock_timestamp() - interval '2 hours' RETURNING id")
     monkeypatch.setattr(sweeping, failing, text(how))

@@ -14,7 +14,7 @@ from foundation.redis_client import MeshRedis
 from questions import claims
 from questions.answer_stream import Cursor, read_texts
 from questions.claims import Claim, Result
-from tests.worker_service.asking import answers, ask
+from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
@@ -22,7 +22,7 @@ from worker_service import texts as texts_module
 
 pytestmark = pytest.mark.integration
 
-CAP = 512 * 16 + 4_096
+CAP = 512 * 32 + 4_096
 
 
 @pytest.mark.parametrize("flood", ["x" * 60_000, " word", "\N{GRINNING FACE}" * 2_000, " " * 10_000, "\n"])
@@ -145,12 +145,21 @@ async def test_a_schema_that_does_not_fit_fails_nothing(
     cause = RefusedError()
     cause.sqlstate = sqlstate  # type: ignore[attr-defined]
 
+    refused = asyncio.Semaphore(0)
+    finish = claims.finish
+
     async def refuse(*_: object) -> bool:
+        refused.release()
         raise DBAPIError("UPDATE", {}, cause)
 
     monkeypatch.setattr(claims, "finish", refuse)
+    answering = asyncio.create_task(worker.answer("question"))
+    for _ in range(2):  # it is tried again
+        await refused.acquire()
+    assert await states(worker.engine) == {"in_progress": 1}
 
-    assert (await worker.answer("question")).state == "in_progress"
+    monkeypatch.setattr(claims, "finish", finish)
+    assert (await answering).state == "completed"
 
 
 async def test_an_answer_ends_with_its_text_before_its_deadline(worker: Worker, llm: FakeLlmService) -> None:

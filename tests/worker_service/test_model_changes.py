@@ -1,5 +1,6 @@
 """The model server is killed and replaced while it writes: worker, llm_service and model servers are real."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from tests.llm_service.processes import model_process
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import working
 from tests.worker_service.waiting import eventually
+from worker_service.control import Prober
 
 pytestmark = pytest.mark.integration
 
@@ -46,10 +48,14 @@ async def replaced(
         llm_service = await stack.enter_async_context(LlmServer(settings, GenerationSettings()))
         worker = await stack.enter_async_context(working(engine, f"127.0.0.1:{llm_service.port}", redis))
 
+        prober = asyncio.create_task(Prober(worker.control, worker.gate, lambda: None).run())
+        stack.callback(prober.cancel)
+
         async def written() -> int:
-            async with http.get(url.replace("/v1", "/fake/stats")) as response:
-                tokens: int = (await response.json())["tokens_written"]
-                return tokens
+            """Tokens of answers, without those to control questions."""
+            async with http.get(url.replace("/v1", "/fake/stats"), params={"questions": "1"}) as response:
+                counted = (await response.json())["questions"]
+                return sum(counts["tokens_written"] for question, counts in counted.items() if "Question" in question)
 
         async def all_are_begun() -> bool:
             return await written() == BEGUN * len(QUESTIONS)

@@ -300,7 +300,11 @@ async def test_a_question_that_expires_while_it_is_answered_ends_its_call(
 
     await eventually(lambda: llm.aborted["impatient"] == 1, "its call is ended")
 
-    assert (await answers(engine))["impatient"].state == "expired"
+    async def cut() -> bool:
+        row = (await answers(engine))["impatient"]
+        return (row.state, row.finish_reason, row.text) == ("incomplete", "time_limit", "Answer")
+
+    await eventually(cut, "it ends with the text that is there")
 
 
 async def test_redis_may_vanish_and_come_back(
@@ -349,9 +353,9 @@ async def test_an_outage_of_llm_service_fails_nothing(
     await eventually(several_probes, "questions are tried in vain", seconds=60)
     async with late.serve(address):
         await all_completed(engine, questions)
-    assert late.asked.total() == 50
+    assert all(count == 1 for question, count in late.asked.items() if question != "Say hello.")
     assert {(row.interruptions, row.losses) for row in (await answers(engine)).values()} == {(0, 0)}
-    assert worker.log_text().count("in a row failed") == 1
+    assert worker.log_text().count("fail one after the other") == 1
 
 
 @pytest.mark.parametrize(
