@@ -14,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from yarl import URL
 
 from foundation.database_errors import DATABASE_ERRORS, is_defect
 from foundation.settings import PREFIX, Group
@@ -81,8 +81,8 @@ def shown_settings(groups: Iterable[Group], *, without: Iterable[str] = ()) -> d
 
 def _shown(value: object) -> Value:
     if isinstance(value, SecretStr):
-        url = URL(value.get_secret_value())
-        return f"{url.scheme}://{url.host or ''}{f':{url.port}' if url.port else ''}{url.path}"
+        url = urlsplit(value.get_secret_value())
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
     shown = str(value)
     return shown if len(shown) <= _LONGEST_SHOWN else f"sha256:{hashlib.sha256(shown.encode()).hexdigest()[:16]}"
 

@@ -41,9 +41,7 @@ secret redis/redis.conf "requirepass $redis"
 for service in migrations operations api_service worker_service; do
     secret "$service/askmesh_database_url" "postgresql://askmesh:$db@db:5432/askmesh"
 done
-for service in operations api_service worker_service; do
-    secret "$service/askmesh_redis_url" "redis://:$redis@redis:6379/0"
-done
 for service in api_service worker_service; do
+    secret "$service/askmesh_redis_url" "redis://:$redis@redis:6379/0"
     secret "$service/askmesh_broker_url" "amqp://askmesh:$rabbitmq@rabbitmq:5672//"
 done

@@ -255,7 +255,7 @@ def test_each_container_finds_only_its_own(tmp_path: Path) -> None:
         "rabbitmq": {"password"},
         "redis": {"password", "redis.conf"},
         "migrations": {"askmesh_database_url"},
-        "operations": {"askmesh_database_url", "askmesh_redis_url"},
+        "operations": {"askmesh_database_url"},
         "api_service": urls,
         "worker_service": urls,
     }

@@ -52,7 +52,7 @@ OURS: dict[str, tuple[type[settings.Group], ...]] = {
         settings.ProcessSettings,
     ),
     "migrations": (settings.DatabaseSettings,),
-    "restored": (settings.DatabaseSettings, settings.RedisSettings),
+    "restored": (settings.DatabaseSettings,),
 }
 SECRETS = {
     "database-url": "postgresql://user:0123456789abcdef@postgresql:5432/askmesh",

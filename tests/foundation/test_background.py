@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from foundation.background import Background, watched
+from foundation.logs import TRACE
 from foundation.settings import SettingsError
 
 
@@ -58,7 +59,8 @@ async def test_a_part_that_breaks_is_started_again_and_its_defect_is_logged_with
     assert background.broken == []
     assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
     assert f"trying broke: {type(defect).__name__}" in caplog.text
-    assert "raise self.defects.pop(0)" in caplog.text
+    assert all("raise self.defects.pop(0)" in record.__dict__[TRACE] for record in caplog.records)
+    assert all("secret" not in record.__dict__[TRACE] for record in caplog.records)
     assert "secret" not in caplog.text
 
 
