@@ -91,7 +91,7 @@ async def play(stage: Stage, scenario: Scenario, seed: int) -> Outcome:
         rows,
         read_again,
         stage.model.asked(),
-        windows,
+        [*windows, *(Window(*death) for death in fault.deaths)],
         ends=ends,
         loses_generations=scenario.loses_generations,
     )

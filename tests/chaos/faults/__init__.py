@@ -2,6 +2,7 @@
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from tests.chaos.stage import Stage
 
@@ -15,6 +16,11 @@ class Fault(ABC):
     @abstractmethod
     async def inject(self, stage: Stage, rng: random.Random) -> None:
         """Break something; return when the fault is over, and all that is left mends by itself."""
+
+    @property
+    def deaths(self) -> Sequence[tuple[float, float]]:
+        """When questions broke something by themselves: from and to, in seconds since 1970."""
+        return ()
 
     async def release(self) -> None:  # noqa: B027 - nor to release
         """Called after all questions are answered, or could not be."""

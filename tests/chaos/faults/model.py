@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -61,8 +63,15 @@ class KillInLongAnswers(Fault):
 class StartAgain(Fault):
     """Nothing but somebody who starts the model server again a second after it has died."""
 
+    def __init__(self) -> None:
+        self._deaths: list[tuple[float, float]] = []
+
     async def prepare(self, stage: Stage) -> None:
         self._starting = asyncio.create_task(self._start_again(stage))
+
+    @property
+    def deaths(self) -> Sequence[tuple[float, float]]:
+        return self._deaths
 
     async def inject(self, stage: Stage, rng: random.Random) -> None:
         """The questions are what kills it."""
@@ -76,9 +85,11 @@ class StartAgain(Fault):
         while True:
             await asyncio.sleep(0.1)
             if not stage.model.runs:
+                noticed_at = time.time()
                 await asyncio.sleep(1)
                 await asyncio.to_thread(stage.model.kill)  # only to close what is left of it
                 await asyncio.to_thread(stage.model.start)
+                self._deaths.append((noticed_at - 0.5, time.time()))
 
 
 class ChangeManners(Fault):
