@@ -56,6 +56,8 @@ class CompletionReader:
 
     ends_often: bool = False
     """Whether finish reasons have come with more text after them: some servers put one into every chunk."""
+    skipped: int = 0
+    """Events that were objects, and neither a completion chunk, counts nor an error."""
     _parser: SseParser = field(default_factory=SseParser)
     _choices: Choices = field(default_factory=Choices)
     _deltas: Deltas = field(default_factory=Deltas)
@@ -219,6 +221,8 @@ class CompletionReader:
         error = error_of(chunk, is_told=is_told)
         if error is not None:
             piece.error = error
+        elif "choices" not in chunk and not choices and piece.counts is counts_before:
+            self.skipped += 1
 
     def _take(self, choice: Mapping[str, Any], piece: Piece) -> None:
         beginning = (self._beginning + piece.text)[:_BEGINNING]

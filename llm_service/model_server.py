@@ -13,6 +13,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from foundation.unreadable import Unreadable
 from llm_service.completions import CompletionReader, Piece, interrupted
 from llm_service.errors import LlmError, Reason
 from llm_service.refusals import refusal, refused
@@ -70,6 +71,7 @@ class ModelServer:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session: aiohttp.ClientSession | None = None
+        self._unreadable = Unreadable()
         self._open = 0
 
     async def __aenter__(self) -> Self:
@@ -149,6 +151,8 @@ class ModelServer:
                     if seconds >= _GATHERED_FROM_SECONDS and reader.wrote and whole_until is None:
                         low_water.raise_for(seconds)
                     yield piece
+            if reader.skipped:
+                self._unreadable.skip("an event of the model server", "it is no completion chunk")
             if not reader.is_whole:
                 if piece.error is not None:
                     raise _failure(piece.error, wrote=reader.wrote)

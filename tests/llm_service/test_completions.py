@@ -66,3 +66,11 @@ def test_the_end_of_a_stream_may_lack_the_empty_line_but_not_half_an_event() -> 
     reader = CompletionReader()
     reader.feed(chunk("a")[:20])
     assert reader.finish() == Piece()
+
+
+def test_events_that_say_nothing_are_counted() -> None:
+    reader = CompletionReader()
+    reader.feed(event({"choices": [], "prompt_filter_results": []}) + event({"usage": {"prompt_tokens": 1}}))
+    assert reader.skipped == 0
+    reader.feed(chunk("a") + event({"type": "ping"}) + b": ping\n\ndata:\n\n" + chunk("b"))
+    assert reader.skipped == 1
