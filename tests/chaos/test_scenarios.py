@@ -98,7 +98,7 @@ SCENARIOS = [
     _scenario(STANDARD, "model server never ends", WatchMemory, times=0, endless=("tokens=400 fault=flood at=20",) * 3),
     _scenario(STANDARD, "killers among long answers", StartAgain, times=0, poison=KILLERS, **AMONG_LONG),
     _scenario(STANDARD, "poison", Nothing, times=0, poison=("fault=cut", "fault=error", "fault=end")),
-    _scenario(STANDARD, "poison that kills workers", KillHolderOfPoison, times=5, poison=("tokens=400 delay=1",)),
+    _scenario(STANDARD, "poison that kills workers", KillHolderOfPoison, times=1, poison=("tokens=400 delay=1",)),
     _scenario(STANDARD, "PostgreSQL restarted", lambda: EndPostgreSQL(RESTART)),
     _scenario(STANDARD, "SIGSTOP of a worker past its lease", Freeze),
     _scenario(STANDARD, "rolling restarts", RollingRestart, times=2, **HARMLESS),

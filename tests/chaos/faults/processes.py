@@ -13,6 +13,10 @@ _POISON = """
     SELECT w.name FROM questions q JOIN answers a ON a.id = q.answer_id JOIN workers w ON w.id = a.holder
     WHERE a.state = 'in_progress' AND q.text LIKE '% poison %'
 """
+_WAITING_POISON = """
+    SELECT FROM questions q JOIN answers a ON a.id = q.answer_id
+    WHERE a.finished_at IS NULL AND q.text LIKE '% poison %'
+"""
 
 
 class KillOne(Fault):
@@ -84,13 +88,25 @@ class KillSweeper(Fault):
 
 
 class KillHolderOfPoison(Fault):
-    """What a question does that kills the worker which answers it."""
+    """What a question does that kills the worker which answers it, each time until it is set aside."""
+
+    # Three to become a suspect and two more alone; where it is tried beside others, nobody is blamed.
+    _MOST_KILLS = 12
 
     async def inject(self, stage: Stage, rng: random.Random) -> None:
-        async with asyncio.timeout(90):
-            while (pid := await self._holder(stage)) is None:
+        kills = 0
+        async with asyncio.timeout(200):
+            while await stage.fetch(_WAITING_POISON):
+                if (pid := await self._holder(stage)) is not None:
+                    kills += 1
+                    stage.send(SIGKILL, pid)
+                    await stage.until(partial(self._is_gone, stage, pid), "it is dead")
                 await asyncio.sleep(0.1)
-        stage.send(SIGKILL, pid)
+        assert 5 <= kills <= self._MOST_KILLS, f"it was set aside after {kills} kills"
+
+    @staticmethod
+    def _is_gone(stage: Stage, pid: int) -> bool:
+        return pid not in stage.pids("worker_service").values()
 
     async def _holder(self, stage: Stage) -> int | None:
         """The process id of the worker that answers it, unless that one is dead already."""
