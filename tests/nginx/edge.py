@@ -114,7 +114,12 @@ class Edge:
         self._wait()
 
     def _wait(self) -> None:
+        """Until all of its processes have gone: a worker that is ending still takes connections, and answers none."""
         self._process.wait(30)
+        give_up_at = time.monotonic() + 30
+        while any(_listens(port) for port in self._ports.values()):
+            assert time.monotonic() < give_up_at, "a process of nginx goes on listening"
+            time.sleep(0.02)
         assert self._process.stderr is not None
         self._process.stderr.close()
 
