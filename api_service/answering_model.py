@@ -7,7 +7,7 @@ from askmesh_client import GenerationClient, GenerationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.sampling import every
-from questions.models import UNKNOWN, identity, remember, remembered
+from models.identity import UNKNOWN, identity, remember, remembered
 
 _LOOK_SECONDS: Final = 2.0
 _CALL_SECONDS: Final = 1.0

@@ -39,6 +39,7 @@ from api_service.readiness import AbsentError, Helper, Readiness
 from api_service.sampling import MeshIdentity, every, every_second
 from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
+from fleet.processes import ProcessRecord, shown_settings
 from foundation.background import Background
 from foundation.database import create_engine
 from foundation.redis_client import Mesh, MeshRedis, create_redis
@@ -57,11 +58,10 @@ from foundation.settings import (
     SettingsError,
     load,
 )
-from questions.hints import Hints, celery_app
-from questions.ledger import fold_by_itself, read_days
-from questions.migrations import needed_revision
-from questions.processes import ProcessRecord, shown_settings
-from questions.wakeups import Wakeups
+from live.hints import Hints, celery_app
+from live.wakeups import Wakeups
+from owners.ledger import fold_by_itself, read_days
+from schema.migrations import needed_revision
 
 _FOLD_SECONDS = 10
 _WITHOUT_REDIS = "answers come from PostgreSQL, text is not seen before its end, each process counts requests by itself"

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.problems import UNAVAILABLE, Code, ProblemError
 from foundation.database_errors import DATABASE_ERRORS, READ_ONLY, UnsuitableSessionError, explain, is_outage, sqlstate
-from questions.migrations import engine_is_up_to_date
+from schema.migrations import engine_is_up_to_date
 
 logger = logging.getLogger(__name__)
 

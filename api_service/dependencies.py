@@ -19,7 +19,7 @@ from api_service.questions.service import QuestionService
 from api_service.questions.watcher import Watcher
 from api_service.readiness import Readiness, Report
 from foundation.background import Background
-from questions.ledger import Spent
+from owners.ledger import Spent
 
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

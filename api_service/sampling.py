@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.database import is_unavailable
+from fleet.mesh import read_mesh_id
 from foundation.outages import Outage
 from foundation.redis_client import Mesh
-from questions.mesh import read_mesh_id
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.sampling import every_second
-from questions.turns import Flow, Turns, sample
+from owners.turns import Flow, Turns, sample
 
 # Of the newest sample in the average; the pace follows a change within about ten samples.
 _WEIGHT: Final = 0.2

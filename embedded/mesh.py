@@ -103,7 +103,7 @@ class Mesh:
 
     def migrations(self) -> Program:
         """What must succeed before services start."""
-        return self._service("migrations", module="questions.migrations", withheld=_MODEL_SERVER)
+        return self._service("migrations", module="schema.migrations", withheld=_MODEL_SERVER)
 
     def services(self) -> list[list[Program]]:
         """Those that start together, in the order of their starts."""

@@ -31,7 +31,7 @@ _PAUSE_SECONDS: Final = 1.0
 """Between two times that all connections are given up: a full server is not asked for a connection a call."""
 _PROBE_SECONDS: Final = 60
 _SETTLED_SECONDS: Final = 3.0
-"""Longer than between two echoes (questions.signals) while Redis does not serve."""
+"""Longer than between two echoes (live.signals) while Redis does not serve."""
 # Replies that speak of our keys and scripts, and not of the server.
 _OF_OURS: Final = ("NOSCRIPT", "WRONGTYPE")
 

@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from operations.running import Age, run
 from operations.tables import show_table
-from questions import api_keys
-from questions.api_keys import TENANT, ApiKey
-from questions.limits import LimitOverrides
-from questions.roles import Role
+from owners import api_keys
+from owners.api_keys import TENANT, ApiKey
+from owners.limits import LimitOverrides
+from owners.roles import Role
 
 _COLUMNS = ("id", "key begins", "tenant", "role", "created", "expires", "state", "limits")
 

@@ -5,8 +5,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.mesh import renew_mesh_id
-from questions.tables import claimed_turns
+from fleet.mesh import renew_mesh_id
+from schema.tables import claimed_turns
 
 SKIPPED: Final = 1_000_000_000
 """More numbers than any mesh gives out between a backup and a failure. They end at 2^53, 9 million restores away."""

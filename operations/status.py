@@ -8,11 +8,11 @@ import click
 import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from fleet import processes
+from fleet.processes import Process
 from operations.running import run
 from operations.tables import age, show_table
-from questions import processes
 from questions.overview import OwnersQueue, Queue, read_leases, read_queue, read_queue_by_owner
-from questions.processes import Process
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

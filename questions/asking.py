@@ -11,11 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.database import fetch
-from questions.models import UNKNOWN
+from models.identity import UNKNOWN
+from owners.concurrency_limit import Room, RoomTakenError, refusal
+from owners.turns import Priority
 from questions.reading import Question
-from questions.room import Room, RoomTakenError, refusal
 from questions.states import LIVE, FinishReason, State
-from questions.turns import Priority
 
 MAX_ID = 2**53 - 1
 """Largest id: the largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""

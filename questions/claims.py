@@ -11,7 +11,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.database import fetch
-from questions.answer_stream import Usage
+from live.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 
 SUSPECT_FROM = 3

@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
-from questions.answer_cache import forget
-from questions.answer_stream import drop_texts
+from live.answer_cache import forget
+from live.answer_stream import drop_texts
 from questions.reading import ITS_OWN
 
 _FIND_ANSWER = text(f"SELECT answer_id FROM questions WHERE {ITS_OWN}")

@@ -9,10 +9,10 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from owners.turns import Flow, Priority, next_turn
 from questions.asking import Ask, accept
 from questions.claims import SUSPECT_FROM
 from questions.states import State
-from questions.turns import Flow, Priority, next_turn
 
 _BATCH = 1_000
 

@@ -13,8 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from owners.ledger import fold
 from questions.claims import POISON_FROM, SUSPECT, SUSPECT_FROM
-from questions.ledger import fold
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from embedded.postgresql import PostgreSQL
 from foundation.redis_client import Mesh, MeshRedis, create_redis
 from foundation.settings import RedisSettings
-from questions.migrations.__main__ import migrate
+from schema.migrations.__main__ import migrate
 
 T = TypeVar("T")
 

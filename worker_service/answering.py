@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
-from questions import claims, ledger
+from owners import ledger
+from questions import claims
 from questions.claims import Claim, Result
 from questions.states import ErrorReason
 from worker_service.engine_gate import EngineGate

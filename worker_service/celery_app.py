@@ -26,7 +26,7 @@ from foundation.settings import (
     WorkerSettings,
     load,
 )
-from questions.hints import celery_app
+from live.hints import celery_app
 from worker_service.asyncio_pool import AsyncioPool
 from worker_service.consumer import HintConsumer
 from worker_service.runtime import Runtime, RuntimeSettings

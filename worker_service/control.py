@@ -12,7 +12,7 @@ from askmesh.llm.v1.generation_service_pb2 import Completed, TextDelta
 from askmesh_client import GenerationClient, GenerationError, OverloadedError
 
 from foundation.settings import GenerationSettings
-from questions.prompts import CONTROL_TOKENS, control_spec
+from questions.requests import CONTROL_TOKENS, control_spec
 from worker_service.engine_gate import EngineGate
 from worker_service.outcomes import Failed, outcome_of_error
 

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
-from questions.answer_stream import close_texts, drop_texts, running_texts
+from live.answer_stream import close_texts, drop_texts, running_texts
 from worker_service.outages import DATABASE_ERRORS, Outage
 
 _ROUND_SECONDS: Final = 600.0

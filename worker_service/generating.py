@@ -15,11 +15,11 @@ from askmesh_client import GenerationClient, GenerationError, GenerationStream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
+from live.answer_stream import Usage
+from models.identity import identity
 from questions import claims
-from questions.answer_stream import Usage
 from questions.claims import Claim
-from questions.models import identity
-from questions.prompts import generation_spec, request_for
+from questions.requests import generation_spec, request_for
 from questions.states import FinishReason
 from worker_service.control import Progress
 from worker_service.engine_gate import EngineGate

@@ -18,7 +18,7 @@ from askmesh_client import (
 )
 from grpc import StatusCode
 
-from questions.answer_stream import Usage
+from live.answer_stream import Usage
 from questions.claims import Result
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.engine_gate import LONGEST_RETRY_AFTER_SECONDS

@@ -14,6 +14,8 @@ from typing import Final
 from askmesh_client import GenerationClient, TlsFiles
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from fleet.mesh import read_mesh_id
+from fleet.processes import ProcessRecord, shown_settings
 from foundation import garbage
 from foundation.background import Background
 from foundation.database import create_engine
@@ -30,11 +32,9 @@ from foundation.settings import (
     RedisSettings,
     WorkerSettings,
 )
-from questions.mesh import read_mesh_id
-from questions.migrations import engine_is_up_to_date, needed_revision
-from questions.processes import ProcessRecord, shown_settings
-from questions.signals import ENDED_CHANNEL, Subscriber
-from questions.wakeups import WAIT_SECONDS
+from live.signals import ENDED_CHANNEL, Subscriber
+from live.wakeups import WAIT_SECONDS
+from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering import Answering
 from worker_service.claiming import Claimer
 from worker_service.control import Control, Prober

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
 from foundation.settings import WorkerSettings
-from questions.owners import are_several
-from questions.signals import publish_ended
+from live.signals import publish_ended
+from owners.census import are_several
 from questions.sweeping import Availability, sweep
 from worker_service.outages import DATABASE_ERRORS, Outage, describe
 from worker_service.shares import Shares

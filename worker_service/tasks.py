@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from questions.hints import TASK
+from live.hints import TASK
 from worker_service.asyncio_pool import await_
 from worker_service.consumer import HintRequest
 from worker_service.slots import Slots

@@ -10,7 +10,7 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from foundation.redis_client import MeshRedis
-from questions.answer_stream import (
+from live.answer_stream import (
     Append,
     FencedError,
     Opened,

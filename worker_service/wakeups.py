@@ -4,7 +4,7 @@ import asyncio
 from typing import Final
 
 from foundation.redis_client import MeshRedis
-from questions.wakeups import next_wakeup
+from live.wakeups import next_wakeup
 from worker_service.outages import Outage
 from worker_service.slots import Slots
 from worker_service.texts import REDIS_ERRORS

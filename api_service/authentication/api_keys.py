@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.authentication.principal import Principal
 from api_service.database import reach, unavailable
-from questions.api_keys import ValidKey, find, hash_of, is_well_formed
+from owners.api_keys import ValidKey, find, hash_of, is_well_formed
 
 _VALID_SECONDS: Final = 4.0
 """For so long an answer of PostgreSQL is believed, from when it was asked: a revoked key is refused within 5 s."""

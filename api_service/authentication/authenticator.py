@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 
 from api_service.authentication.principal import Principal
 from api_service.problems import Code, ProblemError
-from questions.api_keys import PREFIX
+from owners.api_keys import PREFIX
 
 _REMEDY = "Send an API key as `Authorization: Bearer askmesh_…` or `X-API-Key: askmesh_…`"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from api_service.problems import Code, ProblemError
-from questions.limits import NO_OVERRIDES, LimitOverrides
-from questions.roles import Role
+from owners.limits import NO_OVERRIDES, LimitOverrides
+from owners.roles import Role
 
 
 @dataclass(frozen=True, slots=True)

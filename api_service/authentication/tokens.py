@@ -12,8 +12,8 @@ from api_service.authentication.issuer_keys import ALGORITHMS, IssuerKeys
 from api_service.authentication.principal import Principal
 from api_service.problems import Code, ProblemError
 from foundation.settings import AccessSettings
-from questions.api_keys import TENANT
-from questions.roles import Role
+from owners.api_keys import TENANT
+from owners.roles import Role
 
 logger = logging.getLogger(__name__)
 

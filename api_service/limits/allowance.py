@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from foundation.settings import LimitSettings
-from questions.limits import LimitOverrides
+from owners.limits import LimitOverrides
 
 
 @dataclass(frozen=True, slots=True)

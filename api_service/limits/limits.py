@@ -18,8 +18,8 @@ from api_service.problems import Code, ProblemError
 from api_service.turns import TurnKeeper
 from foundation.redis_client import MeshRedis
 from foundation.settings import LimitSettings
-from questions.limits import NO_OVERRIDES
-from questions.room import NoRoomError, Room
+from owners.concurrency_limit import NoRoomError, Room
+from owners.limits import NO_OVERRIDES
 
 _STREAM_RETRY_SECONDS: Final = 5
 

@@ -2,8 +2,8 @@
 
 from api_service.authentication.principal import Principal
 from api_service.problems import Code, FieldError, ProblemError
-from questions.roles import Role
-from questions.turns import Priority
+from owners.roles import Role
+from owners.turns import Priority
 
 
 def check_priority(caller: Principal, priority: Priority | None) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.ledger import ENTRY_SECONDS, Budget, read_budgets
+from owners.ledger import ENTRY_SECONDS, Budget, read_budgets
 
 _FRESH_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 1.0

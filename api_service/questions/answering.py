@@ -3,7 +3,7 @@
 from api_service.questions.languages import Language, language_of
 from api_service.questions.phrases import FAILURES, NOT_READY, answer_text
 from api_service.questions.schemas import AnswerError, AnswerResponse, Usage
-from questions.models import model_id
+from models.identity import model_id
 from questions.reading import Question
 
 

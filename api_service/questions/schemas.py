@@ -21,10 +21,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api_service.problems import Code, FieldError, ProblemError
+from owners.turns import Priority
 from questions.asking import MAX_ID
 from questions.erasing import Erased
 from questions.states import ErrorReason, FinishReason, State
-from questions.turns import Priority
 
 # json.loads takes "\ud800", which neither UTF-8 nor PostgreSQL can hold.
 _SURROGATES = re.compile("[\ud800-\udfff]")

@@ -29,20 +29,20 @@ from foundation.background import watched
 from foundation.correlation import current_request_id
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, QuestionSettings
+from live.answer_cache import AnswerCache
+from live.hints import Hints
+from live.signals import publish_ended, publish_erased
+from live.wakeups import Wakeups
+from owners.concurrency_limit import NoRoomError
+from owners.turns import Flow, Priority
 from questions import reading
-from questions.answer_cache import AnswerCache
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay
 from questions.erasing import Erased, erase
-from questions.hints import Hints
 from questions.listing import Page, Place, Wanted, list_questions
-from questions.prompts import request_for
 from questions.reading import Question
-from questions.room import NoRoomError
-from questions.signals import publish_ended, publish_erased
+from questions.requests import request_for
 from questions.states import State
-from questions.turns import Flow, Priority
-from questions.wakeups import Wakeups
 
 logger = logging.getLogger(__name__)
 

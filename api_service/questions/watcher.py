@@ -20,10 +20,10 @@ from api_service.questions.queue_estimate import SAMPLE_SIZE
 from api_service.questions.watch import Surroundings, Watch, WatchedAnswer, WatchedQuestion
 from foundation.background import Background
 from foundation.redis_client import MeshRedis
-from questions import answer_stream
-from questions.answer_stream import FINAL_CHANNEL, Chunk, parse_ids, text_channel
+from live import answer_stream
+from live.answer_stream import FINAL_CHANNEL, Chunk, parse_ids, text_channel
+from live.signals import Subscriber
 from questions.reading import Question, read_changed, read_queue
-from questions.signals import Subscriber
 from questions.states import State
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
 from api_service.documentation import problems
 from api_service.limits.allowance import Allowance
 from api_service.problems import Code, FieldError, ProblemError
-from questions.api_keys import TENANT
-from questions.ledger import Spent
-from questions.roles import Role
+from owners.api_keys import TENANT
+from owners.ledger import Spent
+from owners.roles import Role
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
 

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.valkey import Valkey
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings, GenerationSettings, LlmClientSettings
+from models.identity import identity, remember, remembered
 from questions import claims
-from questions.models import identity, remember, remembered
 from questions.states import FinishReason, State
 from tests.api_service.answers import claim
 from tests.api_service.serving import client_of, serving, settings_for, until

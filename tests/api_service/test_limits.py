@@ -23,9 +23,9 @@ from api_service.turns import TurnKeeper
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
 from foundation.settings import LimitSettings
-from questions.limits import LimitOverrides
-from questions.roles import Role
-from questions.room import NoRoomError, Room, refusal
+from owners.concurrency_limit import NoRoomError, Room, refusal
+from owners.limits import LimitOverrides
+from owners.roles import Role
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at

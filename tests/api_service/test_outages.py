@@ -19,7 +19,7 @@ from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
 from foundation.database import create_engine
 from foundation.settings import BrokerSettings, DatabaseSettings
-from questions.migrations.__main__ import migrate
+from schema.migrations.__main__ import migrate
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.servers import execute, run_apart

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.questions.languages import Language
 from api_service.questions.phrases import ACCEPTED, FAILED, FAILURES, NOT_READY
 from embedded.valkey import BROKER_DATABASE, Valkey
-from questions.signals import ENDED_CHANNEL
+from live.signals import ENDED_CHANNEL
 from questions.states import ErrorReason
 from questions.sweeping import sweep
 from tests.api_service import answers

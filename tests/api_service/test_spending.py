@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.limits import spending
 from api_service.limits.limits import duration
 from api_service.limits.spending import Spending, SpendingReader
-from questions.ledger import Budget
+from owners.ledger import Budget
 from tests.api_service.serving import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]

@@ -6,8 +6,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
-from questions import answer_stream, claims
-from questions.answer_stream import Append, Usage, Whole
+from live import answer_stream
+from live.answer_stream import Append, Usage, Whole
+from questions import claims
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.answers import claim
 from tests.questions.actors import MODEL

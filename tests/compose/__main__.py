@@ -182,7 +182,7 @@ class Run:
         with TemporaryDirectory() as folder:
             Path(folder, "v9999_next.py").write_text(_MIGRATION.format(head=head))
             for service in SERVICES:
-                steps = "/venv/lib/python3.12/site-packages/questions/migrations/versions/"
+                steps = "/venv/lib/python3.12/site-packages/schema/migrations/versions/"
                 copy = "" if service == "llm_service" else f"COPY v9999_next.py {steps}\n"
                 Path(folder, "Dockerfile").write_text(f"FROM askmesh/{service}:{old}\nLABEL release=next\n{copy}")
                 stack.run("docker", "build", "--tag", f"askmesh/{service}:{new}", folder)

@@ -60,7 +60,7 @@ PROGRAMS = {
     "api_service": "api_service",
     "worker_service": "worker_service",
     "llm_service": "llm_service",
-    "migrations": "questions/migrations",
+    "migrations": "schema/migrations",
     "operations": "operations",
 }
 """Where the program of each container of ours is."""

@@ -21,7 +21,7 @@ def finds(service: str, module: str) -> bool:
     return done.returncode == 0
 
 
-@pytest.mark.parametrize("service", ["api_service", "worker_service", "llm_service", "questions.migrations"])
+@pytest.mark.parametrize("service", ["api_service", "worker_service", "llm_service", "schema.migrations"])
 def test_a_service_does_not_find_the_tools_of_the_tests(service: str) -> None:
     assert finds(service, "askmesh_client")
     assert not finds(service, "hypothesis")

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.database import BY_INDEX, SESSION, check_session, create_engine, fetch
 from foundation.database_errors import UnsuitableSessionError
 from foundation.settings import DatabaseSettings
-from questions.migrations.__main__ import migrate
-from questions.migrations.requirements import UnsuitableDatabaseError
+from schema.migrations.__main__ import migrate
+from schema.migrations.requirements import UnsuitableDatabaseError
 from tests.debian_postgresql import DebianPostgresql, debian_postgresql, pgbouncer
 
 pytestmark = pytest.mark.integration
@@ -76,7 +76,7 @@ async def test_pooling_by_transaction_is_found_out_by_services(server: DebianPos
 def test_the_log_of_the_migrations_has_the_remedy(server: DebianPostgresql) -> None:
     with pgbouncer(server, "transaction") as port:
         done = subprocess.run(
-            [sys.executable, "-m", "questions.migrations"],
+            [sys.executable, "-m", "schema.migrations"],
             env={"ASKMESH_DATABASE_URL": server.url(port=port), "PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,

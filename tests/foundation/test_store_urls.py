@@ -3,7 +3,7 @@ from pydantic import SecretStr
 
 from foundation.redis_client import create_redis
 from foundation.settings import BrokerSettings, RedisSettings, SettingsError, load
-from questions.hints import celery_app
+from live.hints import celery_app
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from foundation.broker_tls import split_tls
 from foundation.database import create_engine
 from foundation.redis_client import create_redis
 from foundation.settings import BrokerSettings, DatabaseSettings, RedisSettings
-from questions.hints import celery_app
-from questions.migrations import engine_is_up_to_date, needed_revision
-from questions.migrations.__main__ import migrate
+from live.hints import celery_app
+from schema.migrations import engine_is_up_to_date, needed_revision
+from schema.migrations.__main__ import migrate
 from tests.certificates import make_certificates
 from tests.tls_servers import HOST, OTHER_HOST, postgresql_with_tls, tls_in_front_of
 

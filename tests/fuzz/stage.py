@@ -12,10 +12,11 @@ from api_service.app import create_app
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
 from foundation.settings import AccessSettings
-from questions import answer_stream, claims
-from questions.answer_stream import Append, Usage
-from questions.api_keys import create
-from questions.roles import Role
+from live import answer_stream
+from live.answer_stream import Append, Usage
+from owners.api_keys import create
+from owners.roles import Role
+from questions import claims
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.serving import serving_app, settings_for, until
 from tests.questions.actors import asked

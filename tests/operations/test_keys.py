@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from operations.commands import askmesh
-from questions.api_keys import is_well_formed
+from owners.api_keys import is_well_formed
 
 pytestmark = pytest.mark.integration
 

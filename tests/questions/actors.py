@@ -8,11 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
+from models.identity import identity
 from questions.asking import Accepted, Ask, accept
 from questions.claims import Claim, Result, claim, register_worker
-from questions.models import identity
-from questions.prompts import request_for
 from questions.reading import Question, read
+from questions.requests import request_for
 from questions.states import FinishReason, State
 
 OWNER = "local"

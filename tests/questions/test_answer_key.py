@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foundation.settings import GenerationSettings
 from questions.answer_key import answer_key, normalise
-from questions.prompts import request_for
+from questions.requests import request_for
 
 SETTINGS = GenerationSettings()
 MODEL = "small@1"

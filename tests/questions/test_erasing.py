@@ -5,12 +5,12 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
-from questions.answer_cache import AnswerCache
-from questions.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
+from live.answer_cache import AnswerCache
+from live.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
+from live.signals import publish_erased
 from questions.claims import finish
 from questions.erasing import Erased, erase
 from questions.reading import read
-from questions.signals import publish_erased
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 from tests.servers import redis_at

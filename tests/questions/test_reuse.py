@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from models.identity import UNKNOWN, identity, model_id, remember, remembered
 from questions.asking import Accepted, Source, accept
 from questions.claims import Result, finish
-from questions.models import UNKNOWN, identity, model_id, remember, remembered
 from questions.states import FinishReason, State
 from tests.questions import former_release
 from tests.questions.actors import MODEL, asked, claim_one, completed, question, rows, seen, worker

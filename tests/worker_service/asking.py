@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
 from questions.asking import Ask, accept
-from questions.prompts import request_for
+from questions.requests import request_for
 
 
 async def ask(

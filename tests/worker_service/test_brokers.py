@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import BrokerSettings
-from questions.hints import Hints, celery_app
+from live.hints import Hints, celery_app
 from tests.worker_service.amqp_proxy import CONSUME, amqp_proxy
 from tests.worker_service.asking import ask, states
 from tests.worker_service.brokers import QUEUE, Broker, Rabbit, RedisBroker, run_broker

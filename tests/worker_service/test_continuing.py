@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
+from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
 from questions import claims
-from questions.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at

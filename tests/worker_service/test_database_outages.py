@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.postgresql import PostgreSQL
 from foundation.database import create_engine
 from foundation.settings import DatabaseSettings
-from questions.migrations.__main__ import migrate
+from schema.migrations.__main__ import migrate
 from tests.servers import execute
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker

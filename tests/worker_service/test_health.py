@@ -10,7 +10,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub  # type: ignore[import-unt
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.ports import HOST, free_port, listen, port_of
-from questions.migrations.__main__ import migrate
+from schema.migrations.__main__ import migrate
 from tests.worker_service.asking import ask
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
-from questions.answer_stream import Cursor, read_texts
+from live.answer_stream import Cursor, read_texts
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, text_of, watch
 from tests.api_service.sse import ask as ask_api

@@ -11,10 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
+from owners.ledger import Spent, read_days
 from questions.claims import Claim
-from questions.ledger import Spent, read_days
-from questions.prompts import request_for
 from questions.reading import cancel
+from questions.requests import request_for
 from tests.fakes.model_server import FakeModelServer, Options
 from tests.worker_service.asking import ask
 from tests.worker_service.in_process import Worker, working

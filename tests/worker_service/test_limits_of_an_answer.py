@@ -11,8 +11,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
+from live.answer_stream import Cursor, read_texts
 from questions import claims
-from questions.answer_stream import Cursor, read_texts
 from questions.claims import Claim, Result
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
-from questions.models import model_id
+from models.identity import model_id
 from questions.sweeping import sweep
 from tests.fakes.model_server import expected_answer
 from tests.llm_service.processes import model_process

@@ -5,7 +5,7 @@ from askmesh.llm.v1.generation_service_pb2 import Completed
 from askmesh_client.errors import STATUS_ERRORS, GenerationError
 from grpc import StatusCode
 
-from questions.answer_stream import Usage
+from live.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.outcomes import (
     Broken,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.answer_stream import Cursor, read_texts
-from questions.signals import ENDED_CHANNEL
+from live.answer_stream import Cursor, read_texts
+from live.signals import ENDED_CHANNEL
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
 from tests.worker_service.asking import answers, ask

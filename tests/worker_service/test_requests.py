@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings
+from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
+from models.identity import identity
 from questions import claims
-from questions.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
-from questions.models import identity
 from questions.states import FinishReason
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to

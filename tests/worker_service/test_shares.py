@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.api_keys import create
+from owners.api_keys import create
+from owners.census import are_several
+from owners.roles import Role
 from questions.claims import MOST_PASSED_OVER, claim, register_worker
-from questions.owners import are_several
-from questions.roles import Role
 from tests.questions.actors import rows
 from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker

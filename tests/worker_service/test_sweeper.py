@@ -5,8 +5,8 @@ from sqlalchemy import text
 
 from foundation.redis_client import MeshRedis
 from foundation.settings import WorkerSettings
+from live.answer_stream import FINAL_CHANNEL
 from questions import claims
-from questions.answer_stream import FINAL_CHANNEL
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import Worker
 from worker_service.outages import Outage

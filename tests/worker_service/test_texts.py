@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
-from questions.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
+from live.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from embedded.valkey import Valkey
 from foundation.settings import BrokerSettings, RedisSettings
-from questions.answer_stream import FINAL_CHANNEL, Cursor, read_texts, text_channel
-from questions.signals import ENDED_CHANNEL
+from live.answer_stream import FINAL_CHANNEL, Cursor, read_texts, text_channel
+from live.signals import ENDED_CHANNEL
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import ask, text_of, watch, watching
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer

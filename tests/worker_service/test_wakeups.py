@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis_client import MeshRedis
-from questions.wakeups import WAIT_SECONDS
+from live.wakeups import WAIT_SECONDS
 from tests.servers import redis_at
 from tests.worker_service.asking import ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService

@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.settings import BrokerSettings, GenerationSettings
-from questions.hints import Hints, celery_app
-from questions.models import identity
+from live.hints import Hints, celery_app
+from live.signals import publish_ended
+from models.identity import identity
 from questions.reading import cancel
-from questions.signals import publish_ended
 from tests.servers import redis_at
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker

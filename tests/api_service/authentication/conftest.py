@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.app import create_app
 from embedded.valkey import Valkey
 from foundation.settings import AccessSettings
-from questions.api_keys import create
-from questions.roles import Role
+from owners.api_keys import create
+from owners.roles import Role
 from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, Issuer, issuing
 from tests.api_service.serving import client_of, serving_app, settings_for
 

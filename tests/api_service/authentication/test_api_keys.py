@@ -18,8 +18,8 @@ from api_service.problems import Code, ProblemError
 from foundation.database import create_engine
 from foundation.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
-from questions.api_keys import ValidKey, create, find, hash_of, new_key, revoke
-from questions.roles import Role
+from owners.api_keys import ValidKey, create, find, hash_of, new_key, revoke
+from owners.roles import Role
 from tests.questions.actors import rows
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]

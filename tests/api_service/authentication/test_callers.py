@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.app import create_app
 from embedded.valkey import Valkey
 from foundation.settings import AccessSettings
-from questions.api_keys import create, revoke
-from questions.roles import Role
+from owners.api_keys import create, revoke
+from owners.roles import Role
 from tests.api_service import answers
 from tests.api_service.authentication.conftest import Caller, Callers
 from tests.api_service.authentication.issuer import token

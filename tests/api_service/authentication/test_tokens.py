@@ -21,7 +21,7 @@ from api_service.authentication.principal import Principal
 from api_service.authentication.tokens import Tokens
 from api_service.problems import Code, ProblemError
 from foundation.settings import AccessSettings
-from questions.roles import Role
+from owners.roles import Role
 from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, SIGNERS, Issuer, claims, issuing, public, token
 
 pytestmark = pytest.mark.integration

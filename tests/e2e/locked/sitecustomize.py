@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[3]
 _OURS = {"askmesh", "askmesh-client"}
 # As their images have it.
 _LOCKS = {name: name for name in ("api_service", "worker_service", "llm_service")} | {
-    "questions.migrations": "api_service"
+    "schema.migrations": "api_service"
 }
 
 

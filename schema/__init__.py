@@ -1,0 +1,1 @@
+"""The tables of PostgreSQL, and how a database gets them."""
