@@ -7,6 +7,7 @@ import orjson
 from redis.exceptions import RedisError, ResponseError
 
 from foundation.redis_client import MeshRedis
+from live.answer_stream import drop_texts
 from questions.reading import Question
 from questions.states import ErrorReason, FinishReason, State
 
@@ -61,9 +62,14 @@ class AnswerCache:
             return None
 
 
-async def forget(redis: MeshRedis, question_id: int) -> None:
-    """Drop a question that is erased, and take it no more from readers who had read it before. Raises RedisError."""
+async def forget(redis: MeshRedis, question_id: int, answer_id: int | None = None) -> None:
+    """Drop a question that is erased, and take it no more from readers who had read it before.
+
+    ``answer_id``: of the answer that is erased with it, whose text is dropped too. Raises RedisError.
+    """
     await redis.set(_key(redis, question_id), b"", ex=_SECONDS)
+    if answer_id is not None:
+        await drop_texts(redis, [answer_id])
 
 
 def _key(redis: MeshRedis, question_id: int) -> str:

@@ -1,14 +1,15 @@
 """Removing a question for good, and its answer with all traces once nobody else has asked for it."""
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
-from live.answer_cache import forget
-from live.answer_stream import drop_texts
 from questions.reading import ITS_OWN
+
+Forget = Callable[[int, int | None], Awaitable[None]]
+"""Has all copies of a question forgotten, and with an answer's id those of its text. Raises where it cannot."""
 
 _FIND_ANSWER = text(f"SELECT answer_id FROM questions WHERE {ITS_OWN}")
 _LOCK_ANSWER = text("SELECT id FROM answers WHERE id = :answer_id FOR UPDATE")
@@ -40,14 +41,12 @@ class Erased(StrEnum):
     KEPT = "kept"
 
 
-async def erase(
-    engine: AsyncEngine, redis: MeshRedis, owner: str, question_id: int
-) -> tuple[Erased, int | None] | None:
+async def erase(engine: AsyncEngine, owner: str, question_id: int, forget: Forget) -> tuple[Erased, int | None] | None:
     """Remove the question; its answer too if no other question refers to it, else let nobody else join it.
 
     Returns what became of the answer, and its id if a worker may still be writing it and should be told. None: the
-    owner has no such question. Raises RedisError, having changed nothing, where Redis cannot forget its copies: what
-    was erased must not be read there again when it is back.
+    owner has no such question. Raises what ``forget`` raises, having changed nothing: what was erased must not be read
+    again from a copy.
     """
     question = {"question_id": question_id, "owner": owner}
     async with engine.begin() as connection:
@@ -62,7 +61,5 @@ async def erase(
         ended = gone or (await connection.execute(_KEEP_ANSWER, answer)).scalar_one()
         # Before the commit: killed in between, this process leaves a question that can be erased again, and no copy of
         # one that cannot.
-        await forget(redis, question_id)
-        if gone:
-            await drop_texts(redis, [answer_id])
+        await forget(question_id, answer_id if gone else None)
     return (Erased.ERASED if gone else Erased.KEPT), (answer_id if ended else None)

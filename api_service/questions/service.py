@@ -29,7 +29,7 @@ from foundation.background import watched
 from foundation.correlation import current_request_id
 from foundation.redis_client import MeshRedis
 from foundation.settings import GenerationSettings, QuestionSettings
-from live.answer_cache import AnswerCache
+from live.answer_cache import AnswerCache, forget
 from live.hints import Hints
 from live.signals import publish_ended, publish_erased
 from live.wakeups import Wakeups
@@ -183,7 +183,7 @@ class QuestionService:
     async def erase(self, owner: str, question_id: int) -> Erased:
         """End the question and remove it for good; says what became of its answer."""
         try:
-            erased = await reach(lambda: erase(self._engine, self._redis, owner, question_id))
+            erased = await reach(lambda: erase(self._engine, owner, question_id, partial(forget, self._redis)))
         except RedisError as error:
             raise ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE, headers={"Retry-After": "2"}) from error
         if erased is None:

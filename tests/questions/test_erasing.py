@@ -1,11 +1,12 @@
 import asyncio
+from functools import partial
 
 import pytest
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis_client import MeshRedis
-from live.answer_cache import AnswerCache
+from live.answer_cache import AnswerCache, forget
 from live.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
 from live.signals import publish_erased
 from questions.claims import finish
@@ -34,8 +35,8 @@ async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngin
     await cache.put(question)
     assert await cache.get(OWNER, asked.question_id) == question
 
-    assert await erase(engine, redis, "somebody else", asked.question_id) is None
-    assert await erase(engine, redis, OWNER, asked.question_id) == (Erased.ERASED, current.answer_id)
+    assert await erase(engine, "somebody else", asked.question_id, partial(forget, redis)) is None
+    assert await erase(engine, OWNER, asked.question_id, partial(forget, redis)) == (Erased.ERASED, current.answer_id)
     assert await stored(engine) == (0, 0)
     await publish_erased(redis, [current.answer_id])
     assert await read(engine, OWNER, asked.question_id) is None
@@ -44,7 +45,7 @@ async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngin
     assert await cache.get(OWNER, asked.question_id) is None
     texts = [await redis.get(key) for key in await redis.keys("*") if await redis.type(key) == b"string"]
     assert set(texts) <= {b""}
-    assert await erase(engine, redis, OWNER, asked.question_id) is None
+    assert await erase(engine, OWNER, asked.question_id, partial(forget, redis)) is None
     again = await ask(engine, "why?", key=b"k", body=b"other")  # the key is free
     assert not again.replayed
 
@@ -54,18 +55,18 @@ async def test_an_answer_stays_for_those_who_share_it_and_for_nobody_new(engine:
     current = await claim_one(engine, await worker(engine))
     assert await finish(engine, current, completed("because"), 60)
     second = await ask(engine, "why?")
-    assert await erase(engine, redis, OWNER, first.question_id) == (Erased.KEPT, None)
+    assert await erase(engine, OWNER, first.question_id, partial(forget, redis)) == (Erased.KEPT, None)
     assert (await seen(engine, second.question_id)).text == "because"
     third = await ask(engine, "why?")
     assert (await seen(engine, third.question_id)).state is State.QUEUED
-    assert await erase(engine, redis, OWNER, second.question_id) == (Erased.ERASED, current.answer_id)
+    assert await erase(engine, OWNER, second.question_id, partial(forget, redis)) == (Erased.ERASED, current.answer_id)
 
 
 async def test_nobody_generates_on_for_a_question_that_is_erased(engine: AsyncEngine, redis: MeshRedis) -> None:
     asked = await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     await open_text(redis, current.answer_id, current.token, 0, create=True)
-    assert await erase(engine, redis, OWNER, asked.question_id) == (Erased.ERASED, current.answer_id)
+    assert await erase(engine, OWNER, asked.question_id, partial(forget, redis)) == (Erased.ERASED, current.answer_id)
     piece = Append(current.answer_id, current.token, 0, b"too late", Usage())
     assert await append(redis, [piece]) == [Refusal.MISSING]
     await publish_erased(redis, [current.answer_id])
@@ -86,7 +87,7 @@ async def test_an_answer_ends_with_the_last_question_that_waits_for_it(engine: A
         "UPDATE questions SET ended = 'cancelled', ended_at = now() WHERE id = :id RETURNING id",
         id=second.question_id,
     )
-    assert await erase(engine, redis, OWNER, first.question_id) == (Erased.KEPT, current.answer_id)
+    assert await erase(engine, OWNER, first.question_id, partial(forget, redis)) == (Erased.KEPT, current.answer_id)
     assert (await seen(engine, second.question_id)).state is State.CANCELLED
     assert not await finish(engine, current, completed(), 60)
     assert await stored(engine) == (1, 1)
@@ -96,7 +97,7 @@ async def test_nothing_is_erased_while_a_copy_cannot_be(engine: AsyncEngine) -> 
     asked = await ask(engine, "why?")
     nowhere = redis_at("redis://127.0.0.1:1")
     with pytest.raises(RedisError):
-        await erase(engine, nowhere, OWNER, asked.question_id)
+        await erase(engine, OWNER, asked.question_id, partial(forget, nowhere))
     await nowhere.aclose()
     assert (await seen(engine, asked.question_id)).state is State.QUEUED
 
@@ -108,13 +109,13 @@ async def test_erasing_races_with_asking_and_answering(engine: AsyncEngine, redi
         first = await ask(engine, words)
         current = await claim_one(engine, mine)
         results = await asyncio.gather(
-            erase(engine, redis, OWNER, first.question_id),
-            erase(engine, redis, OWNER, first.question_id),
+            erase(engine, OWNER, first.question_id, partial(forget, redis)),
+            erase(engine, OWNER, first.question_id, partial(forget, redis)),
             finish(engine, current, completed("because"), 60),
             ask(engine, words),
         )
         assert sum(one is not None for one in results[:2]) == 1
         second = await seen(engine, results[3].question_id)
         assert second.state in (State.QUEUED, State.IN_PROGRESS, State.COMPLETED)
-        await erase(engine, redis, OWNER, results[3].question_id)
+        await erase(engine, OWNER, results[3].question_id, partial(forget, redis))
         assert await stored(engine) == (0, 0)
