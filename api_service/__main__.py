@@ -4,7 +4,7 @@ import logging
 import sys
 
 from api_service.app import Settings, create_app
-from api_service.server import listen, run
+from api_service.http.server import listen, run
 from foundation import contradictions
 from foundation.exposure import refuse_exposure
 from foundation.logs import configure_logging

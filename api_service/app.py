@@ -17,32 +17,32 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
-from api_service import health
-from api_service.answering_model import AnsweringModel
+from api_service.answers import endpoints as questions
 from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.local_guard import LocalGuard
-from api_service.backlog import Backlog
-from api_service.database import DatabaseWatch
+from api_service.core.admission.limits import Limits
+from api_service.core.answering_model import AnsweringModel
+from api_service.core.backlog import Backlog
+from api_service.core.database import DatabaseWatch
+from api_service.core.sampling import MeshIdentity, every, every_second
+from api_service.core.service import QuestionService
+from api_service.core.turns import TurnKeeper
+from api_service.core.watcher import Watcher
 from api_service.dependencies import AppState
-from api_service.direct_routes import DirectRoutes
-from api_service.documentation import ANY_PROBLEM, DocumentedApi
-from api_service.limits.limits import Limits
-from api_service.middleware import BodyLimit, HeadRequests, RequestIds
+from api_service.health import endpoints as health
+from api_service.health.readiness import AbsentError, Helper, Readiness
+from api_service.history import endpoints as collection
+from api_service.http.direct_routes import DirectRoutes
+from api_service.http.documentation import ANY_PROBLEM, DocumentedApi
+from api_service.http.middleware import BodyLimit, HeadRequests, RequestIds
+from api_service.http.problems import install_problem_handlers
 from api_service.page.endpoints import page_routes
-from api_service.problems import install_problem_handlers
-from api_service.questions import collection
-from api_service.questions import endpoints as questions
-from api_service.questions.service import QuestionService
-from api_service.questions.watcher import Watcher
-from api_service.readiness import AbsentError, Helper, Readiness
-from api_service.sampling import MeshIdentity, every, every_second
-from api_service.turns import TurnKeeper
 from api_service.usage import endpoints as usage
 from fleet.processes import ProcessRecord, shown_settings
 from foundation.background import Background
-from foundation.database import create_engine
-from foundation.redis_client import Mesh, MeshRedis, create_redis
+from foundation.postgresql.database import create_engine
+from foundation.redis import Mesh, MeshRedis, create_redis
 from foundation.settings import (
     PREFIX,
     AccessSettings,

@@ -12,7 +12,7 @@ from benchmarks.filling import add_copies
 from benchmarks.measured import middle, percentile
 from benchmarks.model_server import Profile
 from benchmarks.stage import Stage
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions import claims
 

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database_errors import DATABASE_ERRORS, is_defect
+from foundation.postgresql.errors import DATABASE_ERRORS, is_defect
 from foundation.settings import PREFIX, Group
 
 logger = logging.getLogger(__name__)

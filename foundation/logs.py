@@ -72,5 +72,5 @@ def configure_logging(service: str, settings: LogSettings) -> None:
     # A line a request or a SQL statement costs more than the request does and can hold what people asked. The pool has
     # one for each connection that it gives up.
     noisy_ones = ("httpx", "httpcore", "aiohttp.access", "uvicorn.access", "sqlalchemy.engine", "alembic.runtime")
-    for noisy in (*noisy_ones, "foundation.fair_pool"):
+    for noisy in (*noisy_ones, "foundation.postgresql.fair_pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -16,7 +16,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from foundation import database_errors
+from foundation.postgresql import errors as database_errors
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from foundation.loopback import is_loopback
-from foundation.postgresql_url import parse_postgresql_url
+from foundation.postgresql.url import parse_postgresql_url
 
 SHORTEST: Final = 12
 """Characters of the shortest password that is let through. 12 random letters and digits are 70 bits."""

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from foundation.postgresql_url import parse_postgresql_url
+from foundation.postgresql.url import parse_postgresql_url
 from foundation.secret_urls import weakness
 from foundation.store_urls import check_broker_url, check_redis_url
 

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from redis.exceptions import RedisError, ResponseError
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import drop_texts
 from questions.reading import Question
 from questions.states import ErrorReason, FinishReason, State

@@ -23,7 +23,7 @@ from typing import Final, Self
 
 import orjson
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live import text_scripts
 from questions.states import FinishReason
 

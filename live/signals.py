@@ -12,7 +12,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import bury_texts, close_texts
 from live.text_scripts import Script
 

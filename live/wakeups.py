@@ -8,7 +8,7 @@ from typing import Final
 
 from redis.exceptions import RedisError, ResponseError
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 
 _KEY: Final = "wakeups"
 _KIND: Final = "a wake-up"

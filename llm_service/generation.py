@@ -11,11 +11,11 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 
-from llm_service.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
-from llm_service.completions import TokenCounts
 from llm_service.errors import LlmError, Reason
-from llm_service.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
-from llm_service.markers import without_markers
+from llm_service.upstream.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
+from llm_service.upstream.completions import TokenCounts
+from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
+from llm_service.upstream.markers import without_markers
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import fetch
+from foundation.postgresql.database import fetch
 
 UNKNOWN = ""
 """The identity while nobody has said which model answers. No answer bears it, so that none is reused under it."""

@@ -10,8 +10,8 @@ from typing import TypeVar
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import create_engine
-from foundation.database_errors import DATABASE_ERRORS, explain, is_outage
+from foundation.postgresql.database import create_engine
+from foundation.postgresql.errors import DATABASE_ERRORS, explain, is_outage
 from foundation.settings import (
     PREFIX,
     SECRETS,

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from foundation.database import fetch
+from foundation.postgresql.database import fetch
 from models.identity import UNKNOWN
 from owners.concurrency_limit import Room, RoomTakenError, refusal
 from owners.turns import Priority

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import fetch
+from foundation.postgresql.database import fetch
 from live.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import fetch
+from foundation.postgresql.database import fetch
 from questions.states import ErrorReason, FinishReason, State
 
 

@@ -13,8 +13,8 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
-from foundation.database import create_engine
-from foundation.redis_client import MeshRedis
+from foundation.postgresql.database import create_engine
+from foundation.redis import MeshRedis
 from foundation.settings import DatabaseSettings
 from tests.scheduling import ByServers, longest_first
 from tests.servers import FAST, Databases, redis_at

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from embedded.postgresql import PostgreSQL
-from foundation.redis_client import Mesh, MeshRedis, create_redis
+from foundation.redis import Mesh, MeshRedis, create_redis
 from foundation.settings import RedisSettings
 from schema.migrations.__main__ import migrate
 

@@ -8,7 +8,7 @@ import sys
 # when it is imported, and never again.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
 
-from worker_service.celery_app import main
+from worker_service.waking.celery_app import main
 
 if __name__ == "__main__":
     sys.exit(main())

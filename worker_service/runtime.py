@@ -18,9 +18,9 @@ from fleet.mesh import read_mesh_id
 from fleet.processes import ProcessRecord, shown_settings
 from foundation import garbage
 from foundation.background import Background
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.readiness import notify_ready
-from foundation.redis_client import Mesh, create_redis
+from foundation.redis import Mesh, create_redis
 from foundation.settings import (
     LEASE_CONNECTIONS,
     DatabaseSettings,
@@ -35,20 +35,20 @@ from foundation.settings import (
 from live.signals import ENDED_CHANNEL, Subscriber
 from live.wakeups import WAIT_SECONDS
 from schema.migrations import engine_is_up_to_date, needed_revision
-from worker_service.answering import Answering
-from worker_service.claiming import Claimer
-from worker_service.control import Control, Prober
-from worker_service.engine_gate import EngineGate
-from worker_service.forgotten_texts import end_forgotten_texts
+from worker_service.answering.forgotten_texts import end_forgotten_texts
+from worker_service.answering.runner import Answering
+from worker_service.answering.texts import Texts
+from worker_service.claiming.claimer import Claimer
+from worker_service.claiming.control import Control, Prober
+from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.leases import Lease
+from worker_service.claiming.shares import Shares
+from worker_service.claiming.slots import Slots
 from worker_service.health import HealthServer
-from worker_service.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
-from worker_service.retention import keep_retention
-from worker_service.shares import Shares
-from worker_service.slots import Slots
-from worker_service.sweeper import Sweeper
-from worker_service.texts import Texts
-from worker_service.wakeups import take_wakeups
+from worker_service.sweeping.retention import keep_retention
+from worker_service.sweeping.sweeper import Sweeper
+from worker_service.waking.wakeups import take_wakeups
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from celery.worker import state
 from kombu.common import ignore_errors
 
 from foundation.background import log_defect
-from worker_service.asyncio_pool import AsyncioPool
 from worker_service.runtime import Runtime
-from worker_service.tasks import add_tasks
+from worker_service.waking.asyncio_pool import AsyncioPool
+from worker_service.waking.tasks import add_tasks
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _EXIT_OK: Final = 0

@@ -5,7 +5,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 
 from api_service.authentication.principal import Principal
-from api_service.problems import Code, ProblemError
+from api_service.http.problems import Code, ProblemError
 from owners.api_keys import PREFIX
 
 _REMEDY = "Send an API key as `Authorization: Bearer askmesh_…` or `X-API-Key: askmesh_…`"

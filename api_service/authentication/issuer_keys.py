@@ -9,7 +9,7 @@ import aiohttp
 import jwt
 import orjson
 
-from api_service.problems import ISSUER_UNAVAILABLE, Code, ProblemError
+from api_service.http.problems import ISSUER_UNAVAILABLE, Code, ProblemError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api_service.problems import Code, FieldError, ProblemError, problem_response
+from api_service.http.problems import Code, FieldError, ProblemError, problem_response
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from api_service.problems import Code, ProblemError
+from api_service.http.problems import Code, ProblemError
 from owners.limits import NO_OVERRIDES, LimitOverrides
 from owners.roles import Role
 

@@ -10,7 +10,7 @@ import jwt
 
 from api_service.authentication.issuer_keys import ALGORITHMS, IssuerKeys
 from api_service.authentication.principal import Principal
-from api_service.problems import Code, ProblemError
+from api_service.http.problems import Code, ProblemError
 from foundation.settings import AccessSettings
 from owners.api_keys import TENANT
 from owners.roles import Role

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from api_service.fixed import Fixed
+from api_service.http.fixed import Fixed
 
 _PAGE = Path(__file__).with_name("page.html")
 _STATIC = Path(__file__).with_name("static")

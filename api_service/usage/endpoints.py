@@ -7,11 +7,11 @@ from typing import Any, Self
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from api_service.database import reach
+from api_service.core.admission.allowance import Allowance
+from api_service.core.database import reach
 from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
-from api_service.documentation import problems
-from api_service.limits.allowance import Allowance
-from api_service.problems import Code, FieldError, ProblemError
+from api_service.http.documentation import problems
+from api_service.http.problems import Code, FieldError, ProblemError
 from owners.api_keys import TENANT
 from owners.ledger import Spent
 from owners.roles import Role

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from foundation.database import check_session
+from foundation.postgresql.database import check_session
 
 _FOLDER = Path(__file__).parent
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from foundation.database import create_engine
-from foundation.database_errors import DATABASE_ERRORS, explain, is_outage, never_passes, sqlstate
 from foundation.logs import configure_logging
+from foundation.postgresql.database import create_engine
+from foundation.postgresql.errors import DATABASE_ERRORS, explain, is_outage, never_passes, sqlstate
 from foundation.settings import DatabaseSettings, LogSettings, SettingsError, load
 from schema.migrations import alembic_config, needed_revision
 from schema.migrations.requirements import UnsuitableDatabaseError, check_database

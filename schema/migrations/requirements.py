@@ -6,8 +6,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from foundation.database import check_session
-from foundation.database_errors import UnsuitableSessionError
+from foundation.postgresql.database import check_session
+from foundation.postgresql.errors import UnsuitableSessionError
 
 logger = logging.getLogger("schema.migrations")
 

@@ -7,8 +7,8 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.database import create_engine
-from foundation.redis_client import MeshRedis
+from foundation.postgresql.database import create_engine
+from foundation.redis import MeshRedis
 from foundation.settings import DatabaseSettings
 from tests.api_service.answers import REMEMBER_MODEL
 from tests.api_service.serving import client_of, serving, settings_for

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from api_service.app import Settings, create_app
-from api_service.server import ApiServer, create_server
+from api_service.http.server import ApiServer, create_server
 from embedded.valkey import Valkey
 from foundation.settings import (
     AccessSettings,

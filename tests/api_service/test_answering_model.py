@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings, GenerationSettings, LlmClientSettings
 from models.identity import identity, remember, remembered
 from questions import claims

@@ -4,7 +4,7 @@ import pytest
 from aiohttp import ClientResponse
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.problems import Problem
+from api_service.http.problems import Problem
 from embedded.valkey import Valkey
 from foundation.settings import LimitSettings
 from tests.api_service import answers

@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
-from api_service.problems import KINDS, MEDIA_TYPE, Problem
+from api_service.http.problems import KINDS, MEDIA_TYPE, Problem
 from questions.asking import MAX_ID
 from tests.api_service import answers
 

@@ -7,9 +7,9 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.questions.list_parameters import decode_cursor, encode_cursor
+from api_service.history.parameters import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from questions.listing import Place
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for

@@ -80,7 +80,7 @@ async def test_requests_that_come_at_once_are_answered_in_turn(api: ClientSessio
 async def test_an_endless_chunked_body_is_refused_as_soon_as_it_is_too_large(
     api: ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api_service.middleware._LINGER_SECONDS", 0.01)
+    monkeypatch.setattr("api_service.http.middleware._LINGER_SECONDS", 0.01)
     chunk = b"2000\r\n" + b" " * 0x2000 + b"\r\n"
     async with connected(api) as connection:
         await connection.send(ASK + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 9)

@@ -1,7 +1,7 @@
 import pytest
 
-from api_service.problems import Code, ProblemError
-from api_service.questions.cursor import Cursor, Start
+from api_service.answers.cursor import Cursor, Start
+from api_service.http.problems import Code, ProblemError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientResponse, ClientSession
 from starlette.types import Message, Receive, Scope, Send
 
-from api_service.middleware import HeadRequests
+from api_service.http.middleware import HeadRequests
 from tests.api_service.sse import ask
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]

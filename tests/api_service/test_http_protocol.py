@@ -8,8 +8,8 @@ import orjson
 import pytest
 from fastapi import FastAPI, Request
 
-from api_service.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
-from api_service.problems import MEDIA_TYPE
+from api_service.http.problems import MEDIA_TYPE
+from api_service.http.protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
 from tests.api_service.serving import running
 
 pytestmark = pytest.mark.integration
@@ -89,8 +89,8 @@ async def assert_refused(client: Client, status: int, said: str) -> None:
 
 @pytest.fixture
 def _in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api_service.http_protocol.HEAD_SECONDS", _HURRY_SECONDS)
-    monkeypatch.setattr("api_service.http_protocol.BODY_SECONDS", _HURRY_SECONDS)
+    monkeypatch.setattr("api_service.http.protocol.HEAD_SECONDS", _HURRY_SECONDS)
+    monkeypatch.setattr("api_service.http.protocol.BODY_SECONDS", _HURRY_SECONDS)
 
 
 @pytest.mark.usefixtures("_in_a_hurry")

@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api_service.middleware import BodyLimit, BrokenOffError, RequestIds
-from api_service.problems import Problem
+from api_service.http.middleware import BodyLimit, BrokenOffError, RequestIds
+from api_service.http.problems import Problem
 from tests.api_service.asgi import call
 
 LIMIT = 10
@@ -38,7 +38,7 @@ async def test_a_body_beyond_the_limit_is_refused(headers: dict[str, str]) -> No
 
 
 async def test_a_declared_length_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api_service.middleware._LINGER_SECONDS", 0.01)
+    monkeypatch.setattr("api_service.http.middleware._LINGER_SECONDS", 0.01)
     received = 0
 
     async def receive() -> Message:

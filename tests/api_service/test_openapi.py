@@ -6,12 +6,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
 
-from api_service.app import Settings, create_app
-from api_service.health import Alive, Ready
-from api_service.problems import MEDIA_TYPE, Problem
-from api_service.questions.cursor import Cursor
-from api_service.questions.event_stream import MEDIA_TYPE as EVENT_STREAM
-from api_service.questions.schemas import (
+from api_service.answers.cursor import Cursor
+from api_service.answers.event_stream import MEDIA_TYPE as EVENT_STREAM
+from api_service.answers.schemas import (
     AnswerResponse,
     AskResponse,
     DeltaEvent,
@@ -19,6 +16,9 @@ from api_service.questions.schemas import (
     QuestionList,
     StatusEvent,
 )
+from api_service.app import Settings, create_app
+from api_service.health.endpoints import Alive, Ready
+from api_service.http.problems import MEDIA_TYPE, Problem
 from api_service.usage.endpoints import UsageResponse
 from foundation.settings import (
     AccessSettings,

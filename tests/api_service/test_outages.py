@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.postgresql import PostgreSQL
 from embedded.valkey import Valkey
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import BrokerSettings, DatabaseSettings
 from schema.migrations.__main__ import migrate
 from tests.api_service import answers
@@ -178,7 +178,7 @@ async def test_a_server_that_takes_no_writes_is_told(
         )
     await until(lambda: is_ready(api, True))
     assert (await ask(api, words + "?"))[0] == 202
-    told = [record.getMessage() for record in caplog.records if record.name == "api_service.database"]
+    told = [record.getMessage() for record in caplog.records if record.name == "api_service.core.database"]
     assert [("it is read-only" in line, "again" in line) for line in told] == [(True, False), (False, True)]
 
 

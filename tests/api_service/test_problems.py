@@ -6,9 +6,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from api_service.documentation import EXAMPLES
-from api_service.middleware import RequestIds
-from api_service.problems import KINDS, MEDIA_TYPE, Code, FieldError, Problem, ProblemError, install_problem_handlers
+from api_service.http.documentation import EXAMPLES
+from api_service.http.middleware import RequestIds
+from api_service.http.problems import (
+    KINDS,
+    MEDIA_TYPE,
+    Code,
+    FieldError,
+    Problem,
+    ProblemError,
+    install_problem_handlers,
+)
 from foundation.logs import SafeFormatter
 from questions.asking import IdempotencyKeyReusedError
 from tests.api_service.asgi import Reply, call

@@ -1,6 +1,6 @@
 import pytest
 
-from api_service.questions.queue_estimate import SAMPLE_SIZE, Estimate, QueueEstimate
+from api_service.core.queue_estimate import SAMPLE_SIZE, Estimate, QueueEstimate
 
 
 def test_the_next_is_first() -> None:

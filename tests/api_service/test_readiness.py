@@ -3,7 +3,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from api_service.readiness import AbsentError, Check, Helper, Readiness, Report
+from api_service.health.readiness import AbsentError, Check, Helper, Readiness, Report
 
 
 def check(result: bool | Exception, calls: list[object] | None = None) -> Check:
@@ -69,7 +69,7 @@ async def test_many_probes_cost_one_round_of_checks() -> None:
 async def test_a_report_does_not_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     clock: Callable[[], float] = lambda: now  # noqa: E731
-    monkeypatch.setattr("api_service.readiness.time.monotonic", clock)
+    monkeypatch.setattr("api_service.health.readiness.time.monotonic", clock)
     calls: list[object] = []
     probe = Readiness(database(""), {Helper.MODEL: check(True, calls)})
     await probe.report()
@@ -82,7 +82,7 @@ async def test_why_something_is_absent_is_logged_when_it_changes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 1_000.0
-    monkeypatch.setattr("api_service.readiness.time.monotonic", lambda: now)
+    monkeypatch.setattr("api_service.health.readiness.time.monotonic", lambda: now)
     whys = iter(["check the key"] * 3 + ["lists no model"] * 2 + [""])
 
     async def model() -> bool:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from api_service.problems import Code, ProblemError
-from api_service.questions.schemas import AskLimits, AskRequest, QuestionId, parse_ask
+from api_service.answers.schemas import AskLimits, AskRequest, QuestionId, parse_ask
+from api_service.http.problems import Code, ProblemError
 from questions.asking import MAX_ID
 
 LIMITS = AskLimits(question_characters=20, wait_seconds=600)

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.limits import spending
-from api_service.limits.limits import duration
-from api_service.limits.spending import Spending, SpendingReader
+from api_service.core.admission import spending
+from api_service.core.admission.limits import duration
+from api_service.core.admission.spending import Spending, SpendingReader
 from owners.ledger import Budget
 from tests.api_service.serving import until
 

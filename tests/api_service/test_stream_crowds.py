@@ -11,13 +11,13 @@ import pytest
 from aiohttp import ClientSession, TCPConnector
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service import server as server_module
 from api_service.app import create_app
-from api_service.http_protocol import MOST_BUFFERED_BYTES
-from api_service.questions.live_text import LiveText
-from api_service.server import ApiServer
+from api_service.core.live_text import LiveText
+from api_service.http import server as server_module
+from api_service.http.protocol import MOST_BUFFERED_BYTES
+from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from questions.reading import Question
 from tests.api_service import answers
 from tests.api_service.serving import running, serving, settings_for, until

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from questions.states import State
 from tests.api_service import answers
 from tests.api_service.serving import until

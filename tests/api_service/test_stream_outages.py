@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from tests.api_service.answers import complete, stored
 from tests.api_service.serving import serving, settings_for, until
 from tests.api_service.sse import Event, Stream, ask, read, text_of, watch, watching

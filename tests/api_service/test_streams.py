@@ -9,9 +9,9 @@ from aiohttp import ClientSession
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.questions import event_stream
+from api_service.answers import event_stream
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from questions.states import ErrorReason
 from questions.sweeping import sweep
 from tests.api_service import answers

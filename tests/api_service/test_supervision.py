@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.app import create_app
-from api_service.server import ApiServer
+from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.background import Background
-from foundation.database import create_engine
-from foundation.redis_client import MeshRedis
+from foundation.postgresql.database import create_engine
+from foundation.redis import MeshRedis
 from foundation.settings import DatabaseSettings
 from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, read, text_of, watching
@@ -47,7 +47,7 @@ async def running_api(database_url: str, valkey: Valkey, redis: MeshRedis) -> As
     """An API that looks into PostgreSQL once and then never again: what it learns, Redis tells."""
     del redis
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("api_service.questions.watcher._LOOK_SECONDS", 3_600)
+        patch.setattr("api_service.core.watcher._LOOK_SECONDS", 3_600)
         async with running(create_app(settings_for(database_url, valkey))) as api:
             yield api
 
@@ -188,7 +188,7 @@ async def test_a_mesh_that_gets_another_id_goes_on_under_it(
     databases: Databases, valkey: Valkey, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where `askmesh restored` runs after a failover, under services that live on."""
-    monkeypatch.setattr("api_service.sampling._FOLLOW_SECONDS", 0.1)
+    monkeypatch.setattr("api_service.core.sampling._FOLLOW_SECONDS", 0.1)
     new_id = str(uuid.uuid4())
     with databases.create() as url:
         engine = create_engine(DatabaseSettings(database_url=SecretStr(url)), "tests")
@@ -219,8 +219,8 @@ async def test_a_password_that_postgresql_refuses_stops_neither_the_start_nor_th
     async def refuses(_engine: AsyncEngine) -> str:
         raise InvalidPasswordError("password authentication failed")
 
-    monkeypatch.setattr("api_service.sampling._SAMPLE_SECONDS", 0.01)
-    monkeypatch.setattr("api_service.sampling.read_mesh_id", refuses)
+    monkeypatch.setattr("api_service.core.sampling._SAMPLE_SECONDS", 0.01)
+    monkeypatch.setattr("api_service.core.sampling.read_mesh_id", refuses)
     async with serving(settings_for(database_url, valkey)) as api, ClientSession(api) as client:
 
         async def is_degraded() -> bool:

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.app import create_app
-from api_service.questions.watcher import Watcher
-from api_service.server import ApiServer
+from api_service.core.watcher import Watcher
+from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from tests.api_service import answers
 from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
@@ -138,7 +138,7 @@ async def test_an_end_that_was_told_before_anybody_waited_is_not_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What this process knows of a question that was just asked is a moment old."""
-    monkeypatch.setattr("api_service.questions.watcher._LOOK_SECONDS", 3_600)
+    monkeypatch.setattr("api_service.core.watcher._LOOK_SECONDS", 3_600)
     async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
         watcher: Watcher = server.lifespan.state["watcher"]
         async with asyncio.timeout(20):

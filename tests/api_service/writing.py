@@ -5,7 +5,7 @@ from typing import Self
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live import answer_stream
 from live.answer_stream import Append, Usage, Whole
 from questions import claims

@@ -11,7 +11,7 @@ from askmesh_client.channel import SERVICE, target_uri
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
 from api_service.dependencies import LONGEST_WAIT_SECONDS
-from api_service.health import router
+from api_service.health.endpoints import router
 from foundation import settings
 from operations import commands
 from tests.deploy.manifests import APP, FOLDER, OVERLAYS, Manifests, container, ports, probes, render
@@ -59,7 +59,8 @@ SECRETS = {
     "redis-url": "redis://:0123456789abcdef@redis:6379/0",
     "broker-url": "amqp://user:0123456789abcdef@rabbitmq:5672//",
 }
-# A worker's steps after its drain: outcomes, lease, broker. See worker_service/slots.py, runtime.py, runtime_step.py.
+# A worker's steps after its drain: outcomes, lease, broker. See claiming/slots.py, runtime.py and runtime_step.py in
+# worker_service.
 LAST_STEPS_SECONDS = 15
 VERSION = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]["version"]
 SERVICES = ("api-service", "worker-service", "llm-service")

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import create_engine, fetch
+from foundation.postgresql.database import create_engine, fetch
 from foundation.settings import DatabaseSettings
 
 pytestmark = pytest.mark.integration

@@ -7,7 +7,14 @@ from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from foundation.database_errors import UnsuitableSessionError, explain, is_defect, is_outage, leads_astray, never_passes
+from foundation.postgresql.errors import (
+    UnsuitableSessionError,
+    explain,
+    is_defect,
+    is_outage,
+    leads_astray,
+    never_passes,
+)
 
 
 def wrapped(error: Exception) -> DBAPIError:

@@ -11,9 +11,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation import database
-from foundation.database import check_session, create_engine, fetch
-from foundation.database_errors import UnsuitableSessionError, explain, is_outage
+from foundation.postgresql import database
+from foundation.postgresql.database import check_session, create_engine, fetch
+from foundation.postgresql.errors import UnsuitableSessionError, explain, is_outage
 from foundation.settings import DatabaseSettings
 from tests.debian_postgresql import DebianPostgresql, debian_postgresql, standby_of
 from tests.switchboard import switchboard

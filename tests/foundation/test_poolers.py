@@ -10,8 +10,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import BY_INDEX, SESSION, check_session, create_engine, fetch
-from foundation.database_errors import UnsuitableSessionError
+from foundation.postgresql.database import BY_INDEX, SESSION, check_session, create_engine, fetch
+from foundation.postgresql.errors import UnsuitableSessionError
 from foundation.settings import DatabaseSettings
 from schema.migrations.__main__ import migrate
 from schema.migrations.requirements import UnsuitableDatabaseError

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from foundation.postgresql_url import PostgresqlUrl, PostgresqlUrlError, parse_postgresql_url
+from foundation.postgresql.url import PostgresqlUrl, PostgresqlUrlError, parse_postgresql_url
 from foundation.settings import DatabaseSettings, SettingsError, load
 
 BASE = "postgresql://me:dozen-letters@db.example:5433/mesh"

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
 from foundation.outages import Outage, explain
-from foundation.redis_client import Mesh, MeshRedis, UnknownMeshError
+from foundation.redis import Mesh, MeshRedis, UnknownMeshError
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
 
@@ -70,7 +70,7 @@ async def test_a_connection_does_not_outlive_a_minute(valkey: Valkey, monkeypatc
     async with redis_at(valkey.url()) as redis:
         first = await redis.client_id()
         assert await redis.client_id() == first
-        monkeypatch.setattr("foundation.redis_client._LONGEST_SECONDS", 0.0)
+        monkeypatch.setattr("foundation.redis._LONGEST_SECONDS", 0.0)
         second = await redis.client_id()
         assert second != first
         assert await redis.client_id() != second

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import SecretStr
 
-from foundation.redis_client import create_redis
+from foundation.redis import create_redis
 from foundation.settings import BrokerSettings, RedisSettings, SettingsError, load
 from live.hints import celery_app
 

@@ -12,8 +12,8 @@ from sqlalchemy import text
 
 from embedded.valkey import Valkey
 from foundation.broker_tls import split_tls
-from foundation.database import create_engine
-from foundation.redis_client import create_redis
+from foundation.postgresql.database import create_engine
+from foundation.redis import create_redis
 from foundation.settings import BrokerSettings, DatabaseSettings, RedisSettings
 from live.hints import celery_app
 from schema.migrations import engine_is_up_to_date, needed_revision

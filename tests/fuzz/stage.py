@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.app import create_app
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from foundation.settings import AccessSettings
 from live import answer_stream
 from live.answer_stream import Append, Usage

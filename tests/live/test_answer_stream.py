@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import (
     Append,
     Chunk,

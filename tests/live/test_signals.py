@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import FINAL_CHANNEL
 from live.signals import ENDED_CHANNEL, Subscriber, publish_ended
 from tests.servers import redis_at

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import orjson
 import pytest
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache
 from live.answer_stream import (
     Append,

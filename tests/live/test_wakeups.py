@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.wakeups import WAIT_SECONDS, Wakeups, next_wakeup
 from tests.servers import redis_at
 

@@ -11,9 +11,9 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import LLMResult
 from langchain_core.prompts import ChatPromptTemplate
 
-from llm_service.chat_model import StreamingChatModel
 from llm_service.errors import LlmError, Reason
-from llm_service.model_server import ModelServer
+from llm_service.upstream.chat_model import StreamingChatModel
+from llm_service.upstream.model_server import ModelServer
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import until
 

@@ -9,7 +9,7 @@ from askmesh.llm.v1.generation_pb2 import FINISH_REASON_STOP, GenerationSpec
 from google.protobuf.duration_pb2 import Duration
 
 from foundation.logs import TRACE
-from llm_service.catalogue import ModelCatalogue
+from llm_service.upstream.catalogue import ModelCatalogue
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, Failure, ask, failure_of, service_over, until
 
@@ -241,7 +241,11 @@ async def test_a_model_server_that_comes_late_goes_and_comes_back(caplog: pytest
         check(failure, "UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", started=False)
         async with FakeModelServer(options):
             assert (await client.stream(ask("q"))).completed is not None
-    told = [record.getMessage().split(":")[1] for record in caplog.records if record.name == "llm_service.outage_log"]
+    told = [
+        record.getMessage().split(":")[1]
+        for record in caplog.records
+        if record.name == "llm_service.upstream.outage_log"
+    ]
     port = options.port
     assert told == [f"{port} cannot be used", f"{port} answers again"] * 2, "a line a change"
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from llm_service.errors import LlmError, Reason
-from llm_service.outage_log import GENERATION, LIST, OutageLog
+from llm_service.upstream.outage_log import GENERATION, LIST, OutageLog
 
 
 class Clock:

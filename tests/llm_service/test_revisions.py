@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from foundation.settings import LlmServiceSettings
-from llm_service.catalogue import _served
+from llm_service.upstream.catalogue import _served
 from tests.fakes.model_server import FakeModelServer, Options
 from tests.llm_service.conftest import ask, service_over
 

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 import api_service.page
-from api_service.problems import Code
+from api_service.http.problems import Code
 from tests.nginx.conftest import OpenEdge
 from tests.nginx.edge import needs_nginx
 from tests.nginx.test_public import problem_in, request

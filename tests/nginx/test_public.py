@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from api_service.dependencies import LONGEST_WAIT_SECONDS
-from api_service.problems import KINDS, MEDIA_TYPE, Code, Problem
+from api_service.http.problems import KINDS, MEDIA_TYPE, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
 from tests.nginx.edge import CONFIGURATION, MAX_BODY_BYTES, needs_nginx

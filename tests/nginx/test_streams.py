@@ -9,7 +9,7 @@ from aiohttp import ClientError, ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, ask, read, text_of, watching
 from tests.api_service.writing import Writer

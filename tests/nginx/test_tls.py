@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from api_service.problems import Code
+from api_service.http.problems import Code
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from tests.askmesh_client.replica import Context, running

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from owners.turns import STEPS, Flow, Priority, Sample, Turns, next_turn, sample
 from questions.asking import Source, accept

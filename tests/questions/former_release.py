@@ -5,7 +5,7 @@ import hashlib
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import fetch
+from foundation.postgresql.database import fetch
 
 _ASK = text("""
     WITH known AS (

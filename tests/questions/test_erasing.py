@@ -5,7 +5,7 @@ import pytest
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache, forget
 from live.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
 from live.signals import publish_erased

@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions import operating
 from questions.asking import Source

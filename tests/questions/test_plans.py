@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import _compiled
+from foundation.postgresql.database import _compiled
 
 pytestmark = pytest.mark.integration
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from embedded.ports import free_port
-from foundation.database import create_engine, fetch
+from foundation.postgresql.database import create_engine, fetch
 from foundation.settings import DatabaseSettings
 from schema.migrations import needed_revision
 from schema.migrations.__main__ import migrate

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy import CheckConstraint, Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from schema.migrations import alembic_config, engine_is_up_to_date, needed_revision
 from schema.migrations.__main__ import migrate

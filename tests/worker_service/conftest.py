@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.in_process import Worker, working
 from tests.worker_service.processes import WorkerProcess

@@ -11,19 +11,19 @@ from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
-from worker_service.answering import Answering
-from worker_service.claiming import Claimer
-from worker_service.control import Control
-from worker_service.engine_gate import EngineGate
-from worker_service.leases import Lease
+from worker_service.answering.runner import Answering
+from worker_service.answering.texts import Texts
+from worker_service.claiming.claimer import Claimer
+from worker_service.claiming.control import Control
+from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.leases import Lease
+from worker_service.claiming.slots import Slots
 from worker_service.outages import Outage
-from worker_service.slots import Slots
-from worker_service.texts import Texts
 
 
 @dataclass

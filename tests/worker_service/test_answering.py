@@ -17,7 +17,7 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with
 from tests.worker_service.waiting import eventually
-from worker_service.engine_gate import CLOSES_AFTER
+from worker_service.claiming.engine_gate import CLOSES_AFTER
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +44,7 @@ async def test_logs_and_llm_service_are_told_the_request_by_which_a_question_cam
     await worker.answering.answer(claim)
 
     assert [spec.request_id for spec in llm.specs] == [f"mine-1:answer-{claim.answer_id}-1"]
-    (line,) = [record for record in caplog.records if record.name == "worker_service.answering"]
+    (line,) = [record for record in caplog.records if record.name == "worker_service.answering.runner"]
     assert line.__dict__["request"] == " request mine-1"
     assert current_request_id() is None
 
@@ -142,7 +142,7 @@ async def test_an_outage_closes_the_gate_and_costs_no_question_an_attempt(
     assert sum(row.waits for row in rows) < CLOSES_AFTER + 8
     assert {row.state for row in rows} == {"queued"}
     assert {row.interruptions for row in rows} == {0}
-    assert len([record for record in caplog.records if record.name == "worker_service.engine_gate"]) == 1
+    assert len([record for record in caplog.records if record.name == "worker_service.claiming.engine_gate"]) == 1
 
 
 @pytest.mark.parametrize("by", ["token", "answer", "all"])
@@ -312,7 +312,7 @@ async def test_slots_that_have_answered_look_for_more_together(
         return await claim(engine, worker_id, limit, **options)
 
     monkeypatch.setattr(claims, "claim", count)
-    monkeypatch.setattr("worker_service.claiming._PATIENCE_SECONDS", 3_600.0)
+    monkeypatch.setattr("worker_service.claiming.claimer._PATIENCE_SECONDS", 3_600.0)
     for number in range(5):
         await ask(worker.engine, f"question {number}")
     worker.slots.start(8)
@@ -332,7 +332,7 @@ async def test_slots_that_have_answered_look_for_more_together(
 async def test_while_more_is_due_slots_do_not_wait_for_one_another(
     worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_service.claiming._PATIENCE_SECONDS", 3_600.0)
+    monkeypatch.setattr("worker_service.claiming.claimer._PATIENCE_SECONDS", 3_600.0)
     for number in range(20):
         await ask(worker.engine, f"question {number}")
     worker.slots.start(3)

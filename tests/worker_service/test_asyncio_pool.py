@@ -12,7 +12,7 @@ from celery import Celery, current_task, signals
 from celery.contrib.testing.worker import start_worker
 from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
 
-from worker_service.asyncio_pool import AsyncioPool, await_
+from worker_service.waking.asyncio_pool import AsyncioPool, await_
 
 SECONDS = 20
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.postgresql import PostgreSQL
-from foundation.database import create_engine
+from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from schema.migrations.__main__ import migrate
 from tests.servers import execute

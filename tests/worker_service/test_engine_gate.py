@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_service.engine_gate import (
+from worker_service.claiming.engine_gate import (
     CLOSES_AFTER,
     FIRST_PROBE_SECONDS,
     LONGEST_PROBE_SECONDS,

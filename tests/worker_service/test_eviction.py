@@ -9,14 +9,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_cache import forget
 from live.answer_stream import Append, Cursor, Usage, Whole, append, close_texts, put_texts, read_texts
 from live.answer_stream import running_texts as find_running
 from live.text_scripts import ENDED_SECONDS
 from tests.servers import redis_at
 from tests.worker_service.asking import ask
-from worker_service.forgotten_texts import end_once
+from worker_service.answering.forgotten_texts import end_once
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import Cursor, read_texts
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, text_of, watch

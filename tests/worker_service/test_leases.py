@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import WorkerSettings
 from tests.worker_service.waiting import eventually
-from worker_service.leases import FENCE_SECONDS, Lease
+from worker_service.claiming.leases import FENCE_SECONDS, Lease
 from worker_service.outages import Outage
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import Cursor, read_texts
 from questions import claims
 from questions.claims import Claim, Result
@@ -18,7 +18,7 @@ from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
-from worker_service import texts as texts_module
+from worker_service.answering import texts as texts_module
 
 pytestmark = pytest.mark.integration
 

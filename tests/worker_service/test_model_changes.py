@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from models.identity import model_id
@@ -20,7 +20,7 @@ from tests.llm_service.processes import model_process
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import working
 from tests.worker_service.waiting import eventually
-from worker_service.control import Prober
+from worker_service.claiming.control import Prober
 
 pytestmark = pytest.mark.integration
 

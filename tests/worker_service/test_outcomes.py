@@ -7,7 +7,7 @@ from grpc import StatusCode
 
 from live.answer_stream import Usage
 from questions.states import ErrorReason, FinishReason, State
-from worker_service.outcomes import (
+from worker_service.answering.outcomes import (
     Broken,
     Failed,
     Outcome,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from sqlalchemy import text
 
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings
 from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
 from models.identity import identity

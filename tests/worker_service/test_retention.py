@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker_service import retention
 from worker_service.outages import Outage
-from worker_service.retention import keep_retention
+from worker_service.sweeping import retention
+from worker_service.sweeping.retention import keep_retention
 
 pytestmark = pytest.mark.integration
 

@@ -16,7 +16,7 @@ from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.waiting import eventually
-from worker_service.shares import Shares
+from worker_service.claiming.shares import Shares
 
 
 class Slots:

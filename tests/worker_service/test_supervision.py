@@ -20,7 +20,7 @@ from foundation.settings import (
 from tests.worker_service.asking import ask, states
 from tests.worker_service.waiting import eventually
 from worker_service.runtime import Runtime, RuntimeSettings
-from worker_service.wakeups import take_wakeups
+from worker_service.waking.wakeups import take_wakeups
 
 pytestmark = pytest.mark.integration
 

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
-from foundation.redis_client import MeshRedis
+from foundation.redis import MeshRedis
 from live.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
 from tests.worker_service.waiting import eventually
-from worker_service.leases import Lease
+from worker_service.answering.texts import Text, Texts
+from worker_service.claiming.leases import Lease
 from worker_service.outages import Outage
-from worker_service.texts import Text, Texts
 
 pytestmark = pytest.mark.integration
 
@@ -80,9 +80,9 @@ async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
         await pubsub.subscribe(redis.name(text_channel(1)), redis.name(text_channel(2)))
         await pubsub.get_message(timeout=5)
         await pubsub.get_message(timeout=5)
-        monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 3_600.0)
+        monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 3_600.0)
         texts.add(await opened(texts, claim_of(1)), "first", Usage())
-        monkeypatch.setattr("worker_service.texts._OPENING_SECONDS", 0.01)
+        monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 0.01)
         await opened(texts, claim_of(2))
         messages: list[bytes] = []
         while len(messages) < 2:

@@ -90,7 +90,7 @@ async def test_a_suspect_is_not_even_tried_while_the_engine_breaks_off_everythin
 async def test_a_suspect_is_blamed_where_the_engine_answers_others_and_ends_as_poison(
     worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_service.answering._TOGETHER_SECONDS", 0.0)
+    monkeypatch.setattr("worker_service.answering.runner._TOGETHER_SECONDS", 0.0)
     await ask_suspects(worker.engine, "suspect")
     llm.after = breaks(lambda question: question == "suspect")
     await try_them(worker)

@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.authentication import api_keys
 from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.principal import Principal
-from api_service.problems import Code, ProblemError
-from foundation.database import create_engine
-from foundation.fair_pool import FairPool
+from api_service.http.problems import Code, ProblemError
+from foundation.postgresql.database import create_engine
+from foundation.postgresql.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
 from owners.api_keys import ValidKey, create, find, hash_of, new_key, revoke
 from owners.roles import Role

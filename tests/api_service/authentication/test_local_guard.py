@@ -7,7 +7,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from api_service.authentication.local_guard import LocalGuard
-from api_service.middleware import RequestIds
+from api_service.http.middleware import RequestIds
 from tests.api_service.asgi import Reply, call
 
 

@@ -19,7 +19,7 @@ from api_service.authentication import issuer_keys
 from api_service.authentication.issuer_keys import IssuerKeys
 from api_service.authentication.principal import Principal
 from api_service.authentication.tokens import Tokens
-from api_service.problems import Code, ProblemError
+from api_service.http.problems import Code, ProblemError
 from foundation.settings import AccessSettings
 from owners.roles import Role
 from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, SIGNERS, Issuer, claims, issuing, public, token

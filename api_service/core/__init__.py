@@ -1,0 +1,1 @@
+"""What all doors share: asking, following, admission. It knows no door."""

@@ -1,0 +1,1 @@
+"""What somebody has asked so far: to list it, and to erase it."""

@@ -1,0 +1,62 @@
+"""The REST endpoints for what somebody has asked so far: to list it, and to erase it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from api_service.answers import documentation
+from api_service.answers.schemas import Erasure, ListedQuestion, QuestionId, QuestionList
+from api_service.dependencies import Caller, Questions, authenticate
+from api_service.history.parameters import ListParameters, encode_cursor, parse
+
+router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(authenticate)])
+
+
+async def _parameters(request: Request) -> ListParameters:
+    return parse(request.query_params)
+
+
+@router.get(
+    "/questions",
+    summary="List your questions",
+    responses=documentation.LIST_RESPONSES,
+    openapi_extra=documentation.LIST_REQUEST,
+    response_model_exclude_none=True,
+)
+async def list_questions(
+    caller: Caller,
+    parameters: Annotated[ListParameters, Depends(_parameters)],
+    questions: Questions,
+    response: Response,
+) -> QuestionList:
+    """Return what you asked, newest first, a page at a time. What others asked is not among it."""
+    response.headers["Cache-Control"] = "no-store"
+    page = await questions.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
+    return QuestionList(
+        questions=[
+            ListedQuestion(
+                question_id=listed.id,
+                status=listed.state,
+                question_text=listed.text,
+                created_at=listed.created_at,
+                finished_at=listed.finished_at,
+            )
+            for listed in page.questions
+        ],
+        next_cursor=encode_cursor(page.next_after) if page.next_after else None,
+    )
+
+
+@router.delete(
+    "/answer/{question_id}",
+    summary="Erase a question",
+    responses=documentation.ERASE_RESPONSES,
+    openapi_extra=documentation.ERASE_REQUEST,
+)
+async def erase(caller: Caller, question_id: QuestionId, questions: Questions, response: Response) -> Erasure:
+    """End the question and remove it for good, with its Idempotency-Key, which is free again.
+
+    Its answer goes with it, from PostgreSQL and Redis, unless somebody else asked the same question.
+    """
+    response.headers["Cache-Control"] = "no-store"
+    return Erasure(question_id=question_id, answer=await questions.erase(caller.tenant, question_id))

@@ -1,0 +1,1 @@
+"""HTTP as all endpoints speak it: the server, middleware, problem details, the document."""

@@ -1,0 +1,208 @@
+"""What /openapi.json says beyond the types of the endpoints: problems, with an example of each, and request bodies."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from api_service.answers.schemas import AskRequest, DeltaEvent, StatusEvent
+from api_service.http.fixed import Fixed
+from api_service.http.problems import (
+    DEFECT,
+    ERASURE_UNAVAILABLE,
+    ISSUER_UNAVAILABLE,
+    KINDS,
+    MEDIA_TYPE,
+    PROCESS_BROKEN,
+    QUESTION_NOT_FOUND,
+    UNAVAILABLE,
+    Code,
+    FieldError,
+    Problem,
+    ProblemError,
+    problem,
+)
+
+_REFERENCE = "#/components/schemas/{model}"
+_REQUEST_ID = "5f0c1f8e2f0b4d0f9c7a4f7b1f1e9d3a"
+
+
+def _of_field(code: Code, field: str, detail: str, remedy: str) -> ProblemError:
+    return ProblemError.of_fields(code, [FieldError(field=field, detail=detail, remedy=remedy)])
+
+
+EXAMPLES: Mapping[Code, ProblemError] = {
+    example.code: example
+    for example in (
+        _of_field(
+            Code.INVALID_JSON, "body", "is not JSON at line 1, column 19", 'send JSON such as {"question_text": "…"}'
+        ),
+        _of_field(
+            Code.INVALID_HEADER,
+            "Idempotency-Key",
+            "is not one key of 1 to 255 visible ASCII characters",
+            "send one, for example a random UUID, or leave the header out",
+        ),
+        _of_field(
+            Code.INVALID_PARAMETER, "wait", "is not a number of seconds from 0 to 60", "send for example wait=30"
+        ),
+        _of_field(Code.INVALID_FIELD, "question_text", "is blank", "write a question in it"),
+        _of_field(
+            Code.IDEMPOTENCY_KEY_REUSED,
+            "Idempotency-Key",
+            "was used before with another body",
+            "send the same body as before, or a new key",
+        ),
+        ProblemError(Code.UNAUTHENTICATED, "This key is not known, has expired or was revoked."),
+        ProblemError(Code.FORBIDDEN, "This takes the role operator, and yours is user."),
+        ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/nothing: /openapi.json lists the paths."),
+        ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND),
+        ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not take GET: the Allow header says what it takes."),
+        ProblemError(Code.BODY_TIMEOUT, "The body did not arrive within 20 s."),
+        ProblemError(Code.BODY_TOO_LARGE, "The body may have at most 65,536 bytes. Shorten it."),
+        _of_field(Code.UNSUPPORTED_MEDIA_TYPE, "Content-Type", "is missing", "send application/json"),
+        ProblemError(Code.HTTP_ERROR, "The request was refused."),
+        ProblemError(Code.RATE_LIMITED, "You may ask 60 questions a minute. Ask again later."),
+        ProblemError(
+            Code.BUDGET_SPENT,
+            "Your answers have taken 1,000,210 tokens today, of 1,000,000. The next day begins in UTC.",
+        ),
+        ProblemError(
+            Code.TOO_MANY_QUESTIONS,
+            "1,000 of your questions wait for a worker, of at most 1,000. Ask again when some have ended.",
+        ),
+        ProblemError(Code.TOO_MANY_STREAMS, "You hold 100 streams and waits here, which is the most. End one first."),
+        ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
+        ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
+        ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE),
+        ProblemError(Code.ISSUER_UNAVAILABLE, ISSUER_UNAVAILABLE),
+        ProblemError(Code.PROCESS_BROKEN, PROCESS_BROKEN.format("following texts")),
+        ProblemError(Code.SERVICE_UNAVAILABLE, "No replica of the service answered. Repeat the request later."),
+        ProblemError(Code.INTERNAL_ERROR, DEFECT),
+    )
+}
+_HEADERS: Mapping[str, Any] = {
+    "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
+    **{
+        f"x-ratelimit-{what}-{of}": {"description": f"{words} {of}; where they are limited.", "schema": schema}
+        for of in ("requests", "tokens")
+        for what, words, schema in (
+            ("limit", "Most in a minute of", {"type": "string", "pattern": "^[0-9]+$"}),
+            ("remaining", "What is left of that of", {"type": "string", "pattern": "^[0-9]+$"}),
+            ("reset", "Time until all is left again of", {"type": "string", "examples": ["17ms", "1.5s", "6m0s"]}),
+        )
+    },
+    "WWW-Authenticate": {"description": "How to say it: `Bearer`.", "schema": {"type": "string"}},
+    "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
+}
+RATE_LIMIT_HEADERS: Mapping[str, Any] = {name: header for name, header in _HEADERS.items() if name.startswith("x-")}
+_HEADERS_OF: Mapping[Code, Sequence[str]] = {
+    Code.BACKLOG_FULL: ("Retry-After",),
+    Code.DATABASE_UNAVAILABLE: ("Retry-After",),
+    Code.ERASURE_UNAVAILABLE: ("Retry-After",),
+    Code.ISSUER_UNAVAILABLE: ("Retry-After",),
+    Code.SERVICE_UNAVAILABLE: ("Retry-After",),
+    Code.TOO_MANY_QUESTIONS: ("Retry-After",),
+    Code.TOO_MANY_STREAMS: ("Retry-After",),
+    Code.RATE_LIMITED: ("Retry-After", *RATE_LIMIT_HEADERS),
+    Code.BUDGET_SPENT: ("Retry-After", *RATE_LIMIT_HEADERS),
+    Code.METHOD_NOT_ALLOWED: ("Allow",),
+    Code.UNAUTHENTICATED: ("WWW-Authenticate",),
+}
+
+
+def problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
+    """The error responses of an endpoint, for FastAPI's ``responses``."""
+    by_status: defaultdict[int | str, list[Code]] = defaultdict(list)
+    for code in codes:
+        by_status[int(KINDS[code].status)].append(code)
+    return {status: _response(KINDS[same[0]].status.phrase, same) for status, same in by_status.items()}
+
+
+def _response(description: str, codes: list[Code]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {name: _HEADERS[name] for code in codes for name in _HEADERS_OF.get(code, ())},
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": _REFERENCE.format(model=Problem.__name__)},
+                "examples": {str(code): {"summary": KINDS[code].title, "value": _example(code)} for code in codes},
+            }
+        },
+    }
+
+
+def _example(code: Code) -> dict[str, Any]:
+    example = EXAMPLES[code]
+    return problem(code, example.detail, _REQUEST_ID, example.errors).model_dump(mode="json")
+
+
+ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
+    "default": _response(
+        "Any other problem",
+        [
+            Code.PATH_NOT_FOUND,
+            Code.METHOD_NOT_ALLOWED,
+            Code.HTTP_ERROR,
+            Code.ISSUER_UNAVAILABLE,
+            Code.SERVICE_UNAVAILABLE,
+            Code.INTERNAL_ERROR,
+        ],
+    )
+}
+
+
+_OF_AUTHENTICATION = {str(status): said for status, said in problems(Code.UNAUTHENTICATED, Code.FORBIDDEN).items()}
+_SECURITY_SCHEMES: Mapping[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, or a token of the OIDC issuer that is set. Only with ASKMESH_REQUIRE_AUTH=true:"
+        " otherwise everybody who reaches the API is one and the same caller.",
+    },
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, and no token."},
+}
+
+
+class DocumentedApi(FastAPI):
+    """FastAPI whose OpenAPI has the schemas too that no endpoint declares as a parameter or result."""
+
+    def document_route(self) -> Route:
+        """/openapi.json, made when it is asked for first."""
+
+        @cache
+        def document() -> Fixed:
+            return Fixed(orjson.dumps(self.openapi()), "application/json", {"Cache-Control": "no-cache"})
+
+        async def show(request: Request) -> Response:
+            return document().response(request)
+
+        return Route("/openapi.json", show, name="openapi")
+
+    def openapi(self) -> dict[str, Any]:
+        """The document that /openapi.json serves."""
+        document = super().openapi()
+        _, definitions = models_json_schema(
+            [
+                (Problem, "serialization"),
+                (AskRequest, "validation"),
+                (StatusEvent, "serialization"),
+                (DeltaEvent, "serialization"),
+            ],
+            ref_template=_REFERENCE,
+        )
+        document["components"]["schemas"].update(definitions["$defs"])
+        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
+        for path, methods in document["paths"].items():
+            if path.startswith("/api/"):
+                for operation in methods.values():
+                    operation["security"] = [{scheme: []} for scheme in _SECURITY_SCHEMES]
+                    operation["responses"].update(_OF_AUTHENTICATION)
+        return document

@@ -1,0 +1,1 @@
+"""The model server, as it is spoken to and understood."""

@@ -1,0 +1,323 @@
+"""HTTP client of the OpenAI-compatible model server."""
+
+import asyncio
+import socket
+import sys
+from base64 import b64encode
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from foundation.unreadable import Unreadable
+from llm_service.errors import LlmError, Reason
+from llm_service.upstream.completions import CompletionReader, Piece, interrupted
+from llm_service.upstream.refusals import refusal, refused
+from llm_service.upstream.vendor_words import URL_REMEDY
+
+_CONNECT_SECONDS: Final = 5.0
+_LOOKUP_SECONDS: Final = 10.0
+# What may wait for a stream in this process, and in the kernel, when the process lags behind the model server. Of
+# 1,000 streams together it is 32 MB; with the defaults it would be 300 MB. A stream brings about 10 KB a second.
+_BUFFERED_BYTES: Final = 1 << 14
+_MAX_ERROR_BYTES: Final = 1 << 16
+_MAX_LOOKUP_BYTES: Final = 1 << 22
+# A message of text costs this process and its caller 0.2 ms of CPU together, whatever it carries. So text is gathered,
+# for this long for each request that is open, by which messages take a fifth of two cores at most: of 256 answers of 50
+# tokens a second, 6 tokens make a message. With few requests each token is sent at once.
+_GATHERED_SECONDS_A_REQUEST: Final = 0.002
+_GATHERED_FROM_SECONDS: Final = 0.01
+_MOST_GATHERED_SECONDS: Final = 0.12
+# So much does not wait for the time; the kernel also wakes a program whose buffer is nearly full.
+_GATHERED_BYTES: Final = 1 << 13
+# Elsewhere a lower mark wakes nobody before the next token, which may take minutes.
+_GATHERS: Final = sys.platform == "linux"
+# The server has no list of models: it may serve one all the same.
+_NO_LIST: Final = frozenset((404, 405, 501))
+# NestJS, on which gateways are built, answers a POST with 201.
+_ACCEPTED: Final = frozenset((200, 201))
+# For what comes after a finish reason: more than counts is not expected, and the text is whole.
+_AFTER_FINISH_SECONDS: Final = 1.5
+# The same where more text has come after several: some servers put one into every chunk (lhenault/simpleAI#39).
+_AFTER_MANY_SECONDS: Final = 30.0
+
+
+class ModelServer:
+    """One OpenAI-compatible server; an async context manager that owns the connections.
+
+    Every request has a connection of its own. llama.cpp's HTTP server drops kept-alive connections, so that a reused
+    one may be lost before any byte of the answer, and a generation must not be sent twice. Reuse would save 0.3 of the
+    4 ms of CPU that an answer of 32 tokens costs.
+
+    Raises LlmError, never an error of the HTTP library.
+    """
+
+    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+        """``base_url`` ends with /v1, and may hold a name and a password. Raises ValueError if it is not a URL."""
+        url = URL(base_url.rstrip("/"))
+        # Sent as a header of our own, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
+        self._base = url.with_user(None)
+        self.host = f"{url.host}:{url.port}"
+        """The host and the port, without the name and the password that the URL may hold."""
+        self._completions = self._base / "chat/completions"
+        self._headers = {"User-Agent": "askmesh-llm-service", "Content-Type": "application/json"}
+        if url.user is not None:
+            user = f"{url.user}:{url.password or ''}"
+            self._headers["Authorization"] = f"Basic {b64encode(user.encode()).decode()}"
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._session: aiohttp.ClientSession | None = None
+        self._unreadable = Unreadable()
+        self._open = 0
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            # Cookies of one caller's answer must not travel with another's request.
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
+            headers=self._headers,
+            read_bufsize=_BUFFERED_BYTES,
+            # A generation may wait in the model server's queue as long as its caller does.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def models(self) -> list[Mapping[str, Any]] | None:
+        """The entries of /models that have an ``id``, in the server's order; None where the server has no such list."""
+        try:
+            answer = await self._lookup("GET", self._base / "models")
+        except LlmError as error:
+            if error.http_status in _NO_LIST:
+                return None
+            raise
+        entries = answer
+        if isinstance(answer, dict):
+            entries = answer.get("data")
+            if entries is None and "data" not in answer:
+                entries = answer.get("models")  # as Ollama's own list has it
+        if not isinstance(entries, list | None):
+            raise _unusable("models", "that is not a list of models")
+        named = [{**entry, "id": id_} for entry in map(_as_entry, entries or ()) if (id_ := _id_of(entry))]
+        return list(named)
+
+    async def ask_beside(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """POST to a path of the server's own, which stands beside /v1 and not below it."""
+        root = self._base.parent if self._base.name == "v1" else self._base
+        answer = await self._lookup("POST", root / path, orjson.dumps(body))
+        if not isinstance(answer, dict):
+            raise _unusable(path, "that is not a JSON object")
+        return answer
+
+    async def complete(self, body: bytes) -> AsyncGenerator[Piece, None]:
+        """The stream of a /chat/completions request with ``"stream": true``.
+
+        An empty piece comes first, when the server has accepted the request; a finish reason, of those of
+        finish_reasons.py, stands in one of the last pieces. With it the text is whole: what follows is read for counts
+        for a moment, and whatever goes wrong then is forgiven. The first text is not held back; what follows is
+        gathered where many requests are open. Closing the generator closes the connection, by which the server stops.
+        """
+        async with self._request("POST", self._completions, body) as response:
+            yield Piece()
+            reader = CompletionReader()
+            piece = Piece()
+            whole_until: float | None = None
+            is_cut = False
+            with closing(_LowWater(response)) as low_water:
+                received = b"begin"
+                while received and not piece.is_last:
+                    try:
+                        received = await (
+                            response.content.readany() if whole_until is None else _soon(response, whole_until)
+                        )
+                    except (aiohttp.ClientError, OSError):
+                        received, is_cut = _left(response), True
+                    piece = reader.feed(received) if received else reader.finish()
+                    if piece.finish_reason is not None:
+                        patience = _AFTER_MANY_SECONDS if reader.ends_often else _AFTER_FINISH_SECONDS
+                        whole_until = asyncio.get_running_loop().time() + patience
+                    elif not reader.is_whole:
+                        whole_until = None
+                    seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
+                    if seconds >= _GATHERED_FROM_SECONDS and reader.wrote and whole_until is None:
+                        low_water.raise_for(seconds)
+                    yield piece
+            if reader.skipped:
+                self._unreadable.skip("an event of the model server", "it is no completion chunk")
+            if not reader.is_whole:
+                if piece.error is not None:
+                    raise _failure(piece.error, wrote=reader.wrote)
+                ending = piece if piece.failure is not None else reader.ending(is_done=piece.done, is_cut=is_cut)
+                if ending.failure is not None:
+                    raise ending.failure
+                yield ending
+
+    async def _lookup(self, method: str, url: URL, body: bytes | None = None) -> object:
+        try:
+            async with asyncio.timeout(_LOOKUP_SECONDS), self._request(method, url, body) as response:
+                received = await _head(response, _MAX_LOOKUP_BYTES)
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise _unavailable(error) from None
+        except LlmError as error:
+            raise _of_lookup(error) from None
+        try:
+            answer = orjson.loads(received)
+        except ValueError:
+            raise _unusable(url.name, "that is not JSON") from None
+        if isinstance(answer, dict) and answer.get("error"):
+            raise _of_lookup(refused(None, answer))
+        return answer
+
+    @asynccontextmanager
+    async def _request(self, method: str, url: URL, body: bytes | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
+        assert self._session is not None, "enter the context first"
+        try:
+            response = await self._session.request(method, url, data=body, allow_redirects=False)
+        except aiohttp.ClientResponseError:
+            message = "the model server does not speak HTTP: check ASKMESH_MODEL_URL, its port and its https"
+            raise LlmError(Reason.MODEL_SERVER_UNAVAILABLE, message) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _unavailable(error) from None
+        self._open += 1
+        try:
+            async with response:
+                if response.status not in _ACCEPTED:
+                    raise await _refused(response)
+                yield response
+        finally:
+            self._open -= 1
+
+
+class _LowWater:
+    """Lets a stream's text come together in the kernel, so that it wakes this process for much text, or at the end.
+
+    The end is that of the connection, which the model server closes with the answer, because the request asks for it.
+    From one that does not the last text comes when the time is up.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._transport = response.connection.transport if response.connection else None
+        self._socket: socket.socket | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def raise_for(self, seconds: float) -> None:
+        """Have what comes next wait, for so long at most."""
+        if _GATHERS:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._set(_GATHERED_BYTES)
+            loop = asyncio.get_running_loop()
+            # On a beat that all share: what is read in one turn of the loop shares its wake-ups of gRPC and the caller,
+            # a seventh of what an answer costs both.
+            self._timer = loop.call_at((loop.time() // seconds + 1) * seconds, self._set, 1)
+
+    def close(self) -> None:
+        """To be called always: otherwise the connection is closed with this."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._socket is not None:
+            self._socket.detach()
+
+    def _set(self, low_water: int) -> None:
+        transport = self._transport
+        # The descriptor of one that closes may be another connection's by now.
+        if transport is None or transport.is_closing():
+            return
+        if self._socket is None:
+            # The event loop's own makes one for each option that is set, at a third of the cost of setting it.
+            self._socket = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+
+
+async def _refused(response: aiohttp.ClientResponse) -> LlmError:
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            body = await _head(response, _MAX_ERROR_BYTES)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        body = b""
+    return refusal(response.status, response.headers, body)
+
+
+def _unavailable(error: Exception) -> LlmError:
+    why = type(getattr(error, "os_error", error)).__name__
+    return LlmError(Reason.MODEL_SERVER_UNAVAILABLE, f"the model server cannot be reached ({why})")
+
+
+def _of_lookup(error: LlmError) -> LlmError:
+    """A refusal as it is told where nothing was to be generated, so that it says nothing against a request."""
+    if error.reason in (Reason.MODEL_SERVER_DENIED, Reason.MODEL_SERVER_OVERLOADED):
+        return error
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, error.why, retry_after=error.retry_after, http_status=error.http_status
+    )
+
+
+def _unusable(name: str, what: str) -> LlmError:
+    return LlmError(
+        Reason.MODEL_SERVER_UNAVAILABLE, f"the model server answers /{name} with something {what}: {URL_REMEDY}"
+    )
+
+
+def _as_entry(entry: object) -> Mapping[str, Any]:
+    if isinstance(entry, str):
+        return {"id": entry}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _id_of(entry: Mapping[str, Any]) -> str | None:
+    """The id of a model, which Ollama's own list calls its name; None for an entry that cannot be asked for."""
+    found = entry.get("id") or entry.get("name") or entry.get("model")
+    return found if isinstance(found, str) else None
+
+
+def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
+    """An error object in the stream: what it says if nothing was written, else a broken-off answer.
+
+    But an overload is one after text as well, so that it counts against no question.
+    """
+    told = refused(error.get("code"), error)
+    return interrupted() if wrote and told.reason is not Reason.MODEL_SERVER_OVERLOADED else told
+
+
+async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
+    """What comes next after the finish reason; nothing where it does not come until then."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await response.content.readany()
+    except TimeoutError:
+        return b""
+
+
+def _left(response: aiohttp.ClientResponse) -> bytes:
+    """What had come before the connection broke; of that the HTTP library's own methods only tell that it did."""
+    return response.content._read_nowait(-1)  # noqa: SLF001
+
+
+async def _head(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    received = bytearray()
+    async for part in response.content.iter_any():
+        received += part
+        if len(received) > limit:
+            break
+    return bytes(received[:limit])
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that notices within a minute that the model server's machine is gone: nothing else would tell."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFERED_BYTES)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    idle = 0x10 if sys.platform == "darwin" else socket.TCP_KEEPIDLE  # Darwin's TCP_KEEPALIVE
+    for option, value in ((idle, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made

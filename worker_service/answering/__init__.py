@@ -1,0 +1,1 @@
+"""From a claim to its outcome: generation, and the text on its way to readers."""

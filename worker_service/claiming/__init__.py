@@ -1,0 +1,1 @@
+"""Which answers a worker takes, when, and how it keeps them: slots, shares, leases, trials."""

@@ -1,0 +1,1 @@
+"""What nobody asks for, and somebody has to do: expiring, taking back, removing."""

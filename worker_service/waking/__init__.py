@@ -1,0 +1,1 @@
+"""What wakes a worker: hints through the broker, wake-ups through Redis."""

@@ -1,0 +1,28 @@
+"""Takes wake-ups, by which a question that was just asked is claimed at once."""
+
+import asyncio
+from typing import Final
+
+from foundation.redis import MeshRedis
+from live.wakeups import next_wakeup
+from worker_service.answering.texts import REDIS_ERRORS
+from worker_service.claiming.slots import Slots
+from worker_service.outages import Outage
+
+_RETRY_SECONDS: Final = 1.0
+
+
+async def take_wakeups(redis: MeshRedis, slots: Slots, outage: Outage) -> None:
+    """Let slots look for work when they are woken, until the process begins to stop.
+
+    Without a free slot it takes no wake-up, so that other workers do. ``redis``: made for calls that wait; ``outage``:
+    of it.
+    """
+    while await slots.until_free():
+        try:
+            count = await next_wakeup(redis)
+        except REDIS_ERRORS as error:
+            outage.begins(error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            slots.start(count)
