@@ -12,45 +12,45 @@ from foundation.postgresql.database import _compiled
 pytestmark = pytest.mark.integration
 
 MODULES = (
-    "asking",
-    "claims",
-    "erasing",
-    "ledger",
-    "listing",
-    "models",
-    "operating",
-    "owners",
-    "reading",
-    "room",
-    "sweeping",
-    "turns",
+    "models.identity",
+    "owners.census",
+    "owners.concurrency_limit",
+    "owners.ledger",
+    "owners.turns",
+    "questions.asking",
+    "questions.claims",
+    "questions.erasing",
+    "questions.listing",
+    "questions.operating",
+    "questions.reading",
+    "questions.sweeping",
 )
 MEANT = {
-    "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
-    "claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
-    "claims._CLAIM_SUSPECTS": {
+    "questions.claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "questions.claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "questions.claims._CLAIM_SUSPECTS": {
         "answers_suspects",
         "answers_holder",
         "answers_pkey",
         "questions_answer",
         "workers_pkey",
     },
-    "claims._FINISH": {"answers_pkey", "questions_answer"},
-    "claims._HELD": {"answers_holder"},
-    "asking._ASK": {"answers_reusable_key", "answers_pkey"},
-    "owners._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
-    "models._REMEMBERED": {"models_pkey"},
-    "operating._OLDEST": {"questions_pkey", "answers_pkey"},
-    "reading._READ": {"questions_pkey", "answers_pkey"},
-    "room._COUNT": {"answers_owner"},
-    "sweeping._ANY_SUSPECTS": {"answers_suspects"},
-    "sweeping._COUNT_DUE": {"answers_claim"},
-    "sweeping._LOCK_OVERDUE": {"answers_deadline"},
-    "sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},
-    "sweeping._REQUEUE_LOST": {"answers_holder", "answers_pkey", "workers_pkey"},
-    "sweeping._STOP_REUSE": {"answers_reuse", "answers_pkey"},
-    "turns._CLAIMS": {"answers_claim"},
-    "turns._HIGHEST": {"answers_owner"},
+    "questions.claims._FINISH": {"answers_pkey", "questions_answer"},
+    "questions.claims._HELD": {"answers_holder"},
+    "questions.asking._ASK": {"answers_reusable_key", "answers_pkey"},
+    "owners.census._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
+    "models.identity._REMEMBERED": {"models_pkey"},
+    "questions.operating._OLDEST": {"questions_pkey", "answers_pkey"},
+    "questions.reading._READ": {"questions_pkey", "answers_pkey"},
+    "owners.concurrency_limit._COUNT": {"answers_owner"},
+    "questions.sweeping._ANY_SUSPECTS": {"answers_suspects"},
+    "questions.sweeping._COUNT_DUE": {"answers_claim"},
+    "questions.sweeping._LOCK_OVERDUE": {"answers_deadline"},
+    "questions.sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},
+    "questions.sweeping._REQUEUE_LOST": {"answers_holder", "answers_pkey", "workers_pkey"},
+    "questions.sweeping._STOP_REUSE": {"answers_reuse", "answers_pkey"},
+    "owners.turns._CLAIMS": {"answers_claim"},
+    "owners.turns._HIGHEST": {"answers_owner"},
 }
 """The indexes by which the statements that run all the time should read."""
 
@@ -60,7 +60,7 @@ def statements() -> dict[str, str]:
     return {
         f"{module}.{name}": _compiled(value)[0]
         for module in MODULES
-        for name, value in vars(import_module(f"questions.{module}")).items()
+        for name, value in vars(import_module(module)).items()
         if isinstance(value, TextClause)
     }
 
