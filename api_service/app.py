@@ -23,10 +23,10 @@ from api_service.authentication.authenticator import Authenticator
 from api_service.authentication.local_guard import LocalGuard
 from api_service.core.admission.limits import Limits
 from api_service.core.answering_model import AnsweringModel
+from api_service.core.asking import QuestionService
 from api_service.core.backlog import Backlog
 from api_service.core.database import DatabaseWatch
 from api_service.core.sampling import MeshIdentity, every, every_second
-from api_service.core.service import QuestionService
 from api_service.core.turns import TurnKeeper
 from api_service.core.watcher import Watcher
 from api_service.dependencies import AppState

@@ -8,13 +8,13 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
-from api_service.answers.cursor import Start
-from api_service.answers.languages import Language, preferred
 from api_service.answers.schemas import AskRequest, parse_ask
 from api_service.authentication.authenticator import Authenticator
-from api_service.authentication.principal import LOCAL, Principal
 from api_service.core.admission.limits import Limits
-from api_service.core.service import QuestionService
+from api_service.core.asking import QuestionService
+from api_service.core.languages import Language, preferred
+from api_service.core.principal import LOCAL, Principal
+from api_service.core.stream_cursor import Start
 from api_service.core.watcher import Watcher
 from api_service.health.readiness import Readiness, Report
 from api_service.http.problems import Code, FieldError, ProblemError

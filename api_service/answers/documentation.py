@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 from api_service.answers.event_stream import MEDIA_TYPE
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY
 from api_service.answers.schemas import AskResponse
-from api_service.history.parameters import MOST, USUAL
+from api_service.core.languages import Language
+from api_service.history.dependencies import MOST, USUAL
 from api_service.http.documentation import RATE_LIMIT_HEADERS, problems
 from api_service.http.problems import Code
 from questions.states import ErrorReason, State

@@ -8,11 +8,11 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Request, Response
 
 from api_service.answers import documentation
-from api_service.answers.answering import answer_response
 from api_service.answers.event_stream import EventStream
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, answer_text
+from api_service.answers.responses import answer_response
 from api_service.answers.schemas import AnswerResponse, AskResponse, QuestionId
+from api_service.core.languages import Language
 from api_service.dependencies import (
     AskBody,
     Caller,

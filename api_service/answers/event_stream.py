@@ -10,13 +10,13 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api_service.answers.answering import answer_response
-from api_service.answers.cursor import Cursor, Start
-from api_service.answers.languages import Language
-from api_service.answers.leaving import leaving_noticed
+from api_service.answers.responses import answer_response
+from api_service.core.languages import Language
 from api_service.core.live_text import LiveText, is_within_code_point, sse_event
+from api_service.core.stream_cursor import Cursor, Start
 from api_service.core.watch import Watch
 from api_service.core.watcher import Watcher
+from api_service.http.disconnects import leaving_noticed
 from questions.reading import Question
 from questions.states import State
 

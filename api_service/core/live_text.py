@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from api_service.answers.cursor import Cursor
+from api_service.core.stream_cursor import Cursor
 
 _PIECE_BYTES = 65_536
 _MOST_EVENTS = 16

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from api_service.answers import documentation
 from api_service.answers.schemas import Erasure, ListedQuestion, QuestionId, QuestionList
 from api_service.dependencies import Caller, Questions, authenticate
-from api_service.history.parameters import ListParameters, encode_cursor, parse
+from api_service.history.dependencies import ListParameters, encode_cursor, parse
 
 router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(authenticate)])
 

@@ -1,6 +1,6 @@
 import pytest
 
-from api_service.answers.cursor import Cursor, Start
+from api_service.core.stream_cursor import Cursor, Start
 from api_service.http.problems import Code, ProblemError
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api_service.answers.languages import Language, detect, language_of, preferred
+from api_service.core.languages import Language, detect, language_of, preferred
 
 EN, RU = Language.ENGLISH, Language.RUSSIAN
 

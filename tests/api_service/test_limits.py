@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.datastructures import Headers
 
 from api_service.app import create_app
-from api_service.authentication.principal import LOCAL, Principal
 from api_service.core.admission.limits import FREE, Limits
 from api_service.core.admission.request_rate import RequestRate
+from api_service.core.principal import LOCAL, Principal
 from api_service.core.turns import TurnKeeper
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
@@ -233,7 +233,7 @@ async def test_who_waits_too_long_for_the_owners_other_questions_is_told_to_come
     replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("questions.asking._PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr("api_service.core.admission.counting._PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("api_service.core.admission.owner_locks._PATIENCE_SECONDS", 0.2)
     lock = int.from_bytes(hashlib.sha256(b"askmesh room too long").digest()[:8], "big", signed=True)
     async with engine.connect() as frozen:
         await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api_service.answers.cursor import Cursor
 from api_service.core.live_text import LiveText, is_within_code_point, sse_event
+from api_service.core.stream_cursor import Cursor
 
 TEXTS = st.lists(st.text(min_size=1), min_size=1, max_size=20)
 

@@ -6,7 +6,6 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
 
-from api_service.answers.cursor import Cursor
 from api_service.answers.event_stream import MEDIA_TYPE as EVENT_STREAM
 from api_service.answers.schemas import (
     AnswerResponse,
@@ -17,6 +16,7 @@ from api_service.answers.schemas import (
     StatusEvent,
 )
 from api_service.app import Settings, create_app
+from api_service.core.stream_cursor import Cursor
 from api_service.health.endpoints import Alive, Ready
 from api_service.http.problems import MEDIA_TYPE, Problem
 from api_service.usage.endpoints import UsageResponse

@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY, answer_text
+from api_service.core.languages import Language
 from questions.reading import Question
 from questions.states import ENDED as ENDED_STATES
 from questions.states import LIVE, ErrorReason, State

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, FAILED, FAILURES, NOT_READY
+from api_service.core.languages import Language
 from embedded.valkey import BROKER_DATABASE, Valkey
 from live.signals import ENDED_CHANNEL
 from questions.states import ErrorReason

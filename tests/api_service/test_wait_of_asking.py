@@ -10,10 +10,10 @@ from aiohttp import ClientSession, ClientTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service import dependencies
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, FAILED
-from api_service.core import service
-from api_service.core.service import Asked
+from api_service.core import asking as service
+from api_service.core.asking import Asked
+from api_service.core.languages import Language
 from foundation.redis import MeshRedis
 from questions.asking import Accepted, accept
 from questions.states import ErrorReason
@@ -49,7 +49,7 @@ async def test_the_reply_is_the_answer_as_soon_as_it_is_there(
     async def read_again(*_: object) -> None:
         raise AssertionError("what was stored a moment ago need not be read")
 
-    monkeypatch.setattr("api_service.core.service.reading.read", read_again)
+    monkeypatch.setattr("api_service.core.asking.reading.read", read_again)
     waiting = asyncio.create_task(ask(streams, words))
     question_id = await asked(engine, words)
     writer = await Writer.begin(engine, redis, words)
@@ -126,7 +126,7 @@ async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
         read.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("api_service.core.service.reading.read", hang)
+    monkeypatch.setattr("api_service.core.asking.reading.read", hang)
     monkeypatch.setattr(service, "_LAST_LOOK_SECONDS", 0.05)
     status, _, body = await ask(streams, words, "0.05")
     assert read.is_set()

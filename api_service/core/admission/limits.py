@@ -9,7 +9,6 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.authentication.principal import Principal
 from api_service.core.admission.allowance import Allowance
 from api_service.core.admission.request_rate import RequestRate
 from api_service.core.admission.spending import (
@@ -19,6 +18,7 @@ from api_service.core.admission.spending import (
     seconds_until_tomorrow,
 )
 from api_service.core.database import reach
+from api_service.core.principal import Principal
 from api_service.core.turns import TurnKeeper
 from api_service.http.problems import Code, ProblemError
 from foundation.redis import MeshRedis

@@ -1,6 +1,6 @@
 """Who may have its questions answered sooner or later than its others."""
 
-from api_service.authentication.principal import Principal
+from api_service.core.principal import Principal
 from api_service.http.problems import Code, FieldError, ProblemError
 from owners.roles import Role
 from owners.turns import Priority

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.authentication import api_keys
 from api_service.authentication.api_keys import ApiKeys
-from api_service.authentication.principal import Principal
+from api_service.core.principal import Principal
 from api_service.http.problems import Code, ProblemError
 from foundation.postgresql.database import create_engine
 from foundation.postgresql.fair_pool import FairPool

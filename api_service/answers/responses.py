@@ -1,8 +1,8 @@
 """A question as its reader sees it."""
 
-from api_service.answers.languages import Language, language_of
 from api_service.answers.phrases import FAILURES, NOT_READY, answer_text
 from api_service.answers.schemas import AnswerError, AnswerResponse, Usage
+from api_service.core.languages import Language, language_of
 from models.identity import model_id
 from questions.reading import Question
 

@@ -12,18 +12,18 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive
 
-from api_service.answers.languages import Language, detect
-from api_service.answers.leaving import leaving_noticed
 from api_service.answers.schemas import AskLimits, AskRequest
-from api_service.authentication.principal import Principal
-from api_service.core.admission.counting import Counting
 from api_service.core.admission.limits import Admission, Limits
+from api_service.core.admission.owner_locks import Counting
 from api_service.core.admission.priorities import check_priority
 from api_service.core.answering_model import AnsweringModel
 from api_service.core.backlog import Backlog
 from api_service.core.database import reach
+from api_service.core.languages import Language, detect
+from api_service.core.principal import Principal
 from api_service.core.turns import TurnKeeper
 from api_service.core.watcher import Watcher
+from api_service.http.disconnects import leaving_noticed
 from api_service.http.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
 from foundation.background import watched
 from foundation.correlation import current_request_id
