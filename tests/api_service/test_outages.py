@@ -20,7 +20,7 @@ from embedded.valkey import Valkey
 from foundation.postgresql.database import create_engine
 from foundation.settings import BrokerSettings, DatabaseSettings
 from schema.migrations.__main__ import migrate
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.servers import execute, run_apart
 

@@ -13,7 +13,7 @@ from embedded.valkey import Valkey
 from foundation.settings import AccessSettings
 from owners.api_keys import create, revoke
 from owners.roles import Role
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.authentication.conftest import Caller, Callers
 from tests.api_service.authentication.issuer import token
 from tests.api_service.serving import client_of, serving, serving_app, settings_for

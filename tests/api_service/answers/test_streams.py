@@ -14,7 +14,7 @@ from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.states import ErrorReason
 from questions.sweeping import sweep
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import FINAL, Event, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.http.problems import Problem
 from embedded.valkey import Valkey
 from foundation.settings import LimitSettings
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import client_of, serving, settings_for, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]

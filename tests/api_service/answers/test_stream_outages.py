@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from tests.api_service.answers import complete, stored
 from tests.api_service.serving import serving, settings_for, until
 from tests.api_service.sse import Event, Stream, ask, read, text_of, watch, watching
+from tests.api_service.worker_actions import complete, stored
 from tests.api_service.writing import Writer
 from tests.servers import redis_at
 

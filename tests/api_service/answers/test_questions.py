@@ -20,7 +20,7 @@ from embedded.valkey import BROKER_DATABASE, Valkey
 from live.signals import ENDED_CHANNEL
 from questions.states import ErrorReason
 from questions.sweeping import sweep
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import until
 from tests.servers import redis_at
 

@@ -13,7 +13,7 @@ from yarl import URL
 
 from api_service.http.problems import KINDS, MEDIA_TYPE, Problem
 from questions.asking import MAX_ID
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

@@ -19,8 +19,8 @@ from foundation.settings import DatabaseSettings, GenerationSettings, LlmClientS
 from models.identity import identity, remember, remembered
 from questions import claims
 from questions.states import FinishReason, State
-from tests.api_service.answers import claim
 from tests.api_service.serving import client_of, serving, settings_for, until
+from tests.api_service.worker_actions import claim
 from tests.askmesh_client.replica import Context, Replica, running
 
 pytestmark = pytest.mark.integration

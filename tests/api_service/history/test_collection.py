@@ -11,7 +11,7 @@ from api_service.history.dependencies import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.listing import Place
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import client_of, serving, settings_for
 from tests.api_service.sse import ask, read, watching
 from tests.api_service.writing import Writer

@@ -26,7 +26,7 @@ from foundation.settings import LimitSettings
 from owners.concurrency_limit import NoRoomError, Room, refusal
 from owners.limits import LimitOverrides
 from owners.roles import Role
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 

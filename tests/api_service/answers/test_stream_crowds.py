@@ -19,7 +19,7 @@ from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.reading import Question
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer

@@ -17,7 +17,7 @@ from api_service.core.languages import Language
 from foundation.redis import MeshRedis
 from questions.asking import Accepted, accept
 from questions.states import ErrorReason
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import until
 from tests.api_service.sse import Stream, read
 from tests.api_service.writing import Writer

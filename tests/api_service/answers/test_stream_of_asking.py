@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
 from questions.states import State
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import until
 from tests.api_service.sse import Stream, ask, read, text_of, watch
 from tests.api_service.writing import Writer

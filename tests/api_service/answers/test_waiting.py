@@ -16,7 +16,7 @@ from api_service.core.watcher import Watcher
 from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from tests.api_service import answers
+from tests.api_service import worker_actions as answers
 from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
 from tests.api_service.writing import Writer
