@@ -13,7 +13,7 @@ from yarl import URL
 
 from api_service.http.problems import KINDS, MEDIA_TYPE, Problem
 from questions.asking import MAX_ID
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -23,9 +23,9 @@ GOOD = b'{"question_text": "why?"}'
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
 async def _nothing_changes(engine: AsyncEngine) -> AsyncIterator[None]:
-    before = await answers.rows(engine)
+    before = await worker_actions.rows(engine)
     yield
-    assert await answers.rows(engine) == before
+    assert await worker_actions.rows(engine) == before
 
 
 async def problem_of(response: ClientResponse) -> Problem:

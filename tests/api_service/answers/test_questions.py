@@ -20,7 +20,7 @@ from embedded.valkey import BROKER_DATABASE, Valkey
 from live.signals import ENDED_CHANNEL
 from questions.states import ErrorReason
 from questions.sweeping import sweep
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import until
 from tests.servers import redis_at
 
@@ -116,7 +116,7 @@ async def test_an_answer_comes_with_all_that_is_known_of_it(
     waiting = await api.get(location)
     assert int(waiting.headers["Retry-After"]) >= 1
     assert (await waiting.json()).keys() == {"question_id", "status", "answer_text", "created_at"}
-    await answers.complete(engine, words, "It says yes. 🙂")
+    await worker_actions.complete(engine, words, "It says yes. 🙂")
     for _ in range(2):  # from PostgreSQL, then from Redis
         finished = await api.get(location)
         body = await finished.json()
@@ -140,14 +140,14 @@ async def test_an_answer_comes_with_all_that_is_known_of_it(
 
 async def test_a_question_that_a_worker_has_is_in_progress(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     asked = await ask(api, words)
-    await answers.start(engine, words)
+    await worker_actions.start(engine, words)
     body = await read(api, asked["question_id"])
     assert (body["status"], body["answer_text"]) == ("in_progress", "The answer is not ready yet.")
 
 
 async def test_an_answer_that_was_cut_short_says_so(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     asked = await ask(api, words)
-    await answers.cut_short(engine, words, "It says")
+    await worker_actions.cut_short(engine, words, "It says")
     body = await read(api, asked["question_id"])
     assert (body["status"], body["answer_text"], body["finish_reason"]) == ("incomplete", "It says", "output_limit")
     assert "usage" not in body  # the model server did not count
@@ -158,7 +158,7 @@ async def test_a_failed_question_says_why_in_the_readers_language(
     api: ClientSession, engine: AsyncEngine, words: str, reason: ErrorReason
 ) -> None:
     asked = await ask(api, words)
-    await answers.fail(engine, words, reason)
+    await worker_actions.fail(engine, words, reason)
     for language in Language:
         body = await read(api, asked["question_id"], {"Accept-Language": language})
         assert body["status"] == "failed"
@@ -228,7 +228,7 @@ async def test_text_in_any_language_comes_back_unchanged(api: ClientSession, eng
     async with engine.connect() as connection:
         statement = text("SELECT text FROM questions WHERE id = :id")
         assert (await connection.execute(statement, {"id": body["question_id"]})).scalar_one() == asked
-    await answers.complete(engine, asked, asked)
+    await worker_actions.complete(engine, asked, asked)
     assert (await read(api, body["question_id"]))["answer_text"] == asked
 
 
@@ -242,7 +242,7 @@ async def test_the_same_question_in_flight_is_coalesced(api: ClientSession, engi
     first = await ask(api, words)
     second = await ask(api, f"  {words}\r\n")
     assert (first["coalesced"], second["coalesced"], second["status"]) == (False, True, "queued")
-    await answers.start(engine, words)
+    await worker_actions.start(engine, words)
     third = await ask(api, words)
     assert (third["coalesced"], third["cached"], third["status"]) == (True, False, "in_progress")
     assert len({asked["question_id"] for asked in (first, second, third)}) == 3
@@ -250,7 +250,7 @@ async def test_the_same_question_in_flight_is_coalesced(api: ClientSession, engi
 
 async def test_a_finished_answer_is_given_at_once(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     response = await post(api, words)
     body = await response.json()
     assert response.status == 200
@@ -263,7 +263,7 @@ async def test_a_finished_answer_is_given_at_once(api: ClientSession, engine: As
 @pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
 async def test_no_cache_asks_anew(api: ClientSession, engine: AsyncEngine, words: str, header: str) -> None:
     await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     fresh = await ask(api, words, {"Cache-Control": header})
     assert (fresh["status"], fresh["cached"], fresh["coalesced"]) == ("queued", False, False)
 
@@ -271,21 +271,21 @@ async def test_no_cache_asks_anew(api: ClientSession, engine: AsyncEngine, words
 @pytest.mark.parametrize("header", ["no-store", "max-age=0", "x-no-cache"])
 async def test_nothing_but_no_cache_does(api: ClientSession, engine: AsyncEngine, words: str, header: str) -> None:
     await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     assert (await ask(api, words, {"Cache-Control": header}))["cached"]
 
 
 async def test_simultaneous_duplicates_under_one_key_are_one_question(
     api: ClientSession, engine: AsyncEngine, words: str
 ) -> None:
-    before = await answers.rows(engine)
+    before = await worker_actions.rows(engine)
     key = {"Idempotency-Key": "k-simultaneous"}
     responses = await asyncio.gather(*(post(api, words, key) for _ in range(12)))
     assert {response.status for response in responses} == {202}
     assert len({(await response.json())["question_id"] for response in responses}) == 1
     replayed = [response.headers.get("Idempotency-Replayed") for response in responses]
     assert sorted(replayed, key=str) == [None] + ["true"] * 11
-    assert await answers.rows(engine) == (before[0] + 1, before[1] + 1)
+    assert await worker_actions.rows(engine) == (before[0] + 1, before[1] + 1)
 
 
 async def test_a_replay_says_how_its_question_is_now(api: ClientSession, engine: AsyncEngine, words: str) -> None:
@@ -293,7 +293,7 @@ async def test_a_replay_says_how_its_question_is_now(api: ClientSession, engine:
     first = await ask(api, words, key, max_wait_seconds=600)
     again = await post(api, words, key)  # the default, left out or sent, is the same
     assert (again.status, again.headers["Idempotency-Replayed"]) == (202, "true")
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     response = await post(api, words, key)
     body = await response.json()
     assert (response.status, response.headers["Idempotency-Replayed"]) == (200, "true")
@@ -304,20 +304,20 @@ async def test_a_replay_says_how_its_question_is_now(api: ClientSession, engine:
 async def test_a_key_belongs_to_one_body(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     key = {"Idempotency-Key": "!~"}
     await ask(api, words, key)
-    before = await answers.rows(engine)
+    before = await worker_actions.rows(engine)
     for other in (post(api, words + "?", key), post(api, words, key, max_wait_seconds=10)):
         response = await other
         problem = await response.json()
         assert (response.status, problem["code"]) == (422, "idempotency_key_reused")
         assert problem["errors"][0]["field"] == "Idempotency-Key"
-    assert await answers.rows(engine) == before
+    assert await worker_actions.rows(engine) == before
 
 
 async def test_cancelling_ends_the_question_once_and_frees_its_worker(
     api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await answers.start(engine, words)
+    await worker_actions.start(engine, words)
     redis = redis_at(valkey.url())
     pubsub = redis.pubsub(ignore_subscribe_messages=True)
     await pubsub.subscribe(redis.name(ENDED_CHANNEL))
@@ -351,14 +351,14 @@ async def test_a_cancelled_question_lets_others_have_the_answer(
     first, second = await ask(api, words), await ask(api, words)
     await api.post(f"/api/answer/{first['question_id']}/cancel")
     assert (await read(api, second["question_id"]))["status"] == "queued"
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     assert (await read(api, second["question_id"]))["answer_text"] == "It says so."
     assert (await read(api, first["question_id"]))["status"] == "cancelled"
 
 
 async def test_cancelling_what_has_ended_changes_nothing(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     asked = await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     response = await api.post(f"/api/answer/{asked['question_id']}/cancel")
     assert await response.json() == before
@@ -390,7 +390,7 @@ async def test_redis_may_forget_every_answer(
     api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     async with redis_at(valkey.url()) as redis:
         await redis.flushdb()
@@ -401,7 +401,7 @@ async def test_a_completed_answer_is_read_without_postgresql(
     api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     async with redis_at(valkey.url()) as redis:
         await until(lambda: redis.exists(redis.name("question", 2, asked["question_id"])))

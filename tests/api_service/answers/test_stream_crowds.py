@@ -19,7 +19,7 @@ from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.reading import Question
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer
@@ -121,7 +121,7 @@ async def test_many_who_do_not_read_a_finished_answer_share_its_text(
     async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
         question_id = await ask(api, words)
         whole = PIECE * 40
-        await answers.complete(engine, words, whole)
+        await worker_actions.complete(engine, words, whole)
         others = set(server.server_state.connections)
         with ExitStack() as stack:
             for _ in range(20):

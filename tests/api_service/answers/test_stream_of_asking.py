@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
 from questions.states import State
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import until
 from tests.api_service.sse import Stream, ask, read, text_of, watch
 from tests.api_service.writing import Writer
@@ -59,7 +59,7 @@ async def test_an_answer_that_is_there_already_comes_at_once(
     await ask(streams, words)
     async with asking(streams, words) as stream:
         assert (await stream.next()).data["coalesced"] is True
-        await answers.complete(engine, words, "It says so.")
+        await worker_actions.complete(engine, words, "It says so.")
         await stream.rest()
     async with asking(streams, words) as stream:
         first, *rest = await stream.rest()
@@ -83,7 +83,7 @@ async def test_an_idempotency_key_gives_the_same_question(
     async with asking(streams, words, key, cancel_on_disconnect=False) as stream:
         assert (await stream.next()).data["question_id"] == question_id
         assert stream.response.headers["Idempotency-Replayed"] == "true"
-        await answers.complete(engine, words, "It says so.")
+        await worker_actions.complete(engine, words, "It says so.")
         assert (await stream.rest())[-1].name == "completed"
     body = {"question_text": words, "cancel_on_disconnect": True}
     async with streams.post("/api/ask", json=body, headers=key | EVENTS) as response:
@@ -149,7 +149,7 @@ async def test_leaving_cancels_a_question_if_that_was_asked_for(
     await until(is_cancelled)
     async with asking(streams, words + "!", cancel_on_disconnect=True) as stream:
         question_id = (await stream.next()).data["question_id"]
-        await answers.complete(engine, words + "!", "It says so.")
+        await worker_actions.complete(engine, words + "!", "It says so.")
         await stream.rest()
     assert (await read(streams, question_id))["status"] == "completed"
 
@@ -158,5 +158,5 @@ async def test_leaving_changes_nothing_otherwise(streams: ClientSession, engine:
     question_id = await leave(streams, words)
     watched = asyncio.create_task(watch(streams, question_id))
     await leave(streams, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     assert (await watched)[-1].name == "completed"

@@ -14,7 +14,7 @@ from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.states import ErrorReason
 from questions.sweeping import sweep
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import FINAL, Event, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer
@@ -123,7 +123,7 @@ async def test_the_header_counts_more_than_the_parameter(
     streams: ClientSession, engine: AsyncEngine, words: str
 ) -> None:
     question_id = await ask(streams, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     assert text_of(await watch(streams, question_id)) == "It says so."
     for last_id, rest in ((None, "says so."), ("0:8", "so.")):
         async with watching(streams, question_id, last_id, params={"starting_after": "0:3"}) as stream:

@@ -17,7 +17,7 @@ from api_service.core.languages import Language
 from foundation.redis import MeshRedis
 from questions.asking import Accepted, accept
 from questions.states import ErrorReason
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import until
 from tests.api_service.sse import Stream, read
 from tests.api_service.writing import Writer
@@ -38,8 +38,8 @@ async def ask(
 
 async def asked(engine: AsyncEngine, words: str) -> int:
     """The id of the only question with these words, once it is there."""
-    await until(lambda: answers.stored(engine, words))
-    (question_id,) = await answers.stored(engine, words)
+    await until(lambda: worker_actions.stored(engine, words))
+    (question_id,) = await worker_actions.stored(engine, words)
     return question_id
 
 
@@ -136,7 +136,7 @@ async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
 async def test_what_has_begun_meanwhile_is_told_so(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
     waiting = asyncio.create_task(ask(streams, words, "2"))
     await asked(engine, words)
-    await answers.start(engine, words)
+    await worker_actions.start(engine, words)
     status, _, body = await waiting
     assert (status, body["status"]) == (202, "in_progress")
 
@@ -144,7 +144,7 @@ async def test_what_has_begun_meanwhile_is_told_so(streams: ClientSession, engin
 async def test_an_end_without_an_answer_is_a_200_too(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
     failing = asyncio.create_task(ask(streams, words))
     await asked(engine, words)
-    await answers.fail(engine, words, ErrorReason.CONTEXT_TOO_LONG)
+    await worker_actions.fail(engine, words, ErrorReason.CONTEXT_TOO_LONG)
     status, _, body = await failing
     assert (status, body["status"]) == (200, "failed")
     assert body["answer_text"] == FAILED[ErrorReason.CONTEXT_TOO_LONG][Language.ENGLISH]
@@ -164,7 +164,7 @@ async def test_a_wait_that_cannot_be_is_refused_before_anything_is_stored(
     assert (status, problem["code"]) == (400, "invalid_parameter")
     (error,) = problem["errors"]
     assert (error["field"], error["detail"]) == ("wait", "is not a number of seconds from 0 to 60")
-    assert await answers.stored(engine, words) == []
+    assert await worker_actions.stored(engine, words) == []
 
 
 async def test_a_stream_does_not_wait(streams: ClientSession, words: str) -> None:
@@ -184,7 +184,7 @@ async def test_a_repetition_waits_for_the_same_question(
     assert (status, headers["Idempotency-Replayed"], body["question_id"]) == (202, "true", question_id)
     assert not first.done()
     assert not second.done()
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     for reply, replayed in (
         (await first, None),
         (await second, "true"),
@@ -195,7 +195,7 @@ async def test_a_repetition_waits_for_the_same_question(
         assert (body["question_id"], body["answer_text"]) == (question_id, "It says so.")
     status, _, problem = await ask(streams, words + "?", "60", key)
     assert (status, problem["code"]) == (422, "idempotency_key_reused")
-    assert await answers.stored(engine, words) == [question_id]
+    assert await worker_actions.stored(engine, words) == [question_id]
 
 
 async def leave(streams: ClientSession, engine: AsyncEngine, words: str, **fields: Any) -> int:
@@ -223,7 +223,7 @@ async def test_leaving_cancels_a_question_if_that_was_asked_for(
 
 async def test_leaving_changes_nothing_otherwise(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
     question_id = await leave(streams, engine, words)
-    await answers.complete(engine, words, "It says so.")
+    await worker_actions.complete(engine, words, "It says so.")
     assert (await read(streams, question_id))["status"] == "completed"
 
 

@@ -16,7 +16,7 @@ from api_service.core.watcher import Watcher
 from api_service.http.server import ApiServer
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
 from tests.api_service.writing import Writer
@@ -120,7 +120,7 @@ async def test_many_wait_at_once_on_few_connections(
     assert await wait(streams, ids[0], "0") == "queued"  # while they wait, others are served
     assert await connections() <= POOL
     for number in range(10):
-        await answers.complete(engine, f"{words} {number}", "It says so.")
+        await worker_actions.complete(engine, f"{words} {number}", "It says so.")
     async with asyncio.timeout(60):
         assert set(await asyncio.gather(*waiting)) == {"completed"}
     assert await connections() <= POOL

@@ -11,7 +11,7 @@ from api_service.history.dependencies import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.listing import Place
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving, settings_for
 from tests.api_service.sse import ask, read, watching
 from tests.api_service.writing import Writer
@@ -35,7 +35,7 @@ async def test_what_was_asked_is_listed_newest_first_page_by_page(
     api: ClientSession, engine: AsyncEngine, words: str
 ) -> None:
     ids = [await ask(api, f"{words} {number}") for number in range(5)]
-    await answers.complete(engine, f"{words} 1", "because")
+    await worker_actions.complete(engine, f"{words} 1", "because")
     page = await listed(api, "?limit=3")
     assert [entry["question_id"] for entry in page["questions"]] == ids[:1:-1]
     assert page["questions"][0].keys() == {"question_id", "status", "question_text", "created_at"}
@@ -116,7 +116,7 @@ async def test_an_erased_question_is_gone_everywhere(
     headers = {"Idempotency-Key": "of-an-erased-question"}
     asked = await (await api.post("/api/ask", json={"question_text": words}, headers=headers)).json()
     question_id = asked["question_id"]
-    await answers.complete(engine, words, "a secret answer")
+    await worker_actions.complete(engine, words, "a secret answer")
     async with serving(settings_for(database_url, valkey)) as url, client_of(url) as other:
         for replica in (api, other, api):
             assert (await read(replica, question_id))["answer_text"] == "a secret answer"
@@ -151,7 +151,7 @@ async def test_whoever_waits_for_an_erased_question_is_told(
 
 async def test_an_answer_that_others_have_stays_for_them(api: ClientSession, engine: AsyncEngine, words: str) -> None:
     first = await ask(api, words)
-    await answers.complete(engine, words, "because")
+    await worker_actions.complete(engine, words, "because")
     second = await ask(api, words)
     assert await erase(api, first) == (200, {"question_id": first, "answer": "kept"})
     assert (await read(api, second))["answer_text"] == "because"

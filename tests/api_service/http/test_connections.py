@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -108,14 +108,14 @@ async def test_a_client_that_waits_for_leave_to_send_is_refused_first(api: Clien
 async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(
     api: ClientSession, engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = await answers.rows(engine)
+    before = await worker_actions.rows(engine)
     for sent in (sized(question(words))[:-5], ASK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", ASK[:-10]):
         async with connected(api) as connection:
             await connection.send(sent)
     async with connected(api) as connection:
         await connection.send(ALIVE)
         assert (await connection.response())[0] == 200
-    assert await answers.rows(engine) == before
+    assert await worker_actions.rows(engine) == before
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -220,8 +220,8 @@ async def test_http_1_0_is_answered_and_closed(api: ClientSession, words: str) -
 async def test_what_is_no_http_is_refused_and_changes_nothing(
     api: ClientSession, engine: AsyncEngine, sent: bytes
 ) -> None:
-    before = await answers.rows(engine)
+    before = await worker_actions.rows(engine)
     async with connected(api) as connection:
         await connection.send(sent)
         assert (await connection.response())[0] in (400, 404)
-    assert await answers.rows(engine) == before
+    assert await worker_actions.rows(engine) == before

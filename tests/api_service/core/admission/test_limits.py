@@ -26,7 +26,7 @@ from foundation.settings import LimitSettings
 from owners.concurrency_limit import NoRoomError, Room, refusal
 from owners.limits import LimitOverrides
 from owners.roles import Role
-from tests.api_service import worker_actions as answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 
@@ -127,7 +127,7 @@ async def test_places_are_counted_exactly_over_replicas_and_sharing_takes_none(
 async def test_tokens_that_were_taken_refuse_what_follows(replicas: list[ClientSession], engine: AsyncEngine) -> None:
     free = await ask(replicas[0], "tokens", "first?", tokens_per_minute=100)
     assert (free.status, free.headers["x-ratelimit-remaining-tokens"]) == (202, "100")
-    await answers.complete(engine, "first?", "an answer", reuse_seconds=60)  # 46 tokens
+    await worker_actions.complete(engine, "first?", "an answer", reuse_seconds=60)  # 46 tokens
     await execute(engine, "UPDATE ledger_entries SET prompt_tokens = 80 WHERE owner = 'tokens' AND prompt_tokens > 0")
     budgets = {"tokens_per_minute": 88, "tokens_per_day": 1_000}
     reply = await ask(replicas[1], "tokens", "second?", **budgets)
@@ -281,7 +281,7 @@ async def test_usage_is_the_callers_own_unless_it_is_an_operator(
     replicas: list[ClientSession], engine: AsyncEngine
 ) -> None:
     await ask(replicas[0], "usage", "usage?")
-    await answers.complete(engine, "usage?", "an answer")
+    await worker_actions.complete(engine, "usage?", "an answer")
     async with replicas[1].get("/api/usage", headers={"tenant": "usage", "limit-tokens-per-day": "9"}) as response:
         body = await response.json()
     total = {"requests": 1, "prompt_tokens": 38, "completion_tokens": 8, "cached_prompt_tokens": 24}
