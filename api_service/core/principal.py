@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from api_service.http.problems import Code, ProblemError
+from api_service.core.errors import ErrorCode, ServiceError
 from owners.limits import NO_OVERRIDES, LimitOverrides
 from owners.roles import Role
 
@@ -21,9 +21,9 @@ class Principal:
     limits: LimitOverrides = NO_OVERRIDES
 
     def require(self, role: Role) -> None:
-        """Raise a 403 ProblemError unless the caller has this role. Operators have every role."""
+        """Raise ServiceError unless the caller has this role. Operators have every role."""
         if self.role not in (role, Role.OPERATOR):
-            raise ProblemError(Code.FORBIDDEN, f"This takes the role {role}, and yours is {self.role}.")
+            raise ServiceError(ErrorCode.FORBIDDEN, f"This takes the role {role}, and yours is {self.role}.")
 
 
 LOCAL: Final = Principal(tenant="local", role=Role.OPERATOR)

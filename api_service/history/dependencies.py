@@ -1,38 +1,49 @@
-"""What a request for a list of questions says: filters, the size of a page, and where it begins."""
+"""What the endpoints of this feature ask for, by type."""
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime
+from typing import Annotated, Final, TypedDict, cast
 
+from fastapi import Depends, Request
 from starlette.datastructures import QueryParams
 
+from api_service.history.list_cursor import decode_cursor
+from api_service.history.service import QuestionHistory
 from api_service.http.problems import Code, FieldError, ProblemError
-from questions.asking import MAX_ID
 from questions.listing import Place, Wanted
 from questions.states import State
 
 MOST: Final = 100
 USUAL: Final = 20
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_CURSOR: Final = re.compile(rb"([1-9][0-9]{0,17}):([1-9][0-9]{0,15})")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _KNOWN: Final = frozenset({"status", "created_since", "created_before", "limit", "cursor"})
 
 
+class HistoryState(TypedDict):
+    """What this feature needs of the application while it runs."""
+
+    history: QuestionHistory
+
+
 @dataclass(frozen=True, slots=True)
 class ListParameters:
-    """What a request for a list says."""
+    """What a request for a list says: filters, where the page begins, and its size."""
 
     wanted: Wanted
     after: Place | None
     limit: int
 
 
-def parse(query: QueryParams) -> ListParameters:
+async def _history(request: Request) -> QuestionHistory:
+    return cast(HistoryState, request.state)["history"]
+
+
+async def _list_parameters(request: Request) -> ListParameters:
+    return parse_list_parameters(request.query_params)
+
+
+def parse_list_parameters(query: QueryParams) -> ListParameters:
     """Read the query. Raises a ProblemError that names every parameter that is wrong."""
     errors: list[FieldError] = [
         _error(name[:100], "is not known", f"send {', '.join(sorted(_KNOWN))}, or none of them")
@@ -65,24 +76,6 @@ def parse(query: QueryParams) -> ListParameters:
     return ListParameters(wanted, after, int(limit))
 
 
-def encode_cursor(place: Place) -> str:
-    """The place in a form that says nothing to those who only send it back."""
-    microseconds = (place.created_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(b"%d:%d" % (microseconds, place.question_id)).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str) -> Place | None:
-    """The place that was written like this; None for anything else."""
-    if len(cursor) > 64 or not cursor.isascii():
-        return None
-    try:
-        match = _CURSOR.fullmatch(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        place = Place(_EPOCH + int(match[1]) * _MICROSECOND, int(match[2])) if match else None
-    except (binascii.Error, OverflowError):
-        return None
-    return place if place is not None and place.question_id <= MAX_ID and encode_cursor(place) == cursor else None
-
-
 def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime | None:
     if text is None:
         return None
@@ -99,3 +92,7 @@ def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime |
 
 def _error(field: str, detail: str, remedy: str) -> FieldError:
     return FieldError(field=field, detail=detail, remedy=remedy)
+
+
+History = Annotated[QuestionHistory, Depends(_history)]
+Listing = Annotated[ListParameters, Depends(_list_parameters)]

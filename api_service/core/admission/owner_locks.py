@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 _PATIENCE_SECONDS: Final = 10.0
 
 
-class Counting:
+class OwnerLocks:
     """Lines an owner's questions up in this process, before they take a connection to PostgreSQL.
 
     There they would wait for each other's lock: with as many as the pool has connections, nobody else would get one.
@@ -19,8 +19,8 @@ class Counting:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def of(self, owner: str) -> AsyncIterator[None]:
-        """Count for this owner. Raises TimeoutError if those before take longer than 10 s."""
+    async def hold(self, owner: str) -> AsyncIterator[None]:
+        """Count for this owner alone. Raises TimeoutError if those before take longer than 10 s."""
         if (lock := self._locks.get(owner)) is None:
             lock = self._locks[owner] = asyncio.Lock()
         async with asyncio.timeout(_PATIENCE_SECONDS):

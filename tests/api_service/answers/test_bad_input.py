@@ -11,7 +11,7 @@ from aiohttp import ClientResponse, ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 from yarl import URL
 
-from api_service.http.problems import KINDS, MEDIA_TYPE, Problem
+from api_service.http.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem
 from questions.asking import MAX_ID
 from tests.api_service import worker_actions
 
@@ -31,7 +31,7 @@ async def _nothing_changes(engine: AsyncEngine) -> AsyncIterator[None]:
 async def problem_of(response: ClientResponse) -> Problem:
     problem = Problem.model_validate_json(await response.read())
     assert response.content_type == MEDIA_TYPE
-    assert response.status == problem.status == KINDS[problem.code].status
+    assert response.status == problem.status == PROBLEM_TYPES[problem.code].status
     assert response.headers["X-Request-ID"] == problem.request_id
     assert problem.detail
     return problem

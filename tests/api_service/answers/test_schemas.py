@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from api_service.answers.schemas import AskLimits, AskRequest, QuestionId, parse_ask
+from api_service.answers.schemas import AskLimits, AskRequest, parse_ask
+from api_service.http.dependencies import QuestionId
 from api_service.http.problems import Code, ProblemError
 from questions.asking import MAX_ID
 

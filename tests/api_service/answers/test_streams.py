@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from aiohttp import ClientSession
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.answers import event_stream
+from api_service.answers.server_sent_events import SseEncoder
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.states import ErrorReason
@@ -280,7 +281,7 @@ async def test_a_question_that_is_removed_ends_its_stream(
 async def test_a_silent_stream_is_kept_alive(
     streams: ClientSession, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "_HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr("api_service.answers.endpoints.SseEncoder", partial(SseEncoder, idle_seconds=0.05))
     question_id = await ask(streams, words)
     async with watching(streams, question_id) as stream, asyncio.timeout(30):
         await stream.next()

@@ -9,13 +9,14 @@ import pytest
 from aiohttp import ClientSession, ClientTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service import dependencies
 from api_service.answers.phrases import ACCEPTED, FAILED
-from api_service.core import asking as service
-from api_service.core.asking import Asked
+from api_service.core import asking, reading
 from api_service.core.languages import Language
+from api_service.core.reading import QuestionReader
+from api_service.http import dependencies
 from foundation.redis import MeshRedis
 from questions.asking import Accepted, accept
+from questions.reading import Question
 from questions.states import ErrorReason
 from tests.api_service import worker_actions
 from tests.api_service.serving import until
@@ -49,7 +50,7 @@ async def test_the_reply_is_the_answer_as_soon_as_it_is_there(
     async def read_again(*_: object) -> None:
         raise AssertionError("what was stored a moment ago need not be read")
 
-    monkeypatch.setattr("api_service.core.asking.reading.read", read_again)
+    monkeypatch.setattr("api_service.core.reading.reading.read", read_again)
     waiting = asyncio.create_task(ask(streams, words))
     question_id = await asked(engine, words)
     writer = await Writer.begin(engine, redis, words)
@@ -88,7 +89,7 @@ async def test_nobody_waits_for_longer_than_proxies_do(
     streams: ClientSession, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # nginx, ingress-nginx and AWS's load balancers give a request up on which nothing has come for 60 s.
-    assert dependencies.LONGEST_WAIT_SECONDS + service._LAST_LOOK_SECONDS < 60
+    assert dependencies.LONGEST_WAIT_SECONDS + reading.LAST_LOOK_SECONDS < 60
     monkeypatch.setattr(dependencies, "LONGEST_WAIT_SECONDS", 0.2)
     status, headers, body = await ask(streams, words, "60")
     assert (status, body["status"]) == (202, "queued")
@@ -105,12 +106,12 @@ async def test_what_asking_takes_is_part_of_the_wait(
         await asyncio.sleep(0.2)
         return await accept(*arguments, **named)
 
-    async def wait_for_end(_: object, asked: Asked, seconds: float, __: object) -> Asked:
+    async def wait_after_asking(_: object, question: Question, seconds: float, __: object) -> Question:
         waited.append(seconds)
-        return asked
+        return question
 
-    monkeypatch.setattr(service, "accept", accept_slowly)
-    monkeypatch.setattr(service.QuestionService, "wait_for_end", wait_for_end)
+    monkeypatch.setattr(asking, "accept", accept_slowly)
+    monkeypatch.setattr(QuestionReader, "wait_after_asking", wait_after_asking)
     await ask(streams, words, "30")
     await ask(streams, words + "?", "0.1")
     assert 0 < waited[0] <= 29.8
@@ -126,8 +127,8 @@ async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
         read.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("api_service.core.asking.reading.read", hang)
-    monkeypatch.setattr(service, "_LAST_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("api_service.core.reading.reading.read", hang)
+    monkeypatch.setattr(reading, "LAST_LOOK_SECONDS", 0.05)
     status, _, body = await ask(streams, words, "0.05")
     assert read.is_set()
     assert (status, body["status"], body["question_id"]) == (202, "queued", await asked(engine, words))

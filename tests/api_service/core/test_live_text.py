@@ -7,17 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api_service.core.live_text import LiveText, is_within_code_point, sse_event
-from api_service.core.stream_cursor import Cursor
+from api_service.answers.server_sent_events import encode_delta, sse_event
+from api_service.core.live_text import LiveText, is_within_code_point
+from api_service.core.stream_cursor import StreamCursor
 
 TEXTS = st.lists(st.text(min_size=1), min_size=1, max_size=20)
 
 
-def read_on(text: LiveText, cursor: Cursor) -> tuple[list[bytes], Cursor]:
+def read_on(text: LiveText, cursor: StreamCursor) -> tuple[list[bytes], StreamCursor]:
     events = []
     while (delta := text.delta(cursor)) is not None:
-        event, cursor = delta
-        events.append(event)
+        cursor = delta.cursor
+        events.append(encode_delta(delta))
     return events, cursor
 
 
@@ -34,7 +35,7 @@ def text_in(events: list[bytes]) -> str:
 @given(TEXTS, st.data())
 def test_deltas_add_up_however_readers_and_writer_take_turns(pieces: list[str], data: st.DataObject) -> None:
     text, offset = LiveText(0), 0
-    readers = [(Cursor(0, 0), "") for _ in range(3)]
+    readers = [(StreamCursor(0, 0), "") for _ in range(3)]
     for piece in pieces:
         assert text.take(0, offset, piece.encode())
         offset += len(piece.encode())
@@ -45,7 +46,7 @@ def test_deltas_add_up_however_readers_and_writer_take_turns(pieces: list[str], 
     for cursor, seen in readers:
         events, end = read_on(text, cursor)
         assert seen + text_in(events) == "".join(pieces)
-        assert end == Cursor(0, len("".join(pieces).encode()))
+        assert end == StreamCursor(0, len("".join(pieces).encode()))
 
 
 @given(TEXTS, st.data())
@@ -68,7 +69,7 @@ def test_notices_that_are_doubled_or_late_change_nothing_and_a_hole_is_noticed(
 def test_a_piece_is_bounded_and_ends_with_a_code_point(shift: int, character: str) -> None:
     whole = "a" * shift + character * 40_000
     text = LiveText(0, whole.encode())
-    events, cursor = read_on(text, Cursor(0, 0))
+    events, cursor = read_on(text, StreamCursor(0, 0))
     assert text_in(events) == whole
     assert cursor.offset == len(whole.encode())
     assert len(events) > 1
@@ -77,12 +78,16 @@ def test_a_piece_is_bounded_and_ends_with_a_code_point(shift: int, character: st
 
 def test_readers_at_the_same_place_share_an_event() -> None:
     text = LiveText(0, b"one")
-    first, second = text.delta(Cursor(0, 0)), text.delta(Cursor(0, 0))
+    first, second = text.delta(StreamCursor(0, 0)), text.delta(StreamCursor(0, 0))
     assert first is not None
     assert second is not None
-    assert first[0] is second[0]
+    assert first is second
+    assert encode_delta(first) is encode_delta(second)
     text.take(0, 3, b" two")
-    assert text.delta(Cursor(0, 0)) == (sse_event("delta", {"text": "one two"}, Cursor(0, 7)), Cursor(0, 7))
+    after = text.delta(StreamCursor(0, 0))
+    assert after is not None
+    assert after.cursor == StreamCursor(0, 7)
+    assert encode_delta(after) == sse_event("delta", {"text": "one two"}, StreamCursor(0, 7))
 
 
 def test_a_higher_epoch_takes_the_text_back_and_a_lower_one_is_ignored() -> None:
@@ -109,11 +114,13 @@ def test_readers_that_begin_anywhere_in_a_text_that_does_not_grow_cost_no_memory
     try:
         before, _ = tracemalloc.get_traced_memory()
         for offset in range(4_000):
-            assert text.delta(Cursor(0, offset)) is not None
+            delta = text.delta(StreamCursor(0, offset))
+            assert delta is not None
+            encode_delta(delta)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert after - before < 3_000_000, "4,000 events of 64 KiB each would be 256 MiB"
-    again = text.delta(Cursor(0, 3_999))
+    again = text.delta(StreamCursor(0, 3_999))
     assert again is not None
-    assert text.delta(Cursor(0, 3_999)) is again, "readers at one place share the event"
+    assert text.delta(StreamCursor(0, 3_999)) is again, "readers at one place share the event"

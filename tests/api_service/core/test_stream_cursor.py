@@ -1,14 +1,16 @@
 import pytest
 
-from api_service.core.stream_cursor import Cursor, Start
+from api_service.answers.stream_start import StreamStart
+from api_service.core.stream_cursor import StreamCursor
 from api_service.http.problems import Code, ProblemError
 
 
 @pytest.mark.parametrize(
-    "cursor", [Cursor(0, 0), Cursor(3, 12), Cursor(2**31 - 1, 2**53 - 1), Cursor(0, 5, ended=True)]
+    "cursor",
+    [StreamCursor(0, 0), StreamCursor(3, 12), StreamCursor(2**31 - 1, 2**53 - 1), StreamCursor(0, 5, ended=True)],
 )
-def test_what_is_written_is_read(cursor: Cursor) -> None:
-    assert Cursor.parse(str(cursor)) == cursor
+def test_what_is_written_is_read(cursor: StreamCursor) -> None:
+    assert StreamCursor.parse(str(cursor)) == cursor
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def test_what_is_written_is_read(cursor: Cursor) -> None:
 )
 def test_anything_else_is_refused_by_the_name_of_its_field(text: str) -> None:
     with pytest.raises(ProblemError) as caught:
-        Start.parse(text, "starting_after", Code.INVALID_PARAMETER)
+        StreamStart.parse(text, "starting_after", Code.INVALID_PARAMETER)
     (error,) = caught.value.errors
     assert error.field == "starting_after"
     assert caught.value.code is Code.INVALID_PARAMETER

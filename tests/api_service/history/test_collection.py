@@ -7,7 +7,7 @@ import pytest
 from aiohttp import ClientSession
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.history.dependencies import decode_cursor, encode_cursor
+from api_service.history.list_cursor import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from questions.listing import Place

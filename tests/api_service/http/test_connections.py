@@ -120,7 +120,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(
 
 
 async def test_a_body_that_stops_coming_is_given_up(api: ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api_service.dependencies._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("api_service.answers.dependencies._BODY_SECONDS", 0.05)
     async with connected(api) as connection:
         await connection.send(ASK + b"Content-Length: 100\r\n\r\n{")
         status, headers, body = await connection.response()
@@ -179,7 +179,7 @@ async def test_an_offer_to_change_the_protocol_is_ignored(
 async def test_an_offer_changes_nothing_of_what_is_refused(
     api: ClientSession, monkeypatch: pytest.MonkeyPatch, framing: bytes, body: bytes, expected: int | None
 ) -> None:
-    monkeypatch.setattr("api_service.dependencies._BODY_SECONDS", 0.2)
+    monkeypatch.setattr("api_service.answers.dependencies._BODY_SECONDS", 0.2)
     seen = []
     for offer in (b"", OFFERS["h2c, as Java's HttpClient"]):
         async with connected(api) as connection:

@@ -9,7 +9,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
-from api_service.answers.schemas import QuestionId
+from api_service.http.dependencies import QuestionId
 from api_service.http.direct_routes import DirectRoutes, UnsuitableRouteError
 from tests.api_service.asgi import Reply, call
 

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from api_service.app import create_app
 from api_service.health.endpoints import router
 from api_service.http import fixed
-from api_service.http.documentation import DocumentedApi
+from api_service.http.openapi import DocumentedApi
 from tests.api_service.asgi import Reply, call
 from tests.api_service.test_openapi import SETTINGS
 

@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope, Send
 from api_service.http.documentation import EXAMPLES
 from api_service.http.middleware import RequestIds
 from api_service.http.problems import (
-    KINDS,
     MEDIA_TYPE,
+    PROBLEM_TYPES,
     Code,
     FieldError,
     Problem,
@@ -35,26 +35,26 @@ async def raised(error: Exception) -> Reply:
     return await call(app, headers={"X-Request-ID": "r-1"})
 
 
-def test_every_code_has_a_kind_and_an_example() -> None:
-    assert set(KINDS) == set(EXAMPLES) == set(Code)
+def test_every_code_has_a_type_and_an_example() -> None:
+    assert set(PROBLEM_TYPES) == set(EXAMPLES) == set(Code)
 
 
 @pytest.mark.parametrize("code", Code)
 async def test_each_code_makes_a_whole_problem(code: Code) -> None:
     field = FieldError(field="f", detail="is wrong", remedy="mend it")
     reply = await raised(ProblemError.of_fields(code, [field], {"Retry-After": "3"}))
-    kind = KINDS[code]
-    assert reply.status == kind.status
+    problem_type = PROBLEM_TYPES[code]
+    assert reply.status == problem_type.status
     assert reply.headers["content-type"] == MEDIA_TYPE
     assert reply.headers["cache-control"] == "no-store"
     assert reply.headers["retry-after"] == "3"
     assert reply.json() == {
         "type": f"urn:askmesh:problem:{code}",
-        "title": kind.title,
-        "status": kind.status,
+        "title": problem_type.title,
+        "status": problem_type.status,
         "detail": "f is wrong: mend it.",
         "code": str(code),
-        "retryable": kind.retryable,
+        "retryable": problem_type.retryable,
         "request_id": "r-1",
         "errors": [{"field": "f", "detail": "is wrong", "remedy": "mend it"}],
     }
@@ -62,9 +62,9 @@ async def test_each_code_makes_a_whole_problem(code: Code) -> None:
 
 @pytest.mark.parametrize("code", Code)
 def test_what_may_pass_by_itself_is_retryable_and_nothing_else(code: Code) -> None:
-    kind = KINDS[code]
+    problem_type = PROBLEM_TYPES[code]
     passing = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
-    assert kind.retryable == (kind.status >= 500 or kind.status in passing)
+    assert problem_type.retryable == (problem_type.status >= 500 or problem_type.status in passing)
 
 
 @pytest.mark.parametrize("status", [status for status in HTTPStatus if status >= 400])

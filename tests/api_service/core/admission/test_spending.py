@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.core.admission import spending
-from api_service.core.admission.limits import duration
 from api_service.core.admission.spending import Spending, SpendingReader
+from api_service.http.rate_limit_headers import duration
 from owners.ledger import Budget
 from tests.api_service.serving import until
 
