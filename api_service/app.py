@@ -17,28 +17,40 @@ from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
-from api_service.answers import endpoints as questions
+from api_service.answers import endpoints as answers
+from api_service.answers.dependencies import AnswersState
+from api_service.answers.documentation import UNDECLARED_SCHEMAS
+from api_service.answers.schemas import AskLimits
 from api_service.authentication.api_keys import ApiKeys
 from api_service.authentication.authenticator import Authenticator
+from api_service.authentication.dependencies import AuthenticationState
 from api_service.authentication.local_guard import LocalGuard
 from api_service.core.admission.limits import Limits
 from api_service.core.answering_model import AnsweringModel
+from api_service.core.asking import QuestionAsker
 from api_service.core.backlog import Backlog
 from api_service.core.database import DatabaseWatch
+from api_service.core.pending_tasks import PendingTasks
+from api_service.core.reading import QuestionReader
 from api_service.core.sampling import MeshIdentity, every, every_second
-from api_service.core.service import QuestionService
 from api_service.core.turns import TurnKeeper
+from api_service.core.waker import Waker
 from api_service.core.watcher import Watcher
-from api_service.dependencies import AppState
 from api_service.health import endpoints as health
+from api_service.health.dependencies import HealthState
 from api_service.health.readiness import AbsentError, Helper, Readiness
-from api_service.history import endpoints as collection
+from api_service.history import endpoints as history
+from api_service.history.dependencies import HistoryState
+from api_service.history.service import QuestionHistory
+from api_service.http.dependencies import CoreState
 from api_service.http.direct_routes import DirectRoutes
-from api_service.http.documentation import ANY_PROBLEM, DocumentedApi
+from api_service.http.documentation import ANY_PROBLEM
 from api_service.http.middleware import BodyLimit, HeadRequests, RequestIds
+from api_service.http.openapi import DocumentedApi
 from api_service.http.problems import install_problem_handlers
 from api_service.page.endpoints import page_routes
 from api_service.usage import endpoints as usage
+from api_service.usage.dependencies import UsageState
 from fleet.processes import ProcessRecord, shown_settings
 from foundation.background import Background
 from foundation.postgresql.database import create_engine
@@ -75,6 +87,10 @@ _CROSS_ORIGIN_HEADERS = (
     "X-Request-ID",
 )
 _EXPOSED_HEADERS = ("Idempotency-Replayed", "Location", "Retry-After", "WWW-Authenticate", "X-Request-ID")
+
+
+class AppState(AuthenticationState, CoreState, AnswersState, HistoryState, UsageState, HealthState):
+    """What the application holds while it runs, for the endpoints of each feature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +141,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield await _connect(settings, stack)
 
     app = DocumentedApi(
+        undeclared_schemas=UNDECLARED_SCHEMAS,
         title="askmesh",
         summary="Takes a question at once, never loses it, and delivers a language model's answer once.",
         version=version("askmesh"),
@@ -138,12 +155,10 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.include_router(questions.router)
-    app.include_router(collection.router)
-    app.include_router(usage.router)
-    app.include_router(health.router)
+    for feature in (answers, history, usage, health):
+        app.include_router(feature.router)
     app.router.routes.extend([app.document_route(), *page_routes()])
-    direct = [*_api_routes(questions.router), *_api_routes(health.router)]
+    direct = [*_api_routes(answers.router), *_api_routes(health.router)]
     app.router.middleware_stack = DirectRoutes(app.router.middleware_stack, direct)
     install_problem_handlers(app)
     app.add_middleware(HeadRequests)
@@ -204,27 +219,30 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     background.run("saying that this process runs", record.keep)
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
-    service = QuestionService(
+    pending = PendingTasks()
+    stack.push_async_callback(pending.close)
+    reader = QuestionReader(engine, redis, watcher, pending)
+    asker = QuestionAsker(
         engine=engine,
-        redis=redis,
-        hints=hints,
-        wakeups=wakeups,
+        reader=reader,
+        waker=Waker(wakeups, hints),
         backlog=backlog,
         turns=turns,
         limits=limits,
         answering_model=answering_model,
         generation=settings.generation,
         settings=settings.questions,
-        watcher=watcher,
     )
-    stack.push_async_callback(service.close)
     database = DatabaseWatch(reading_engine, needed_revision())
     background.run("looking at PostgreSQL", partial(every_second, database.look, "PostgreSQL"))
 
     return AppState(
         authenticator=await _authenticator(settings.access, engine, stack, background),
-        questions=service,
+        ask_limits=AskLimits(settings.questions.max_question_characters, settings.questions.max_wait_seconds),
+        asker=asker,
+        reader=reader,
         watcher=watcher,
+        history=QuestionHistory(engine, redis, reader, pending),
         readiness=_readiness(database, hints, redis, model),
         limits=limits,
         ledger=partial(read_days, reading_engine),

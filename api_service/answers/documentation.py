@@ -3,17 +3,25 @@
 import json
 from typing import Any
 
-from api_service.answers.event_stream import MEDIA_TYPE
-from api_service.answers.languages import Language
 from api_service.answers.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY
-from api_service.answers.schemas import AskResponse
-from api_service.history.parameters import MOST, USUAL
-from api_service.http.documentation import RATE_LIMIT_HEADERS, problems
+from api_service.answers.schemas import AskRequest, AskResponse, DeltaEvent, StatusEvent
+from api_service.answers.server_sent_events import MEDIA_TYPE
+from api_service.core.languages import Language
+from api_service.http.documentation import (
+    RATE_LIMIT_HEADERS,
+    REQUEST_ID,
+    REQUEST_ID_HEADER,
+    Responses,
+    Schemas,
+    examples,
+    header,
+    problems,
+    query_parameter,
+)
 from api_service.http.problems import Code
 from questions.states import ErrorReason, State
 
 _CURSOR_PATTERN = r"^(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,15})(:end)?$"
-_Responses = dict[int | str, dict[str, Any]]
 
 _ENGLISH, _RUSSIAN = Language.ENGLISH, Language.RUSSIAN
 _CREATED = {"created_at": "2026-01-31T12:00:00.125000Z"}
@@ -31,7 +39,7 @@ _HEADERS = {
         "description": "Seconds after which to look again; absent once the status is final.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    "X-Request-ID": {"description": "Names this request in the log.", "schema": {"type": "string"}},
+    **REQUEST_ID_HEADER,
 }
 _ASK_HEADERS = _HEADERS | {
     "Location": {"description": "Where to read the answer.", "schema": {"type": "string"}},
@@ -43,25 +51,11 @@ _ASK_HEADERS = _HEADERS | {
 }
 
 
-def _header(name: str, description: str, **schema: object) -> dict[str, Any]:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
-
-
-_ACCEPT_LANGUAGE = _header(
+_ACCEPT_LANGUAGE = header(
     "Accept-Language",
     "Language of the sentences in `answer_text`: `en` or `ru`. Else the question's own.",
     examples=["ru, en;q=0.5"],
 )
-# No pattern: nothing is refused for it.
-_REQUEST_ID = _header(
-    "X-Request-ID", "Your name for this request; any other than 1 to 128 of `A-Z a-z 0-9 . _ : -` is replaced."
-)
-
-
-def _examples(**values: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"examples": {name: {"value": value} for name, value in values.items()}}}
-
-
 _LINKS = {
     operation: {"operationId": operation, "parameters": {"question_id": "$response.body#/question_id"}}
     for operation in ("answer", "events", "cancel", "erase")
@@ -72,17 +66,21 @@ def _asked(**fields: object) -> dict[str, Any]:
     return {"question_id": 42, "status": "queued", "cached": False, "coalesced": False, **fields}
 
 
-def _wait(described: str) -> dict[str, Any]:
-    return {
-        "name": "wait",
-        "in": "query",
-        "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. After 50 the"
-        " reply comes in any case, before proxies give the request up. Without it the reply comes at once."
-        f"{described}",
-        "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
-    }
+def _wait(more: str = "") -> dict[str, Any]:
+    described = (
+        "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. After 50 the reply comes in"
+        " any case, before proxies give the request up. Without it the reply comes at once."
+    )
+    numbers = {"minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0}
+    return query_parameter("wait", described + more, type="number", **numbers)
 
 
+UNDECLARED_SCHEMAS: Schemas = (
+    (AskRequest, "validation"),
+    (StatusEvent, "serialization"),
+    (DeltaEvent, "serialization"),
+)
+"""Those that no endpoint declares as a parameter or result."""
 ASK_REQUEST: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -90,46 +88,46 @@ ASK_REQUEST: dict[str, Any] = {
     },
     "parameters": [
         _wait(" It does nothing with `Accept: text/event-stream`."),
-        _header(
+        header(
             "Idempotency-Key",
             "Your name for this question. Repeating the request with the same key and body returns the same question"
             " and asks nothing new; kept for at least 24 h.",
             pattern=r"^[\x21-\x7e]{1,255}$",
             examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         ),
-        _header("Cache-Control", "`no-cache`: generate a new answer even if the same question was answered before."),
+        header("Cache-Control", "`no-cache`: generate a new answer even if the same question was answered before."),
         _ACCEPT_LANGUAGE,
-        _REQUEST_ID,
+        REQUEST_ID,
     ],
 }
-_STARTING_AFTER = {
-    "name": "starting_after",
-    "in": "query",
-    "description": "`id` of the event after which to go on; without it, from the start.",
-    "schema": {"type": "string", "pattern": _CURSOR_PATTERN, "examples": ["0:12"]},
-}
-CANCEL_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
-ANSWER_REQUEST: dict[str, Any] = {"parameters": [_wait(""), _ACCEPT_LANGUAGE, _REQUEST_ID]}
+_STARTING_AFTER = query_parameter(
+    "starting_after",
+    "`id` of the event after which to go on; without it, from the start.",
+    pattern=_CURSOR_PATTERN,
+    examples=["0:12"],
+)
+CANCEL_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, REQUEST_ID]}
+ANSWER_REQUEST: dict[str, Any] = {"parameters": [_wait(), _ACCEPT_LANGUAGE, REQUEST_ID]}
 EVENTS_REQUEST: dict[str, Any] = {
     "parameters": [
         _STARTING_AFTER,
-        _header(
+        header(
             "Last-Event-ID",
             "As `starting_after`, which it replaces: EventSource sends it by itself.",
             pattern=_CURSOR_PATTERN,
             examples=["0:12"],
         ),
         _ACCEPT_LANGUAGE,
-        _REQUEST_ID,
+        REQUEST_ID,
     ]
 }
 
-ASK_RESPONSES: _Responses = {
+ASK_RESPONSES: Responses = {
     202: {
         "description": "Accepted: the question is stored and will be answered. With `wait`, it has not ended yet.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
-        "content": _examples(
+        "content": examples(
             new=_asked(answer_text=ACCEPTED[_ENGLISH]),
             russian=_asked(answer_text=ACCEPTED[_RUSSIAN]),
             coalesced=_asked(answer_text=ACCEPTED[_ENGLISH], status="in_progress", coalesced=True),
@@ -140,7 +138,7 @@ ASK_RESPONSES: _Responses = {
         "description": "Accepted, and ended: answered already, or while you waited.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
-        "content": _examples(
+        "content": examples(
             cached=_asked(answer_text=_ANSWER["answer_text"], status="completed", cached=True),
             waited=_asked(answer_text=_ANSWER["answer_text"], status="completed"),
             failed=_asked(answer_text=FAILED[ErrorReason.CONTEXT_TOO_LONG][_ENGLISH], status="failed"),
@@ -171,79 +169,11 @@ _cancelled = {
     **_FINISHED,
 }
 _PROBLEMS = problems(Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE)
-LIST_REQUEST: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "status",
-            "in": "query",
-            "description": "Only questions of this status, or of these, where it is repeated.",
-            "schema": {"type": "array", "items": {"$ref": "#/components/schemas/State"}},
-        },
-        {
-            "name": "created_since",
-            "in": "query",
-            "description": "Only questions asked at this time or later.",
-            "schema": {"type": "string", "format": "date-time", "examples": ["2026-01-31T12:00:00Z"]},
-        },
-        {
-            "name": "created_before",
-            "in": "query",
-            "description": "Only questions asked before this time.",
-            "schema": {"type": "string", "format": "date-time", "examples": ["2026-02-01T00:00:00Z"]},
-        },
-        {
-            "name": "limit",
-            "in": "query",
-            "description": "Most questions of a page.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL},
-        },
-        {
-            "name": "cursor",
-            "in": "query",
-            "description": "`next_cursor` of the page before, with the same filters; without it, from the newest on.",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
-        },
-        _REQUEST_ID,
-    ]
-}
-_REQUEST_ID_HEADER = {"X-Request-ID": _HEADERS["X-Request-ID"]}
-LIST_RESPONSES: _Responses = {
-    200: {
-        "description": "A page of your questions.",
-        "headers": _REQUEST_ID_HEADER,
-        "content": _examples(
-            page={
-                "questions": [
-                    {
-                        "question_id": 42,
-                        "status": "completed",
-                        "question_text": "What is the capital of France?",
-                        **_FINISHED,
-                    }
-                ],
-                "next_cursor": "MTc2OTg2MDgwMDEyNTAwMDo0Mg",
-            },
-            last={"questions": []},
-        ),
-    },
-    **problems(Code.INVALID_PARAMETER, Code.DATABASE_UNAVAILABLE),
-}
-ERASE_REQUEST: dict[str, Any] = {"parameters": [_REQUEST_ID]}
-ERASE_RESPONSES: _Responses = {
-    200: {
-        "description": "The question is no more.",
-        "headers": _REQUEST_ID_HEADER,
-        "content": _examples(
-            erased={"question_id": 42, "answer": "erased"}, kept={"question_id": 42, "answer": "kept"}
-        ),
-    },
-    **problems(Code.QUESTION_NOT_FOUND, Code.DATABASE_UNAVAILABLE, Code.ERASURE_UNAVAILABLE),
-}
-ANSWER_RESPONSES: _Responses = {
+ANSWER_RESPONSES: Responses = {
     200: {
         "description": "The question as it is now.",
         "headers": _HEADERS,
-        "content": _examples(
+        "content": examples(
             in_progress={"question_id": 42, "status": "in_progress", "answer_text": NOT_READY[_ENGLISH], **_CREATED},
             completed=_ANSWER | _FINISHED,
             incomplete=_ANSWER
@@ -283,14 +213,13 @@ _EVENT_STREAM: dict[str, Any] = {
     },
     "examples": {name: {"value": f"{event}\n\n"} for name, event in _EVENTS.items()},
 }
-_STREAM_HEADERS = {"X-Request-ID": _HEADERS["X-Request-ID"]}
-EVENTS_RESPONSES: _Responses = {
+EVENTS_RESPONSES: Responses = {
     200: {
         "description": "Events, until the question has ended.",
-        "headers": _STREAM_HEADERS,
+        "headers": REQUEST_ID_HEADER,
         "content": {MEDIA_TYPE: _EVENT_STREAM},
     },
-    204: {"description": "You have read the last event: do not come back.", "headers": _STREAM_HEADERS},
+    204: {"description": "You have read the last event: do not come back.", "headers": REQUEST_ID_HEADER},
     **problems(
         Code.INVALID_HEADER,
         Code.INVALID_PARAMETER,
@@ -300,11 +229,11 @@ EVENTS_RESPONSES: _Responses = {
     ),
 }
 ASK_RESPONSES[200]["content"][MEDIA_TYPE] = _EVENT_STREAM
-CANCEL_RESPONSES: _Responses = {
+CANCEL_RESPONSES: Responses = {
     200: {
         "description": "The question as it ended, now or before.",
-        "headers": {"X-Request-ID": _HEADERS["X-Request-ID"]},
-        "content": _examples(cancelled=_cancelled, completed=_ANSWER | _FINISHED),
+        "headers": REQUEST_ID_HEADER,
+        "content": examples(cancelled=_cancelled, completed=_ANSWER | _FINISHED),
     },
     **_PROBLEMS,
 }

@@ -1,6 +1,7 @@
 """The REST endpoints for questions."""
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
@@ -8,26 +9,18 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Request, Response
 
 from api_service.answers import documentation
-from api_service.answers.answering import answer_response
-from api_service.answers.event_stream import EventStream
-from api_service.answers.languages import Language
+from api_service.answers.dependencies import Asker, Options, StartingAfter, Watching
 from api_service.answers.phrases import ACCEPTED, answer_text
-from api_service.answers.schemas import AnswerResponse, AskResponse, QuestionId
-from api_service.dependencies import (
-    AskBody,
-    Caller,
-    IdempotencyKey,
-    LimitsInForce,
-    PreferredLanguage,
-    PublicPrefix,
-    Questions,
-    StartingAfter,
-    WaitSeconds,
-    WantsEvents,
-    WantsFresh,
-    Watching,
-    authenticate,
-)
+from api_service.answers.responses import answer_response
+from api_service.answers.schemas import AnswerResponse, AskResponse
+from api_service.answers.server_sent_events import SseEncoder
+from api_service.answers.stream_response import StreamResponse
+from api_service.authentication.dependencies import Caller, authenticate
+from api_service.core.asking import Asked
+from api_service.core.languages import Language
+from api_service.http.dependencies import LimitsInForce, PreferredLanguage, QuestionId, Reader, WaitSeconds
+from api_service.http.disconnects import disconnect_noticed
+from api_service.http.rate_limit_headers import rate_limit_headers
 from questions.asking import Source
 from questions.reading import Question
 from questions.states import State
@@ -49,14 +42,9 @@ _RETRY_AFTER_SECONDS = 1
 async def ask(
     *,
     caller: Caller,
-    body: AskBody,
-    questions: Questions,
-    idempotency_key: IdempotencyKey,
-    fresh: WantsFresh,
-    language: PreferredLanguage,
-    events: WantsEvents,
-    wait: WaitSeconds,
-    prefix: PublicPrefix,
+    options: Options,
+    asker: Asker,
+    reader: Reader,
     watcher: Watching,
     limits: LimitsInForce,
     request: Request,
@@ -74,43 +62,37 @@ async def ask(
     the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
     """
     began = time.monotonic()
-    seconds = 0.0 if events else wait
+    seconds = 0.0 if options.wants_events else options.wait_seconds
     with ExitStack() as held:
-        if events or seconds:
+        if options.wants_events or seconds:
             held.enter_context(limits.stream(caller))
-        asked = await questions.ask(caller, body, idempotency_key, fresh=fresh)
+        asked = await asker.ask(caller, options.question)
+        question = asked.question
         if seconds:
-            receive = request.receive if body.cancel_on_disconnect else None
+            noticed = partial(disconnect_noticed, request.receive) if options.cancel_on_disconnect else None
             seconds_left = max(0.0, began + seconds - time.monotonic())
-            asked = await questions.wait_for_end(asked, seconds_left, receive)
-        stream = held.pop_all() if events else None
-    accepted, question = asked.accepted, asked.question
-    cached, coalesced = accepted.source is Source.CACHED, accepted.source is Source.COALESCED
+            question = await reader.wait_after_asking(question, seconds_left, noticed)
+        stream = held.pop_all() if options.wants_events else None
+    headers = _headers_of(asked, options.prefix)
+    question_id, source = asked.accepted.question_id, asked.accepted.source
+    cached, coalesced = source is Source.CACHED, source is Source.COALESCED
     if stream is not None:
-        leave = partial(questions.leave, caller.tenant, accepted.question_id)
-        headers = {"Location": prefix + f"/api/answer/{accepted.question_id}", **asked.headers}
-        if accepted.replayed:
-            headers["Idempotency-Replayed"] = "true"
-        return EventStream(
+        return StreamResponse(
             watcher,
             question,
-            language=language,
-            asked={"cached": cached, "coalesced": coalesced},
+            SseEncoder(options.language, {"cached": cached, "coalesced": coalesced}),
             headers=headers,
             held=stream,
-            on_leave=leave if body.cancel_on_disconnect else None,
+            on_leave=partial(reader.leave, caller.tenant, question_id) if options.cancel_on_disconnect else None,
         )
     if question.state.is_final:
         response.status_code = HTTPStatus.OK
     _set_headers(response, question.state)
-    response.headers.update(asked.headers)
-    response.headers["Location"] = prefix + f"/api/answer/{accepted.question_id}"
-    if accepted.replayed:
-        response.headers["Idempotency-Replayed"] = "true"
+    response.headers.update(headers)
     return AskResponse(
-        question_id=accepted.question_id,
+        question_id=question_id,
         status=question.state,
-        answer_text=answer_text(question, language or asked.language, ACCEPTED),
+        answer_text=answer_text(question, options.language or options.question.language, ACCEPTED),
         cached=cached,
         coalesced=coalesced,
     )
@@ -127,7 +109,7 @@ async def answer(
     *,
     caller: Caller,
     question_id: QuestionId,
-    questions: Questions,
+    reader: Reader,
     wait: WaitSeconds,
     limits: LimitsInForce,
     language: PreferredLanguage,
@@ -138,16 +120,16 @@ async def answer(
     With `wait` it comes as soon as the question has ended, or after so many seconds (50 at the latest) as it is then.
     """
     if not wait:
-        return _answer(await questions.read(caller.tenant, question_id), language, response)
+        return _answer(await reader.read(caller.tenant, question_id), language, response)
     with limits.stream(caller):
-        return _answer(await questions.wait(caller.tenant, question_id, wait), language, response)
+        return _answer(await reader.wait(caller.tenant, question_id, wait), language, response)
 
 
 @router.get(
     "/answer/{question_id}/events",
     summary="Watch the answer appear",
     status_code=HTTPStatus.OK,
-    response_class=EventStream,
+    response_class=Response,
     responses=documentation.EVENTS_RESPONSES,
     openapi_extra=documentation.EVENTS_REQUEST,
 )
@@ -155,7 +137,7 @@ async def events(
     *,
     caller: Caller,
     question_id: QuestionId,
-    questions: Questions,
+    reader: Reader,
     watcher: Watching,
     limits: LimitsInForce,
     start: StartingAfter,
@@ -168,8 +150,8 @@ async def events(
     """
     with ExitStack() as held:
         held.enter_context(limits.stream(caller))
-        question = await questions.read(caller.tenant, question_id)
-        return EventStream(watcher, question, start=start, language=language, held=held.pop_all())
+        question = await reader.read(caller.tenant, question_id)
+        return StreamResponse(watcher, question, SseEncoder(language), start=start, held=held.pop_all())
 
 
 @router.post(
@@ -180,13 +162,21 @@ async def events(
     response_model_exclude_none=True,
 )
 async def cancel(
-    caller: Caller, question_id: QuestionId, questions: Questions, language: PreferredLanguage, response: Response
+    caller: Caller, question_id: QuestionId, reader: Reader, language: PreferredLanguage, response: Response
 ) -> AnswerResponse:
     """End the question and return it. One that has ended before stays as it is.
 
     The model stops writing once nobody waits for the answer any more.
     """
-    return _answer(await questions.cancel(caller.tenant, question_id), language, response)
+    return _answer(await reader.cancel(caller.tenant, question_id), language, response)
+
+
+def _headers_of(asked: Asked, prefix: str) -> Mapping[str, str]:
+    headers = rate_limit_headers(asked.rate_limits)
+    headers["Location"] = f"{prefix}/api/answer/{asked.accepted.question_id}"
+    if asked.accepted.replayed:
+        headers["Idempotency-Replayed"] = "true"
+    return headers
 
 
 def _answer(question: Question, language: Language | None, response: Response) -> AnswerResponse:

@@ -6,7 +6,7 @@ They are made for each reader and never stored. A model's answer is never transl
 
 from collections.abc import Mapping
 
-from api_service.answers.languages import Language
+from api_service.core.languages import Language
 from questions.reading import Question
 from questions.states import ErrorReason, State
 

@@ -10,20 +10,16 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     Strict,
     ValidationError,
     ValidationInfo,
-    WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
 from api_service.http.problems import Code, FieldError, ProblemError
 from owners.turns import Priority
-from questions.asking import MAX_ID
-from questions.erasing import Erased
 from questions.states import ErrorReason, FinishReason, State
 
 # json.loads takes "\ud800", which neither UTF-8 nor PostgreSQL can hold.
@@ -161,26 +157,6 @@ def _shown(name: str) -> str:
     return name[:_MOST_NAME_CHARACTERS].encode(errors="backslashreplace").decode()
 
 
-def _parse_question_id(text: object) -> int:
-    # int() takes "+1", " 1", "1_0" and digits of every script; an id is written in one way only.
-    if (
-        isinstance(text, str)
-        and len(text) <= len(str(MAX_ID))
-        and text.isascii()
-        and text.isdecimal()
-        and text[0] != "0"
-    ):
-        question_id = int(text)
-        if question_id <= MAX_ID:
-            return question_id
-    raise ValueError("not an id")
-
-
-QuestionId = Annotated[
-    int, BeforeValidator(_parse_question_id), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_ID})
-]
-
-
 class AskResponse(BaseModel):
     """A question that was accepted: it is committed, and gets exactly one final answer."""
 
@@ -251,32 +227,3 @@ class DeltaEvent(BaseModel):
     """The data of a `delta` event."""
 
     text: str = Field(description="What follows the text of the events before.")
-
-
-class ListedQuestion(BaseModel):
-    """A question in the list. Its answer is at `/api/answer/{question_id}`."""
-
-    question_id: int
-    status: State
-    question_text: str = Field(description="As it was asked.")
-    created_at: datetime
-    finished_at: datetime | None = None
-
-
-class QuestionList(BaseModel):
-    """A page of your questions, newest first."""
-
-    questions: list[ListedQuestion] = Field(
-        description="With `status` a page can be short, or empty, although there are more: see `next_cursor`."
-    )
-    next_cursor: str | None = Field(None, description="Send it as `cursor` for the next page; absent on the last.")
-
-
-class Erasure(BaseModel):
-    """A question that is no more."""
-
-    question_id: int
-    answer: Erased = Field(
-        description="`erased`: its answer is gone too, from every store. `kept`: somebody else asked the same and still"
-        " has the answer; it is given to no new question, and goes with the last that has it."
-    )

@@ -7,8 +7,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.authentication.principal import Principal
 from api_service.core.database import reach, unavailable
+from api_service.core.principal import Principal
 from owners.api_keys import ValidKey, find, hash_of, is_well_formed
 
 _VALID_SECONDS: Final = 4.0

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from starlette.datastructures import Headers
 
-from api_service.authentication.principal import Principal
+from api_service.core.principal import Principal
 from api_service.http.problems import Code, ProblemError
 from owners.api_keys import PREFIX
 

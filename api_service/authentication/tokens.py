@@ -9,7 +9,7 @@ from typing import Any, Final
 import jwt
 
 from api_service.authentication.issuer_keys import ALGORITHMS, IssuerKeys
-from api_service.authentication.principal import Principal
+from api_service.core.principal import Principal
 from api_service.http.problems import Code, ProblemError
 from foundation.settings import AccessSettings
 from owners.api_keys import TENANT

@@ -2,9 +2,9 @@
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api_service.core.errors import ErrorCode, ServiceError
 from api_service.core.sampling import every_second
 from api_service.core.turns import TurnKeeper
-from api_service.http.problems import Code, ProblemError
 from questions.sweeping import count_due
 
 
@@ -22,11 +22,11 @@ class Backlog:
         """Whether as many answers as the limit wait for a worker."""
         return self._due >= self._limit
 
-    def refusal(self) -> ProblemError:
-        """The 503 for a question that would need one more."""
+    def refusal(self) -> ServiceError:
+        """The error for a question that would need one more."""
         detail = f"{self._limit:,} questions or more wait for an answer already. Ask again later."
-        headers = {"Retry-After": str(self._turns.seconds_until_shorter(self._due))}
-        return ProblemError(Code.BACKLOG_FULL, detail, headers=headers)
+        retry_after = self._turns.seconds_until_shorter(self._due)
+        return ServiceError(ErrorCode.BACKLOG_FULL, detail, retry_after=retry_after)
 
     async def watch(self) -> None:
         """Count until cancelled."""

@@ -8,7 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.http.problems import UNAVAILABLE, Code, ProblemError
+from api_service.core.errors import UNAVAILABLE, ErrorCode, ServiceError
 from foundation.postgresql.errors import (
     DATABASE_ERRORS,
     READ_ONLY,
@@ -28,10 +28,10 @@ _RETRY_AFTER_SECONDS = 2
 is_unavailable = is_outage
 
 
-def unavailable(reason: str = "") -> ProblemError:
-    """The problem to end a request with meanwhile. ``reason``: for operators."""
+def unavailable(reason: str = "") -> ServiceError:
+    """The error to end a request with meanwhile. ``reason``: for operators."""
     detail = f"{UNAVAILABLE} PostgreSQL: {reason}." if reason else UNAVAILABLE
-    return ProblemError(Code.DATABASE_UNAVAILABLE, detail, headers={"Retry-After": str(_RETRY_AFTER_SECONDS)})
+    return ServiceError(ErrorCode.DATABASE_UNAVAILABLE, detail, retry_after=_RETRY_AFTER_SECONDS)
 
 
 async def reach(operation: Callable[[], Awaitable[T]], *, again: bool = False) -> T:
@@ -40,7 +40,7 @@ async def reach(operation: Callable[[], Awaitable[T]], *, again: bool = False) -
     What a read-only server refused is run once more in any case, because nothing of it was done: after a failover the
     next connection leads to the new primary.
 
-    Raises a ProblemError while PostgreSQL is absent. An insert whose commit was cut off is among these: it may or may
+    Raises a ServiceError while PostgreSQL is absent. An insert whose commit was cut off is among these: it may or may
     not have happened. To ask again is safe all the same, because the same question shares the answer of the first.
     """
     try:

@@ -10,7 +10,7 @@ from questions.reading import Question
 
 
 @dataclass(slots=True)
-class Surroundings:
+class WatcherState:
     """What everybody who waits in a process has to know. ``ending``: the process stops."""
 
     queue: QueueEstimate = field(default_factory=QueueEstimate)
@@ -36,8 +36,8 @@ class WatchedQuestion:
         self.answer = answer
         self.gone = False
         self.watches: set[Watch] = set()
-        self.endings: dict[object, bytes] = {}
-        """Its last events, by what else they depend on; one copy for all who are sent it."""
+        self.encoded_endings: dict[object, bytes] = {}
+        """Its last event, by encoder and by what else it depends on; one copy for all who are sent it."""
         self._final_text: LiveText | None = None
 
     @property
@@ -56,9 +56,9 @@ class WatchedQuestion:
 class Watch:
     """One who waits for a question."""
 
-    def __init__(self, question: WatchedQuestion, surroundings: Surroundings, *, text: bool) -> None:
+    def __init__(self, question: WatchedQuestion, state: WatcherState, *, text: bool) -> None:
         self._question = question
-        self._surroundings = surroundings
+        self._state = state
         self._news = False
         self._waiter: asyncio.Future[None] | None = None
         self.reads_text = text
@@ -81,9 +81,9 @@ class Watch:
         return self._question.final_text
 
     @property
-    def endings(self) -> dict[object, bytes]:
-        """The last events that were made of the question."""
-        return self._question.endings
+    def encoded_endings(self) -> dict[object, bytes]:
+        """What encoders have made of the end of the question."""
+        return self._question.encoded_endings
 
     @property
     def text_was_read(self) -> bool:
@@ -93,7 +93,7 @@ class Watch:
     @property
     def estimate(self) -> Estimate | None:
         """When it is the question's turn, if that is known."""
-        return self._surroundings.queue.of(self._question.answer.id)
+        return self._state.queue.of(self._question.answer.id)
 
     @property
     def over(self) -> bool:
@@ -108,7 +108,7 @@ class Watch:
     @property
     def interrupted(self) -> bool:
         """Whether there is nothing to wait for although the question has not ended."""
-        return self.left or self.gone or self._surroundings.ending
+        return self.left or self.gone or self._state.ending
 
     def wake(self) -> None:
         """Say that there is something new."""

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.core.database import is_unavailable
 from api_service.core.live_text import LiveText
 from api_service.core.queue_estimate import SAMPLE_SIZE
-from api_service.core.watch import Surroundings, Watch, WatchedAnswer, WatchedQuestion
+from api_service.core.watch import Watch, WatchedAnswer, WatchedQuestion, WatcherState
 from foundation.background import Background
 from foundation.redis import MeshRedis
 from live import answer_stream
@@ -56,18 +56,18 @@ class Watcher:
         self._unread: set[WatchedAnswer] = set()
         self._read = asyncio.Event()
         self._queued = asyncio.Event()
-        self._surroundings = Surroundings()
+        self._state = WatcherState()
 
     @contextmanager
     def watch(self, question: Question, *, text: bool) -> Iterator[Watch]:
         """Wait for what becomes of this question, read a moment ago; ``text``: of the text being written too."""
         if question.state.is_final:
-            watch = Watch(self._finished_question(question), self._surroundings, text=False)
+            watch = Watch(self._finished_question(question), self._state, text=False)
             del question  # its text is there in the copy that is shared
             yield watch
             return
         followed = self._questions.get(question.id) or self._follow(question)
-        watch = Watch(followed, self._surroundings, text=text)
+        watch = Watch(followed, self._state, text=text)
         followed.watches.add(watch)
         if text:
             self._read_along(followed.answer, question.epoch)
@@ -94,7 +94,7 @@ class Watcher:
 
     def end(self) -> None:
         """Say that the process stops: everybody may go and wait elsewhere."""
-        self._surroundings.ending = True
+        self._state.ending = True
         for question in self._questions.values():
             question.wake()
 
@@ -290,7 +290,7 @@ class Watcher:
             ]
             if queued:
                 try:
-                    self._surroundings.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
+                    self._state.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
                 except Exception as error:
                     if not is_unavailable(error):
                         logger.exception("could not look at the queue")

@@ -1,19 +1,15 @@
 """The REST endpoints for what somebody has asked so far: to list it, and to erase it."""
 
-from typing import Annotated
+from fastapi import APIRouter, Depends, Response
 
-from fastapi import APIRouter, Depends, Request, Response
-
-from api_service.answers import documentation
-from api_service.answers.schemas import Erasure, ListedQuestion, QuestionId, QuestionList
-from api_service.dependencies import Caller, Questions, authenticate
-from api_service.history.parameters import ListParameters, encode_cursor, parse
+from api_service.authentication.dependencies import Caller, authenticate
+from api_service.history import documentation
+from api_service.history.dependencies import History, Listing
+from api_service.history.list_cursor import encode_cursor
+from api_service.history.schemas import Erasure, ListedQuestion, QuestionList
+from api_service.http.dependencies import QuestionId
 
 router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(authenticate)])
-
-
-async def _parameters(request: Request) -> ListParameters:
-    return parse(request.query_params)
 
 
 @router.get(
@@ -23,15 +19,10 @@ async def _parameters(request: Request) -> ListParameters:
     openapi_extra=documentation.LIST_REQUEST,
     response_model_exclude_none=True,
 )
-async def list_questions(
-    caller: Caller,
-    parameters: Annotated[ListParameters, Depends(_parameters)],
-    questions: Questions,
-    response: Response,
-) -> QuestionList:
+async def list_questions(caller: Caller, parameters: Listing, history: History, response: Response) -> QuestionList:
     """Return what you asked, newest first, a page at a time. What others asked is not among it."""
     response.headers["Cache-Control"] = "no-store"
-    page = await questions.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
+    page = await history.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
     return QuestionList(
         questions=[
             ListedQuestion(
@@ -53,10 +44,10 @@ async def list_questions(
     responses=documentation.ERASE_RESPONSES,
     openapi_extra=documentation.ERASE_REQUEST,
 )
-async def erase(caller: Caller, question_id: QuestionId, questions: Questions, response: Response) -> Erasure:
+async def erase(caller: Caller, question_id: QuestionId, history: History, response: Response) -> Erasure:
     """End the question and remove it for good, with its Idempotency-Key, which is free again.
 
     Its answer goes with it, from PostgreSQL and Redis, unless somebody else asked the same question.
     """
     response.headers["Cache-Control"] = "no-store"
-    return Erasure(question_id=question_id, answer=await questions.erase(caller.tenant, question_id))
+    return Erasure(question_id=question_id, answer=await history.erase(caller.tenant, question_id))

@@ -1,28 +1,20 @@
-"""What /openapi.json says beyond the types of the endpoints: problems, with an example of each, and request bodies."""
+"""What /openapi.json says of a feature beyond the types of its endpoints: problems, headers, parameters, examples."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-import orjson
-from fastapi import FastAPI
-from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
 
-from api_service.answers.schemas import AskRequest, DeltaEvent, StatusEvent
-from api_service.http.fixed import Fixed
+from api_service.core.errors import ERASURE_UNAVAILABLE, UNAVAILABLE
 from api_service.http.problems import (
     DEFECT,
-    ERASURE_UNAVAILABLE,
     ISSUER_UNAVAILABLE,
-    KINDS,
     MEDIA_TYPE,
+    PROBLEM_TYPES,
     PROCESS_BROKEN,
     QUESTION_NOT_FOUND,
-    UNAVAILABLE,
     Code,
     FieldError,
     Problem,
@@ -30,7 +22,11 @@ from api_service.http.problems import (
     problem,
 )
 
-_REFERENCE = "#/components/schemas/{model}"
+Responses = dict[int | str, dict[str, Any]]
+"""For FastAPI's ``responses``."""
+Schemas = Sequence[tuple[type[BaseModel], JsonSchemaMode]]
+
+REFERENCE = "#/components/schemas/{model}"
 _REQUEST_ID = "5f0c1f8e2f0b4d0f9c7a4f7b1f1e9d3a"
 
 
@@ -118,12 +114,12 @@ _HEADERS_OF: Mapping[Code, Sequence[str]] = {
 }
 
 
-def problems(*codes: Code) -> dict[int | str, dict[str, Any]]:
-    """The error responses of an endpoint, for FastAPI's ``responses``."""
+def problems(*codes: Code) -> Responses:
+    """The error responses of an endpoint."""
     by_status: defaultdict[int | str, list[Code]] = defaultdict(list)
     for code in codes:
-        by_status[int(KINDS[code].status)].append(code)
-    return {status: _response(KINDS[same[0]].status.phrase, same) for status, same in by_status.items()}
+        by_status[int(PROBLEM_TYPES[code].status)].append(code)
+    return {status: _response(PROBLEM_TYPES[same[0]].status.phrase, same) for status, same in by_status.items()}
 
 
 def _response(description: str, codes: list[Code]) -> dict[str, Any]:
@@ -132,8 +128,10 @@ def _response(description: str, codes: list[Code]) -> dict[str, Any]:
         "headers": {name: _HEADERS[name] for code in codes for name in _HEADERS_OF.get(code, ())},
         "content": {
             MEDIA_TYPE: {
-                "schema": {"$ref": _REFERENCE.format(model=Problem.__name__)},
-                "examples": {str(code): {"summary": KINDS[code].title, "value": _example(code)} for code in codes},
+                "schema": {"$ref": REFERENCE.format(model=Problem.__name__)},
+                "examples": {
+                    str(code): {"summary": PROBLEM_TYPES[code].title, "value": _example(code)} for code in codes
+                },
             }
         },
     }
@@ -144,7 +142,7 @@ def _example(code: Code) -> dict[str, Any]:
     return problem(code, example.detail, _REQUEST_ID, example.errors).model_dump(mode="json")
 
 
-ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
+ANY_PROBLEM: Responses = {
     "default": _response(
         "Any other problem",
         [
@@ -158,51 +156,25 @@ ANY_PROBLEM: dict[int | str, dict[str, Any]] = {
     )
 }
 
-
-_OF_AUTHENTICATION = {str(status): said for status, said in problems(Code.UNAUTHENTICATED, Code.FORBIDDEN).items()}
-_SECURITY_SCHEMES: Mapping[str, Any] = {
-    "bearer": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "An API key, or a token of the OIDC issuer that is set. Only with ASKMESH_REQUIRE_AUTH=true:"
-        " otherwise everybody who reaches the API is one and the same caller.",
-    },
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, and no token."},
-}
+REQUEST_ID_HEADER = {"X-Request-ID": {"description": "Names this request in the log.", "schema": {"type": "string"}}}
 
 
-class DocumentedApi(FastAPI):
-    """FastAPI whose OpenAPI has the schemas too that no endpoint declares as a parameter or result."""
+def header(name: str, description: str, **schema: object) -> dict[str, Any]:
+    """A header of the request."""
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
-    def document_route(self) -> Route:
-        """/openapi.json, made when it is asked for first."""
 
-        @cache
-        def document() -> Fixed:
-            return Fixed(orjson.dumps(self.openapi()), "application/json", {"Cache-Control": "no-cache"})
+def query_parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
+    """A parameter of the query, which is a string unless ``schema`` says otherwise."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "string", **schema}}
 
-        async def show(request: Request) -> Response:
-            return document().response(request)
 
-        return Route("/openapi.json", show, name="openapi")
+def examples(**values: dict[str, Any]) -> dict[str, Any]:
+    """The content of a response: JSON as in these."""
+    return {"application/json": {"examples": {name: {"value": value} for name, value in values.items()}}}
 
-    def openapi(self) -> dict[str, Any]:
-        """The document that /openapi.json serves."""
-        document = super().openapi()
-        _, definitions = models_json_schema(
-            [
-                (Problem, "serialization"),
-                (AskRequest, "validation"),
-                (StatusEvent, "serialization"),
-                (DeltaEvent, "serialization"),
-            ],
-            ref_template=_REFERENCE,
-        )
-        document["components"]["schemas"].update(definitions["$defs"])
-        document["components"]["securitySchemes"] = _SECURITY_SCHEMES
-        for path, methods in document["paths"].items():
-            if path.startswith("/api/"):
-                for operation in methods.values():
-                    operation["security"] = [{scheme: []} for scheme in _SECURITY_SCHEMES]
-                    operation["responses"].update(_OF_AUTHENTICATION)
-        return document
+
+# No pattern: nothing is refused for it.
+REQUEST_ID = header(
+    "X-Request-ID", "Your name for this request; any other than 1 to 128 of `A-Z a-z 0-9 . _ : -` is replaced."
+)

@@ -15,6 +15,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from api_service.core.errors import ErrorCode, ServiceError
+from api_service.http.rate_limit_headers import rate_limit_headers
 from questions.asking import IdempotencyKeyReusedError
 
 logger = logging.getLogger(__name__)
@@ -24,10 +26,6 @@ MEDIA_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 QUESTION_NOT_FOUND = "You have no question with this id. Ids are the integers that POST /api/ask returns."
-UNAVAILABLE = "The database does not answer at the moment. Nothing is wrong with your request: repeat it later."
-ERASURE_UNAVAILABLE = (
-    "Redis, which can hold a copy of the answer, does not answer at the moment. Nothing was erased: repeat it later."
-)
 ISSUER_UNAVAILABLE = "The keys of the issuer of tokens cannot be fetched at the moment. Repeat the request later."
 PROCESS_BROKEN = "Restart this process: in it breaks again and again: {}."
 DEFECT = "This is a defect of the service, not of your request. The log says more under the request_id."
@@ -63,7 +61,7 @@ class Code(StrEnum):
     INTERNAL_ERROR = "internal_error"
 
 
-class Kind(NamedTuple):
+class ProblemType(NamedTuple):
     """What all problems of a code share. ``retryable``: the same request may succeed later."""
 
     status: HTTPStatus
@@ -71,35 +69,43 @@ class Kind(NamedTuple):
     retryable: bool = False
 
 
-KINDS: Mapping[Code, Kind] = {
-    Code.INVALID_JSON: Kind(HTTPStatus.BAD_REQUEST, "The body is not valid JSON"),
-    Code.INVALID_HEADER: Kind(HTTPStatus.BAD_REQUEST, "A header is not valid"),
-    Code.INVALID_PARAMETER: Kind(HTTPStatus.BAD_REQUEST, "A parameter of the query is not valid"),
-    Code.INVALID_FIELD: Kind(HTTPStatus.UNPROCESSABLE_ENTITY, "A field of the body is not valid"),
-    Code.IDEMPOTENCY_KEY_REUSED: Kind(
+PROBLEM_TYPES: Mapping[Code, ProblemType] = {
+    Code.INVALID_JSON: ProblemType(HTTPStatus.BAD_REQUEST, "The body is not valid JSON"),
+    Code.INVALID_HEADER: ProblemType(HTTPStatus.BAD_REQUEST, "A header is not valid"),
+    Code.INVALID_PARAMETER: ProblemType(HTTPStatus.BAD_REQUEST, "A parameter of the query is not valid"),
+    Code.INVALID_FIELD: ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A field of the body is not valid"),
+    Code.IDEMPOTENCY_KEY_REUSED: ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before with another body"
     ),
-    Code.UNAUTHENTICATED: Kind(HTTPStatus.UNAUTHORIZED, "You have to say who you are"),
-    Code.FORBIDDEN: Kind(HTTPStatus.FORBIDDEN, "You may not do this"),
-    Code.PATH_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
-    Code.QUESTION_NOT_FOUND: Kind(HTTPStatus.NOT_FOUND, "There is no such question"),
-    Code.METHOD_NOT_ALLOWED: Kind(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
-    Code.BODY_TIMEOUT: Kind(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time", retryable=True),
-    Code.BODY_TOO_LARGE: Kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
-    Code.UNSUPPORTED_MEDIA_TYPE: Kind(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not of a media type taken here"),
-    Code.HTTP_ERROR: Kind(HTTPStatus.BAD_REQUEST, "The request was refused"),
-    Code.RATE_LIMITED: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You ask too much at once", retryable=True),
-    Code.BUDGET_SPENT: Kind(HTTPStatus.TOO_MANY_REQUESTS, "Your tokens are spent", retryable=True),
-    Code.TOO_MANY_QUESTIONS: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You have too many questions", retryable=True),
-    Code.TOO_MANY_STREAMS: Kind(HTTPStatus.TOO_MANY_REQUESTS, "You hold too many streams", retryable=True),
-    Code.BACKLOG_FULL: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True),
-    Code.DATABASE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True),
-    Code.ERASURE_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing can be erased", retryable=True),
-    Code.ISSUER_UNAVAILABLE: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "Tokens cannot be checked", retryable=True),
-    Code.PROCESS_BROKEN: Kind(HTTPStatus.SERVICE_UNAVAILABLE, "A part of this process has a defect", retryable=True),
+    Code.UNAUTHENTICATED: ProblemType(HTTPStatus.UNAUTHORIZED, "You have to say who you are"),
+    Code.FORBIDDEN: ProblemType(HTTPStatus.FORBIDDEN, "You may not do this"),
+    Code.PATH_NOT_FOUND: ProblemType(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
+    Code.QUESTION_NOT_FOUND: ProblemType(HTTPStatus.NOT_FOUND, "There is no such question"),
+    Code.METHOD_NOT_ALLOWED: ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
+    Code.BODY_TIMEOUT: ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time", retryable=True),
+    Code.BODY_TOO_LARGE: ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
+    Code.UNSUPPORTED_MEDIA_TYPE: ProblemType(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not of a media type taken here"
+    ),
+    Code.HTTP_ERROR: ProblemType(HTTPStatus.BAD_REQUEST, "The request was refused"),
+    Code.RATE_LIMITED: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You ask too much at once", retryable=True),
+    Code.BUDGET_SPENT: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Your tokens are spent", retryable=True),
+    Code.TOO_MANY_QUESTIONS: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You have too many questions", retryable=True),
+    Code.TOO_MANY_STREAMS: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You hold too many streams", retryable=True),
+    Code.BACKLOG_FULL: ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True
+    ),
+    Code.DATABASE_UNAVAILABLE: ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "The database is not available", retryable=True
+    ),
+    Code.ERASURE_UNAVAILABLE: ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Nothing can be erased", retryable=True),
+    Code.ISSUER_UNAVAILABLE: ProblemType(HTTPStatus.SERVICE_UNAVAILABLE, "Tokens cannot be checked", retryable=True),
+    Code.PROCESS_BROKEN: ProblemType(
+        HTTPStatus.SERVICE_UNAVAILABLE, "A part of this process has a defect", retryable=True
+    ),
     # What the proxy in front says, with 502 or 504, where no replica answers: see nginx/.
-    Code.SERVICE_UNAVAILABLE: Kind(HTTPStatus.BAD_GATEWAY, "The service does not answer", retryable=True),
-    Code.INTERNAL_ERROR: Kind(HTTPStatus.INTERNAL_SERVER_ERROR, "This service has a defect", retryable=True),
+    Code.SERVICE_UNAVAILABLE: ProblemType(HTTPStatus.BAD_GATEWAY, "The service does not answer", retryable=True),
+    Code.INTERNAL_ERROR: ProblemType(HTTPStatus.INTERNAL_SERVER_ERROR, "This service has a defect", retryable=True),
 }
 
 
@@ -148,16 +154,32 @@ class ProblemError(Exception):
         return cls(code, detail, errors=errors, headers=headers)
 
 
+_CODES: Mapping[ErrorCode, Code] = {code: Code(code) for code in ErrorCode}
+_DETAILS: Mapping[ErrorCode, str] = {ErrorCode.QUESTION_NOT_FOUND: QUESTION_NOT_FOUND}
+
+
+def problem_of(error: ServiceError) -> ProblemError:
+    """The problem that says what a service below the doors has said."""
+    headers = rate_limit_headers(error.rate_limits)
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    code, detail = _CODES[error.code], _DETAILS.get(error.code, error.detail)
+    fields = [FieldError(**field._asdict()) for field in error.fields]
+    if not detail:
+        return ProblemError.of_fields(code, fields, headers)
+    return ProblemError(code, detail, errors=fields, headers=headers)
+
+
 def problem(code: Code, detail: str, request_id: str, errors: Iterable[FieldError] = ()) -> Problem:
     """A problem with what its code decides filled in."""
-    kind = KINDS[code]
+    problem_type = PROBLEM_TYPES[code]
     return Problem(
         type=f"urn:askmesh:problem:{code}",
-        title=kind.title,
-        status=kind.status,
+        title=problem_type.title,
+        status=problem_type.status,
         detail=detail,
         code=code,
-        retryable=kind.retryable,
+        retryable=problem_type.retryable,
         request_id=request_id,
         errors=list(errors),
     )
@@ -186,6 +208,10 @@ def problem_response(
 
 async def _problem(request: Request, error: ProblemError) -> Response:
     return problem_response(request.scope, error.code, error.detail, errors=error.errors, headers=error.headers)
+
+
+async def _service_error(request: Request, error: ServiceError) -> Response:
+    return await _problem(request, problem_of(error))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
@@ -235,6 +261,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     Defects are left to ``RequestIds``, which sees what happens outside of endpoints too.
     """
     app.exception_handler(ProblemError)(_problem)
+    app.exception_handler(ServiceError)(_service_error)
     app.exception_handler(HTTPException)(_http_error)
     app.exception_handler(RequestValidationError)(_invalid_path)
     app.exception_handler(IdempotencyKeyReusedError)(_key_reused)

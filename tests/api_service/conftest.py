@@ -10,8 +10,8 @@ from embedded.valkey import Valkey
 from foundation.postgresql.database import create_engine
 from foundation.redis import MeshRedis
 from foundation.settings import DatabaseSettings
-from tests.api_service.answers import REMEMBER_MODEL
 from tests.api_service.serving import client_of, serving, settings_for
+from tests.api_service.worker_actions import REMEMBER_MODEL
 from tests.servers import Databases, execute, redis_at
 
 

@@ -6,20 +6,19 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
 
-from api_service.answers.cursor import Cursor
-from api_service.answers.event_stream import MEDIA_TYPE as EVENT_STREAM
 from api_service.answers.schemas import (
     AnswerResponse,
     AskResponse,
     DeltaEvent,
-    Erasure,
-    QuestionList,
     StatusEvent,
 )
+from api_service.answers.server_sent_events import MEDIA_TYPE as EVENT_STREAM
 from api_service.app import Settings, create_app
-from api_service.health.endpoints import Alive, Ready
+from api_service.core.stream_cursor import StreamCursor
+from api_service.health.schemas import Alive, Ready
+from api_service.history.schemas import Erasure, QuestionList
 from api_service.http.problems import MEDIA_TYPE, Problem
-from api_service.usage.endpoints import UsageResponse
+from api_service.usage.schemas import UsageResponse
 from foundation.settings import (
     AccessSettings,
     ApiSettings,
@@ -124,7 +123,7 @@ def test_the_examples_of_events_are_true(document: dict[str, Any]) -> None:
         data = json.loads(fields["data"])
         assert fields["event"] == name
         assert ("id" in fields) == (name in ("delta", "completed"))
-        assert "id" not in fields or Cursor.parse(fields["id"])
+        assert "id" not in fields or StreamCursor.parse(fields["id"])
         if name != "restarted":
             assert (
                 models.get(name, AnswerResponse).model_validate(data).model_dump(mode="json", exclude_unset=True)

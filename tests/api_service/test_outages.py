@@ -20,7 +20,7 @@ from embedded.valkey import Valkey
 from foundation.postgresql.database import create_engine
 from foundation.settings import BrokerSettings, DatabaseSettings
 from schema.migrations.__main__ import migrate
-from tests.api_service import answers
+from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.servers import execute, run_apart
 
@@ -103,7 +103,7 @@ async def test_without_postgresql_requests_are_refused_until_it_is_back(
 ) -> None:
     _, asked = await ask(api, words)
     _, answered = await ask(api, words + " And why?")
-    await answers.complete(engine, words + " And why?", "Because.")
+    await worker_actions.complete(engine, words + " And why?", "Because.")
     assert await read(api, answered["question_id"]) == 200
     await stop(mortal)
     try:
@@ -194,7 +194,7 @@ async def test_who_asks_and_waits_is_told_that_it_was_accepted_though_postgresql
     patient = asyncio.create_task(ask_and_wait(api, words + "?", 60))
 
     for asked in (words, words + "?"):
-        await until(partial(answers.stored, engine, asked))
+        await until(partial(worker_actions.stored, engine, asked))
     await stop(mortal)
     try:
         status, body = await hasty
@@ -202,7 +202,7 @@ async def test_who_asks_and_waits_is_told_that_it_was_accepted_though_postgresql
     finally:
         await start(mortal)
     assert await read(api, body["question_id"]) == 200
-    await answers.complete(engine, words + "?", "It says so.")
+    await worker_actions.complete(engine, words + "?", "It says so.")
     status, body = await patient
     assert (status, body["answer_text"]) == (200, "It says so.")
 

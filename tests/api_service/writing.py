@@ -10,7 +10,7 @@ from live import answer_stream
 from live.answer_stream import Append, Usage, Whole
 from questions import claims
 from questions.states import ErrorReason, FinishReason, State
-from tests.api_service.answers import claim
+from tests.api_service.worker_actions import claim
 from tests.questions.actors import MODEL
 
 

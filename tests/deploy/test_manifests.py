@@ -10,8 +10,8 @@ import pytest
 from askmesh_client.channel import SERVICE, target_uri
 from cloudcoil.models.keda.v1alpha1 import ScaledObject, TriggerAuthentication
 
-from api_service.dependencies import LONGEST_WAIT_SECONDS
 from api_service.health.endpoints import router
+from api_service.http.dependencies import LONGEST_WAIT_SECONDS
 from foundation import settings
 from operations import commands
 from tests.deploy.manifests import APP, FOLDER, OVERLAYS, Manifests, container, ports, probes, render

@@ -6,8 +6,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from api_service.dependencies import LONGEST_WAIT_SECONDS
-from api_service.http.problems import KINDS, MEDIA_TYPE, Code, Problem
+from api_service.http.dependencies import LONGEST_WAIT_SECONDS
+from api_service.http.problems import MEDIA_TYPE, PROBLEM_TYPES, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
 from tests.nginx.edge import CONFIGURATION, MAX_BODY_BYTES, needs_nginx
@@ -29,9 +29,9 @@ def problem_in(reply: aiohttp.ClientResponse, body: bytes) -> Problem:
     assert reply.content_type == MEDIA_TYPE
     assert reply.headers["Cache-Control"] == "no-store"
     problem = Problem.model_validate_json(body)
-    kind = KINDS[problem.code]
-    assert (problem.type, problem.title) == (f"urn:askmesh:problem:{problem.code}", kind.title)
-    assert problem.retryable == kind.retryable
+    problem_type = PROBLEM_TYPES[problem.code]
+    assert (problem.type, problem.title) == (f"urn:askmesh:problem:{problem.code}", problem_type.title)
+    assert problem.retryable == problem_type.retryable
     assert problem.status == reply.status
     assert problem.request_id == reply.headers["X-Request-ID"]
     assert ("Retry-After" in reply.headers) == (reply.status >= 500)
@@ -118,7 +118,7 @@ async def test_what_nginx_refuses_itself_is_a_problem(open_edge: OpenEdge, sent:
     assert f"content-type: {MEDIA_TYPE}" in headers.lower()
     problem = Problem.model_validate_json(body)
     assert problem.status == status
-    assert problem.title == KINDS[problem.code].title
+    assert problem.title == PROBLEM_TYPES[problem.code].title
     assert f"x-request-id: {problem.request_id}" in headers.lower()
 
 

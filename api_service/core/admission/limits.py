@@ -2,14 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.authentication.principal import Principal
 from api_service.core.admission.allowance import Allowance
 from api_service.core.admission.request_rate import RequestRate
 from api_service.core.admission.spending import (
@@ -19,8 +18,9 @@ from api_service.core.admission.spending import (
     seconds_until_tomorrow,
 )
 from api_service.core.database import reach
+from api_service.core.errors import UNLIMITED, ErrorCode, RateLimit, RateLimits, ServiceError
+from api_service.core.principal import Principal
 from api_service.core.turns import TurnKeeper
-from api_service.http.problems import Code, ProblemError
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
 from owners.concurrency_limit import NoRoomError, Room
@@ -30,15 +30,15 @@ _STREAM_RETRY_SECONDS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """Whether a question may be asked. ``headers`` go with whatever is replied; ``room``: for its answer."""
+class AdmissionDecision:
+    """Whether a question may be asked. ``rate_limits``: to be told in any case. ``room``: for its answer."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    refusal: ProblemError | None = None
+    rate_limits: RateLimits = UNLIMITED
+    refusal: ServiceError | None = None
     room: Room | None = None
 
 
-FREE: Final = Admission()
+FREE: Final = AdmissionDecision()
 
 
 class Limits:
@@ -58,48 +58,46 @@ class Limits:
             return self._default
         return _or_none(Allowance.of(self._settings, caller.limits))
 
-    async def admit(self, caller: Principal) -> Admission:
+    async def admit(self, caller: Principal) -> AdmissionDecision:
         """Take a request from what the caller has left, unless it may not ask: then nothing is taken.
 
-        Raises ProblemError where PostgreSQL does not answer.
+        Raises ServiceError where PostgreSQL does not answer.
         """
         if (allowance := self.allowance(caller)) is None:
             return FREE
-        headers: dict[str, str] = {}
-        refusal = None
+        rate_limits, refusal = UNLIMITED, None
         if allowance.limits_tokens:
             spending = await reach(lambda: self._spending.of(caller.tenant), again=True)
-            refusal = _token_refusal(spending, allowance, headers)
+            rate_limits, refusal = _check_tokens(spending, allowance)
         if refusal is None and (limit := allowance.requests_per_minute):
-            refusal = await self._take_request(caller, limit, headers)
+            rate_limits, refusal = await self._take_request(caller, limit, rate_limits)
         room = Room(allowance.queued_questions, allowance.concurrent_questions)
-        return Admission(headers, refusal, room or None)
+        return AdmissionDecision(rate_limits, refusal, room or None)
 
     async def give_back(self, caller: Principal) -> None:
         """The request was a repetition of one that was counted."""
         if (allowance := self.allowance(caller)) is not None and (limit := allowance.requests_per_minute):
             await self._rate.take(_bucket(caller), limit, -1)
 
-    def no_room(self, error: NoRoomError) -> ProblemError:
+    def no_room(self, error: NoRoomError) -> ServiceError:
         """What a caller is told who has too many questions."""
         what = "wait for a worker" if error.what == "queued" else "wait or are being answered"
         detail = (
             f"{error.count:,} of your questions {what}, of at most {error.limit:,}. Ask again when some have ended."
         )
-        headers = {"Retry-After": str(self._turns.seconds_until_shorter(error.count))}
-        return ProblemError(Code.TOO_MANY_QUESTIONS, detail, headers=headers)
+        retry_after = self._turns.seconds_until_shorter(error.count)
+        return ServiceError(ErrorCode.TOO_MANY_QUESTIONS, detail, retry_after=retry_after)
 
     @contextmanager
     def stream(self, caller: Principal) -> Iterator[None]:
         """Hold a stream or a wait for as long as the block lasts.
 
-        Raises a 429 ProblemError if the caller holds as many here as it may.
+        Raises ServiceError if the caller holds as many here as it may.
         """
         allowance = self.allowance(caller)
         if allowance is not None and allowance.streams and self._streams[caller.tenant] >= allowance.streams:
             detail = f"You hold {allowance.streams:,} streams and waits here, which is the most. End one first."
-            headers = {"Retry-After": str(_STREAM_RETRY_SECONDS)}
-            raise ProblemError(Code.TOO_MANY_STREAMS, detail, headers=headers)
+            raise ServiceError(ErrorCode.TOO_MANY_STREAMS, detail, retry_after=_STREAM_RETRY_SECONDS)
         self._streams[caller.tenant] += 1
         try:
             yield
@@ -108,40 +106,43 @@ class Limits:
             if not self._streams[caller.tenant]:
                 del self._streams[caller.tenant]
 
-    async def _take_request(self, caller: Principal, limit: int, headers: dict[str, str]) -> ProblemError | None:
+    async def _take_request(
+        self, caller: Principal, limit: int, rate_limits: RateLimits
+    ) -> tuple[RateLimits, ServiceError | None]:
         taken = await self._rate.take(_bucket(caller), limit)
-        headers["x-ratelimit-limit-requests"] = str(limit)
-        headers["x-ratelimit-remaining-requests"] = str(taken.remaining)
-        headers["x-ratelimit-reset-requests"] = duration(taken.reset)
+        rate_limits = replace(rate_limits, requests=RateLimit(limit, taken.remaining, taken.reset))
         if taken.allowed:
-            return None
+            return rate_limits, None
         detail = f"You may ask {limit:,} questions a minute. Ask again later."
-        return _refused(Code.RATE_LIMITED, detail, taken.retry_after, headers)
+        return rate_limits, _refused(ErrorCode.RATE_LIMITED, detail, taken.retry_after, rate_limits)
 
 
-def _token_refusal(spending: Spending, allowance: Allowance, headers: dict[str, str]) -> ProblemError | None:
+def _check_tokens(spending: Spending, allowance: Allowance) -> tuple[RateLimits, ServiceError | None]:
+    rate_limits = UNLIMITED
     if limit := allowance.tokens_per_minute:
         minute = spending.minute(limit)
-        headers["x-ratelimit-limit-tokens"] = str(limit)
-        headers["x-ratelimit-remaining-tokens"] = str(max(limit - minute.used, 0))
-        headers["x-ratelimit-reset-tokens"] = duration(minute.reset)
+        rate_limits = RateLimits(tokens=RateLimit(limit, max(limit - minute.used, 0), minute.reset))
         if minute.used >= limit:
             detail = (
                 f"Your answers have taken {minute.used:,} tokens in the last minute, of {limit:,}. Ask again later."
             )
-            return _refused(Code.RATE_LIMITED, detail, minute.retry_after, headers)
+            return rate_limits, _refused(ErrorCode.RATE_LIMITED, detail, minute.retry_after, rate_limits)
+    return rate_limits, _check_budgets(spending, allowance, rate_limits)
+
+
+def _check_budgets(spending: Spending, allowance: Allowance, rate_limits: RateLimits) -> ServiceError | None:
     budget = spending.budget
     if (limit := allowance.tokens_per_month) and budget.month >= limit:
         detail = f"Your answers have taken {budget.month:,} tokens this month, of {limit:,}. The next begins in UTC."
-        return _refused(Code.BUDGET_SPENT, detail, seconds_until_next_month(), headers)
+        return _refused(ErrorCode.BUDGET_SPENT, detail, seconds_until_next_month(), rate_limits)
     if (limit := allowance.tokens_per_day) and budget.day >= limit:
         detail = f"Your answers have taken {budget.day:,} tokens today, of {limit:,}. The next day begins in UTC."
-        return _refused(Code.BUDGET_SPENT, detail, seconds_until_tomorrow(), headers)
+        return _refused(ErrorCode.BUDGET_SPENT, detail, seconds_until_tomorrow(), rate_limits)
     return None
 
 
-def _refused(code: Code, detail: str, seconds: float, headers: Mapping[str, str]) -> ProblemError:
-    return ProblemError(code, detail, headers={**headers, "Retry-After": str(max(math.ceil(seconds), 1))})
+def _refused(code: ErrorCode, detail: str, seconds: float, rate_limits: RateLimits) -> ServiceError:
+    return ServiceError(code, detail, retry_after=max(math.ceil(seconds), 1), rate_limits=rate_limits)
 
 
 def _bucket(caller: Principal) -> str:
@@ -153,12 +154,3 @@ def _bucket(caller: Principal) -> str:
 
 def _or_none(allowance: Allowance) -> Allowance | None:
     return None if allowance == Allowance(0, 0, 0, 0, 0, 0, 0) else allowance
-
-
-def duration(seconds: float) -> str:
-    """As OpenAI writes it: 17ms, 1.5s, 6m0s."""
-    milliseconds = math.ceil(seconds * 1_000)
-    if milliseconds < 1_000:
-        return f"{milliseconds}ms"
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes}m{rest / 1_000:g}s" if minutes else f"{rest / 1_000:g}s"

@@ -1,17 +1,17 @@
 """Who may have its questions answered sooner or later than its others."""
 
-from api_service.authentication.principal import Principal
-from api_service.http.problems import Code, FieldError, ProblemError
+from api_service.core.errors import ErrorCode, InvalidField, ServiceError
+from api_service.core.principal import Principal
 from owners.roles import Role
 from owners.turns import Priority
 
 
-def check_priority(caller: Principal, priority: Priority | None) -> None:
-    """Raise a 403 ProblemError for a priority that the caller may not set. Only operators may set other than normal."""
-    if priority not in (None, Priority.NORMAL) and caller.role is not Role.OPERATOR:
-        field = FieldError(
+def check_priority(caller: Principal, priority: Priority) -> None:
+    """Raise ServiceError for a priority that the caller may not set. Only operators may set other than normal."""
+    if priority is not Priority.NORMAL and caller.role is not Role.OPERATOR:
+        field = InvalidField(
             field="priority",
             detail=f"is {priority}, which takes the role {Role.OPERATOR}",
             remedy="leave it out, or send normal",
         )
-        raise ProblemError.of_fields(Code.FORBIDDEN, [field])
+        raise ServiceError(ErrorCode.FORBIDDEN, fields=[field])

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.authentication import api_keys
 from api_service.authentication.api_keys import ApiKeys
-from api_service.authentication.principal import Principal
-from api_service.http.problems import Code, ProblemError
+from api_service.core.errors import ErrorCode, ServiceError
+from api_service.core.principal import Principal
 from foundation.postgresql.database import create_engine
 from foundation.postgresql.fair_pool import FairPool
 from foundation.settings import DatabaseSettings
@@ -116,9 +116,9 @@ async def test_nothing_is_believed_for_longer_while_postgresql_is_away(keys: Api
     await away.close()
     clock.ahead += 4
     for _ in range(2):
-        with pytest.raises(ProblemError) as refused:
+        with pytest.raises(ServiceError) as refused:
             await away.principal(key)
-        assert refused.value.code is Code.DATABASE_UNAVAILABLE
+        assert refused.value.code is ErrorCode.DATABASE_UNAVAILABLE
     await gone.dispose()
 
 
@@ -142,7 +142,7 @@ async def test_guessing_takes_one_connection_and_bounded_memory(
     assert statements.count <= 2
     assert await keys.principal("askmesh_guess") is None
     assert statements.count <= 2
-    with pytest.raises(ProblemError):
+    with pytest.raises(ServiceError):
         await asyncio.gather(*(keys.principal(new_key()) for _ in range(api_keys._MOST_WAITING + 1)))
 
 
@@ -184,5 +184,5 @@ async def test_however_many_guess_a_known_key_is_let_in(
         may_go_on.set()
     assert await asked == known
     outcomes = await asyncio.gather(*guesses, return_exceptions=True)
-    assert any(isinstance(outcome, ProblemError) for outcome in outcomes), "whoever guesses too fast waits for nothing"
+    assert any(isinstance(outcome, ServiceError) for outcome in outcomes), "whoever guesses too fast waits for nothing"
     assert known.key_id == made.id

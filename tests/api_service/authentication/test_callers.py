@@ -13,7 +13,7 @@ from embedded.valkey import Valkey
 from foundation.settings import AccessSettings
 from owners.api_keys import create, revoke
 from owners.roles import Role
-from tests.api_service import answers
+from tests.api_service import worker_actions
 from tests.api_service.authentication.conftest import Caller, Callers
 from tests.api_service.authentication.issuer import token
 from tests.api_service.serving import client_of, serving, serving_app, settings_for
@@ -112,7 +112,7 @@ async def test_tenants_share_no_answer_and_know_nothing_of_one_another(callers: 
     assert not second["coalesced"]
     assert (await callers.alice.ask(words))["coalesced"]
     await callers.bob.send("POST", f"/api/answer/{second['question_id']}/cancel")
-    await answers.complete(engine, words, "alice's own")
+    await worker_actions.complete(engine, words, "alice's own")
     assert (await callers.alice.ask(words))["cached"]
     assert not (await callers.bob.ask(words))["cached"]
     read = await callers.alice.send("GET", f"/api/answer/{first['question_id']}")
@@ -131,7 +131,7 @@ async def test_tenants_share_answers_where_that_is_set(
         first = await alice.ask(words)
         second = await bob.ask(words)
         assert second["coalesced"]
-        await answers.complete(engine, words, "everybody's")
+        await worker_actions.complete(engine, words, "everybody's")
         assert (await bob.ask(words))["cached"]
         for caller, own, others in ((alice, first, second), (bob, second, first)):
             read = await caller.send("GET", f"/api/answer/{own['question_id']}")

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from api_service.authentication import issuer_keys
 from api_service.authentication.issuer_keys import IssuerKeys
-from api_service.authentication.principal import Principal
 from api_service.authentication.tokens import Tokens
+from api_service.core.principal import Principal
 from api_service.http.problems import Code, ProblemError
 from foundation.settings import AccessSettings
 from owners.roles import Role
