@@ -108,7 +108,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class StoredText:
     """What was there when the text was opened. ``finish``: the model had ended it, only the final write is missing.
 
     ``writer``: the identity of the model that has written it; None: not known, or nothing is written.
@@ -121,7 +121,7 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
+class TextAppend:
     """More text of one answer. ``offset``: the bytes of the answer before it. ``finish``: it is the last.
 
     ``writer``: the identity of the model that has written it; None: as stored before.
@@ -137,7 +137,7 @@ class Append:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class TextSnapshot:
     """All the text of one answer so far, to take the place of whatever Redis has.
 
     ``confirmed``: PostgreSQL has said since that the claim is current, so that a higher token in Redis is wrong. That
@@ -156,7 +156,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class ReadPosition:
     """How far somebody has read an answer."""
 
     answer_id: int
@@ -165,7 +165,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TextSlice:
     """What stands behind a cursor.
 
     If ``epoch`` is not the cursor's, the text that was read before is taken back and ``text`` begins at 0; an answer
@@ -186,7 +186,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TextChunk:
     """A message on ``text_channel``: text from ``offset`` on, some of which may have been sent before."""
 
     epoch: int
@@ -215,7 +215,7 @@ One channel for all: to subscribe for each answer, and to end it, cost a reader'
 
 
 def text_channel(answer_id: int) -> str:
-    """Carries a Chunk for each piece of text, at once when it is there. The mesh's name for it: ``MeshRedis.name``."""
+    """Carries a TextChunk for each piece of text, at once. ``MeshRedis.name`` puts the mesh before it."""
     return f"text:{answer_id}"
 
 
@@ -231,7 +231,7 @@ _NO_AGE: Final = -1  # as TTL says it
 _REFUSALS: Final = {-1: Refusal.FENCED, -2: Refusal.MISSING}
 
 
-async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *, create: bool) -> Opened | None:
+async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *, create: bool) -> StoredText | None:
     """Take the answer's text over for the claim with this token, in one step with reading what is there.
 
     epoch: the answer's in PostgreSQL. What Redis holds of a lower one is taken back already and dropped.
@@ -247,7 +247,7 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
         return None
     text, usage, finish, writer = reply
     try:
-        return Opened(
+        return StoredText(
             text.decode(),
             Usage.parse(usage),
             FinishReason(finish.decode()) if finish else None,
@@ -258,7 +258,7 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
         return None
 
 
-async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refusal]:
+async def put_texts(redis: MeshRedis, texts: Sequence[TextSnapshot]) -> list[int | Refusal]:
     """Store whole texts: under a higher epoch what was there is taken back, under the same it is completed.
 
     Only for a holder whose lease PostgreSQL has confirmed since it found the text missing, because a missing key has
@@ -273,7 +273,7 @@ async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refu
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
 
-async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refusal]:
+async def append(redis: MeshRedis, appends: Sequence[TextAppend]) -> list[int | Refusal]:
     """Append to many texts, all at once, and tell their readers.
 
     Returns for each how many connections listen to its ``text_channel``, or why it was refused. An append whose outcome
@@ -328,13 +328,13 @@ async def running_texts(redis: MeshRedis) -> AsyncIterator[list[int]]:
             return
 
 
-async def read_texts(redis: MeshRedis, cursors: Sequence[Cursor]) -> list[Reading | None]:
+async def read_texts(redis: MeshRedis, cursors: Sequence[ReadPosition]) -> list[TextSlice | None]:
     """What stands behind each cursor, in one round trip; None for an answer of which Redis has no text."""
     if not cursors:
         return []
     keys = _names(redis, (cursor.answer_id for cursor in cursors))
     replies = await text_scripts.READ.run(redis, keys, [n for cursor in cursors for n in (cursor.epoch, cursor.offset)])
-    return [reply and Reading(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
+    return [reply and TextSlice(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
 
 
 def _keys(prefix: str, answer_id: int) -> tuple[str, str]:

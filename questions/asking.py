@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.postgresql.database import fetch
 from models.identity import UNKNOWN
-from owners.concurrency_limit import Room, RoomTakenError, refusal
+from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitBusyError, refusal
 from owners.turns import Priority
 from questions.reading import Question
 from questions.states import LIVE, FinishReason, State
@@ -50,7 +50,7 @@ class Ask:
     priority: Priority = Priority.NORMAL
     request_id: str | None = None
     """X-Request-ID of the request by which it came, for logs and operators."""
-    room: Room | None = None
+    concurrency_limit: ConcurrencyLimit | None = None
     """None: the owner may have any number of answers that are not final."""
     join_only: bool = False
     """No answer is made: the question shares or reuses one that is there, or is a repetition."""
@@ -150,8 +150,8 @@ _ASK = text(f"""
 async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     """Commit the question and return its id; where possible join it to an answer with the same key.
 
-    Raises IdempotencyKeyReusedError, NoRoomError and NothingToJoinError; TimeoutError where others of the owner, which
-    are being counted, keep it waiting for 10 s.
+    Raises IdempotencyKeyReusedError, ConcurrencyLimitError and NothingToJoinError. Raises TimeoutError where others of
+    the owner, which are being counted, keep it waiting for 10 s.
     """
     parameters: dict[str, object] = {
         "owner": ask.owner,
@@ -171,7 +171,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "request_id": ask.request_id,
         "join_only": ask.join_only,
     }
-    in_one_statement = not ask.fresh and not ask.room and ask.idempotency_key_hash is None
+    in_one_statement = not ask.fresh and not ask.concurrency_limit and ask.idempotency_key_hash is None
     pauses = _pauses()
     while True:
         if in_one_statement:
@@ -181,7 +181,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
             try:
                 async with engine.connect() as connection:
                     accepted = await _ask_in_transaction(connection, ask, parameters)
-            except RoomTakenError:
+            except ConcurrencyLimitBusyError:
                 await asyncio.sleep(next(pauses))  # without a connection
                 continue
         if accepted is not None:
@@ -206,12 +206,12 @@ def _pauses() -> Iterator[float]:
 async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
-    no_room: Exception | None = NothingToJoinError() if ask.join_only else None
-    if no_room is None and ask.room:
-        no_room = await refusal(connection, ask.owner, ask.room)
-    if no_room is not None:
+    refused: Exception | None = NothingToJoinError() if ask.join_only else None
+    if refused is None and ask.concurrency_limit:
+        refused = await refusal(connection, ask.owner, ask.concurrency_limit)
+    if refused is not None:
         if ask.fresh:
-            raise no_room
+            raise refused
         parameters = parameters | {"join_only": True}
     if ask.fresh:
         await connection.execute(_CLEAR, parameters)
@@ -221,8 +221,8 @@ async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters:
         return _accepted(ask, question._asdict())
     # Leaving without a commit takes back the answer that the statement may have made.
     replay = await _find_replay(connection, ask)
-    if replay is None and no_room is not None:
-        raise no_room
+    if replay is None and refused is not None:
+        raise refused
     return replay
 
 

@@ -67,7 +67,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class GenerationResult:
     """What the model wrote. ``state`` is completed or incomplete. Token counts: None where the server does not say.
 
     ``written_by``: the identity of the model that has written all of it; None: not known.
@@ -284,7 +284,7 @@ async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:
     return rows[0]["epoch"] if rows else None
 
 
-async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+async def finish(engine: AsyncEngine, claim: Claim, result: GenerationResult, reuse_seconds: float) -> bool:
     """Make the result the final answer, once: of several attempts only the current claim's is written."""
     return await _write(
         engine,

@@ -33,13 +33,13 @@ from live.answer_cache import AnswerCache, forget
 from live.hints import Hints
 from live.signals import publish_ended, publish_erased
 from live.wakeups import Wakeups
-from owners.concurrency_limit import NoRoomError
-from owners.turns import Flow, Priority
+from owners.concurrency_limit import ConcurrencyLimitError
+from owners.turns import OwnerQueue, Priority
 from questions import reading
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay
 from questions.erasing import Erased, erase
-from questions.listing import Page, Place, Wanted, list_questions
+from questions.listing import ListCursor, Page, QuestionFilter, list_questions
 from questions.reading import Question
 from questions.requests import request_for
 from questions.states import State
@@ -176,9 +176,9 @@ class QuestionService:
             self._run_in_background(publish_ended(self._redis, [ended]))
         return await self._read_from_database(owner, question_id)
 
-    async def list(self, owner: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
+    async def list(self, owner: str, filters: QuestionFilter, after: ListCursor | None, limit: int) -> Page:
         """The owner's questions behind a place, newest first."""
-        return await reach(lambda: list_questions(self._reading_engine, owner, wanted, after, limit), again=True)
+        return await reach(lambda: list_questions(self._reading_engine, owner, filters, after, limit), again=True)
 
     async def erase(self, owner: str, question_id: int) -> Erased:
         """End the question and remove it for good; says what became of its answer."""
@@ -244,26 +244,28 @@ class QuestionService:
             if replay is None:
                 raise admission.refusal
             return replay
-        flow = Flow(ask.owner, ask.priority)
-        turn = await reach(lambda: self._turns.next(flow), again=True)
+        queue = OwnerQueue(ask.owner, ask.priority)
+        turn = await reach(lambda: self._turns.next(queue), again=True)
         accepted = None
         try:
-            ask = replace(ask, turn=turn, room=admission.room, join_only=self._backlog.is_full)
+            ask = replace(
+                ask, turn=turn, concurrency_limit=admission.concurrency_limit, join_only=self._backlog.is_full
+            )
             accepted = await reach(lambda: self._store(ask))
-        except NoRoomError as error:
-            raise self._limits_of_callers.no_room(error) from None
+        except ConcurrencyLimitError as error:
+            raise self._limits_of_callers.over_concurrency_limit(error) from None
         except NothingToJoinError:
             await self._limits_of_callers.give_back(caller)  # what has not been asked costs nothing
             raise self._backlog.refusal() from None
         finally:
             if accepted is None or accepted.source is not Source.NEW:
-                self._turns.give_back(flow)
+                self._turns.give_back(queue)
         if accepted.replayed:
             await self._limits_of_callers.give_back(caller)
         return accepted
 
     async def _store(self, ask: Ask) -> Accepted:
-        async with self._counting.of(ask.owner) if ask.room else nullcontext():
+        async with self._counting.of(ask.owner) if ask.concurrency_limit else nullcontext():
             return await accept(self._engine, ask)
 
     def _ask(

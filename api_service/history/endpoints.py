@@ -31,7 +31,7 @@ async def list_questions(
 ) -> QuestionList:
     """Return what you asked, newest first, a page at a time. What others asked is not among it."""
     response.headers["Cache-Control"] = "no-store"
-    page = await questions.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
+    page = await questions.list(caller.tenant, parameters.filters, parameters.after, parameters.limit)
     return QuestionList(
         questions=[
             ListedQuestion(

@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 
 from api_service.http.problems import Code, FieldError, ProblemError
 from questions.asking import MAX_ID
-from questions.listing import Place, Wanted
+from questions.listing import ListCursor, QuestionFilter
 from questions.states import State
 
 MOST: Final = 100
@@ -27,8 +27,8 @@ _KNOWN: Final = frozenset({"status", "created_since", "created_before", "limit",
 class ListParameters:
     """What a request for a list says."""
 
-    wanted: Wanted
-    after: Place | None
+    filters: QuestionFilter
+    after: ListCursor | None
     limit: int
 
 
@@ -61,26 +61,28 @@ def parse(query: QueryParams) -> ListParameters:
         errors.append(_error("cursor", "is not one", "send the next_cursor of the page before, or leave it out"))
     if errors:
         raise ProblemError.of_fields(Code.INVALID_PARAMETER, errors[:10])
-    wanted = Wanted([State(state) for state in sorted(states)], moments["created_since"], moments["created_before"])
-    return ListParameters(wanted, after, int(limit))
+    filters = QuestionFilter(
+        [State(state) for state in sorted(states)], moments["created_since"], moments["created_before"]
+    )
+    return ListParameters(filters, after, int(limit))
 
 
-def encode_cursor(place: Place) -> str:
-    """The place in a form that says nothing to those who only send it back."""
-    microseconds = (place.created_at - _EPOCH) // _MICROSECOND
-    return base64.urlsafe_b64encode(b"%d:%d" % (microseconds, place.question_id)).decode().rstrip("=")
+def encode_cursor(position: ListCursor) -> str:
+    """The position in a form that says nothing to those who only send it back."""
+    microseconds = (position.created_at - _EPOCH) // _MICROSECOND
+    return base64.urlsafe_b64encode(b"%d:%d" % (microseconds, position.question_id)).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str) -> Place | None:
-    """The place that was written like this; None for anything else."""
+def decode_cursor(cursor: str) -> ListCursor | None:
+    """The position that was written like this; None for anything else."""
     if len(cursor) > 64 or not cursor.isascii():
         return None
     try:
         match = _CURSOR.fullmatch(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
-        place = Place(_EPOCH + int(match[1]) * _MICROSECOND, int(match[2])) if match else None
+        found = ListCursor(_EPOCH + int(match[1]) * _MICROSECOND, int(match[2])) if match else None
     except (binascii.Error, OverflowError):
         return None
-    return place if place is not None and place.question_id <= MAX_ID and encode_cursor(place) == cursor else None
+    return found if found is not None and found.question_id <= MAX_ID and encode_cursor(found) == cursor else None
 
 
 def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime | None:

@@ -26,12 +26,12 @@ async def start(engine: AsyncEngine, words: str) -> None:
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
-    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
+    result = claims.GenerationResult(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
     assert await claims.finish(engine, await claim(engine, words), result, reuse_seconds)
 
 
 async def cut_short(engine: AsyncEngine, words: str, answer: str) -> None:
-    result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    result = claims.GenerationResult(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT, written_by=MODEL)
     assert await claims.finish(engine, await claim(engine, words), result, 60)
 
 

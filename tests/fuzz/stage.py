@@ -13,7 +13,7 @@ from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from foundation.settings import AccessSettings
 from live import answer_stream
-from live.answer_stream import Append, Usage
+from live.answer_stream import TextAppend, Usage
 from owners.api_keys import create
 from owners.roles import Role
 from questions import claims
@@ -82,7 +82,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
         for claim in claimed:
             await answer_stream.open_text(redis, claim.answer_id, claim.token, 0, create=True)
             text = asked(claim).encode()
-            await answer_stream.append(redis, [Append(claim.answer_id, claim.token, 0, text, Usage())])
+            await answer_stream.append(redis, [TextAppend(claim.answer_id, claim.token, 0, text, Usage())])
         # Long enough for some to be read, watched and cancelled meanwhile.
         await asyncio.sleep(0.05)
         for claim in claimed:
@@ -90,7 +90,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
                 await claims.fail(engine, claim, ErrorReason.CONTEXT_TOO_LONG)
             else:
                 cut = claim.answer_id % 7 == 1
-                result = claims.Result(
+                result = claims.GenerationResult(
                     State.INCOMPLETE if cut else State.COMPLETED,
                     asked(claim),
                     FinishReason.OUTPUT_LIMIT if cut else FinishReason.STOP,

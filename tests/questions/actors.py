@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.settings import GenerationSettings
 from models.identity import identity
 from questions.asking import Accepted, Ask, accept
-from questions.claims import Claim, Result, claim, register_worker
+from questions.claims import Claim, GenerationResult, claim, register_worker
 from questions.reading import Question, read
 from questions.requests import request_for
 from questions.states import FinishReason, State
@@ -55,8 +55,10 @@ def asked(claim: Claim) -> str:
     return GenerationSpec.FromString(claim.request).messages[-1].content
 
 
-def completed(words: str = "an answer", by: str | None = MODEL) -> Result:
-    return Result(State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2, written_by=by)
+def completed(words: str = "an answer", by: str | None = MODEL) -> GenerationResult:
+    return GenerationResult(
+        State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2, written_by=by
+    )
 
 
 async def seen(engine: AsyncEngine, question_id: int) -> Question:

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from questions.claims import (
     POISON_FROM,
     SUSPECT_FROM,
-    Result,
+    GenerationResult,
     claim,
     fail,
     finish,
@@ -44,7 +44,9 @@ async def test_the_result_is_what_the_reader_sees(engine: AsyncEngine) -> None:
     asked = await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     assert (await seen(engine, asked.question_id)).state is State.IN_PROGRESS
-    assert await finish(engine, current, Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, 3, 2, 1), 60)
+    assert await finish(
+        engine, current, GenerationResult(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, 3, 2, 1), 60
+    )
     read = await seen(engine, asked.question_id)
     assert (read.state, read.text, read.finish_reason) == (State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT)
     assert (read.prompt_tokens, read.completion_tokens, read.cached_prompt_tokens) == (3, 2, 1)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
+from live.answer_stream import ReadPosition, TextAppend, Usage, append, open_text, read_texts
 from questions import claims
 from questions.claims import Claim
 from questions.states import FinishReason
@@ -35,7 +35,7 @@ async def break_off(
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
-    replies = await append(redis, [Append(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
+    replies = await append(redis, [TextAppend(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
     assert replies == [0]
     worker.claimer.give_back(claim)
     assert worker.lease.worker_id is not None
@@ -70,7 +70,7 @@ async def test_readers_see_one_text(worker: Worker, redis: MeshRedis) -> None:
 
     await answer_again(worker)
 
-    (reading,) = await read_texts(redis, [Cursor(claim.answer_id, 0, len("Answer"))])
+    (reading,) = await read_texts(redis, [ReadPosition(claim.answer_id, 0, len("Answer"))])
     assert reading is not None
     assert (reading.epoch, reading.text.decode(), reading.finished) == (0, ANSWER.removeprefix("Answer"), True)
 
@@ -123,7 +123,7 @@ async def test_where_the_server_cannot_continue_the_text_is_taken_back(
     assert [spec.answer_prefix for spec in llm.specs] == ["Another answer", ""]
     assert (row.state, row.text, row.epoch, row.attempt) == ("completed", ANSWER, 1, 2)
     assert (row.prompt_tokens, row.completion_tokens, row.repeated_tokens) == (6, 8, 6 + 2)
-    (reading,) = await read_texts(redis, [Cursor(claim.answer_id, 0, 14)])
+    (reading,) = await read_texts(redis, [ReadPosition(claim.answer_id, 0, 14)])
     assert reading is not None
     assert (reading.epoch, reading.offset, reading.text.decode()) == (1, 0, ANSWER)
 
@@ -236,7 +236,7 @@ async def until_text(engine: AsyncEngine, redis: MeshRedis, expected: str) -> No
     answer_id = (await answers(engine))[QUESTION].id
 
     async def is_there() -> bool:
-        (reading,) = await read_texts(redis, [Cursor(answer_id, 0, 0)])
+        (reading,) = await read_texts(redis, [ReadPosition(answer_id, 0, 0)])
         return reading is not None and reading.text.decode() == expected
 
     await eventually(is_there, f"Redis has {expected!r}")

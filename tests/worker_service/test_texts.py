@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from live.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
+from live.answer_stream import ReadPosition, TextChunk, TextSlice, Usage, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
@@ -62,7 +62,7 @@ async def opened(texts: Texts, claim: Claim) -> Text:
 
 
 async def stored(redis: MeshRedis, answer_id: int = 1, epoch: int = 0) -> str | None:
-    (reading,) = await read_texts(redis, [Cursor(answer_id, epoch, 0)])
+    (reading,) = await read_texts(redis, [ReadPosition(answer_id, epoch, 0)])
     return reading.text.decode() if reading else None
 
 
@@ -162,7 +162,7 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
         while len(together) < len(final.encode()):
             message = await pubsub.get_message(timeout=5)
             assert message is not None
-            more = Chunk.parse(message["data"]).after(len(together))
+            more = TextChunk.parse(message["data"]).after(len(together))
             assert more is not None
             more.decode()
             together += more
@@ -239,7 +239,7 @@ async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confi
         await until_stored(redis, "one two three")
         texts.end(text, FinishReason.STOP, Usage())
         await texts.settle(text)
-        assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(0, 3, b" two three", 13, finished=True)]
+        assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(0, 3, b" two three", 13, finished=True)]
 
 
 async def test_a_former_holder_writes_nothing_more(redis: MeshRedis) -> None:
@@ -280,7 +280,7 @@ async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
         assert text.usage == Usage(repeated_tokens=4)
         texts.add(text, "two", Usage())
         await texts.settle(text)
-        assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(1, 0, b"two", 3, finished=False)]
+        assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(1, 0, b"two", 3, finished=False)]
 
 
 async def test_without_redis_nothing_waits_and_the_log_has_one_line(

@@ -19,7 +19,7 @@ from askmesh_client import (
 from grpc import StatusCode
 
 from live.answer_stream import Usage
-from questions.claims import Result
+from questions.claims import GenerationResult
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.claiming.engine_gate import LONGEST_RETRY_AFTER_SECONDS
 
@@ -32,7 +32,7 @@ _LONGEST_PAUSE_SECONDS: Final = 4.0
 class Finished:
     """There is an answer."""
 
-    result: Result
+    result: GenerationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def finish_of_error(error: GenerationError, *, continued: bool) -> FinishReason 
 def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage, written_by: str | None = None) -> Finished:
     """The outcome of a generation that has ended. ``written_by``: the model's identity, where it is known."""
     return Finished(
-        Result(
+        GenerationResult(
             state=State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE,
             text=text,
             finish_reason=finish_reason,

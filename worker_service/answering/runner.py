@@ -16,7 +16,7 @@ from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
 from owners import ledger
 from questions import claims
-from questions.claims import Claim, Result
+from questions.claims import Claim, GenerationResult
 from questions.states import ErrorReason
 from worker_service.answering.generation import Generating
 from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
@@ -194,7 +194,7 @@ class Answering:
         elif is_final:
             self._texts.close(claim.answer_id)
 
-    async def _finish(self, claim: Claim, result: Result) -> bool:
+    async def _finish(self, claim: Claim, result: GenerationResult) -> bool:
         try:
             return await claims.finish(self._engine, claim, result, self._reuse_seconds)
         except DATABASE_ERRORS as error:

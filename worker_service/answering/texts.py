@@ -11,12 +11,12 @@ from redis.exceptions import RedisError
 
 from foundation.redis import MeshRedis
 from live.answer_stream import (
-    Append,
     FencedError,
-    Opened,
     Refusal,
+    StoredText,
+    TextAppend,
+    TextSnapshot,
     Usage,
-    Whole,
     append,
     close_texts,
     open_text,
@@ -54,8 +54,8 @@ class Text:
     the text that a continuation begins with, so that it would not fit.
     """
 
-    def __init__(self, claim: Claim, opened: Opened | None = None) -> None:
-        opened = opened or Opened("", Usage(), None)
+    def __init__(self, claim: Claim, opened: StoredText | None = None) -> None:
+        opened = opened or StoredText("", Usage(), None)
         self.claim = claim
         self.epoch = claim.epoch
         self.usage = opened.usage
@@ -253,7 +253,7 @@ class Texts:
 
     async def _store(self, texts: Sequence[Text]) -> None:
         wholes = [
-            Whole(
+            TextSnapshot(
                 text.claim.answer_id,
                 text.claim.token,
                 text.epoch,
@@ -273,7 +273,7 @@ class Texts:
 
     async def _append(self, texts: Sequence[Text]) -> None:
         appends = [
-            Append(
+            TextAppend(
                 text.claim.answer_id,
                 text.claim.token,
                 text.stored,

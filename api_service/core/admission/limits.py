@@ -23,7 +23,7 @@ from api_service.core.turns import TurnKeeper
 from api_service.http.problems import Code, ProblemError
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
-from owners.concurrency_limit import NoRoomError, Room
+from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitError
 from owners.limits import NO_OVERRIDES
 
 _STREAM_RETRY_SECONDS: Final = 5
@@ -31,11 +31,11 @@ _STREAM_RETRY_SECONDS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a question may be asked. ``headers`` go with whatever is replied; ``room``: for its answer."""
+    """Whether a question may be asked. ``headers`` go with any reply. ``concurrency_limit``: for its answer."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     refusal: ProblemError | None = None
-    room: Room | None = None
+    concurrency_limit: ConcurrencyLimit | None = None
 
 
 FREE: Final = Admission()
@@ -72,15 +72,15 @@ class Limits:
             refusal = _token_refusal(spending, allowance, headers)
         if refusal is None and (limit := allowance.requests_per_minute):
             refusal = await self._take_request(caller, limit, headers)
-        room = Room(allowance.queued_questions, allowance.concurrent_questions)
-        return Admission(headers, refusal, room or None)
+        concurrency_limit = ConcurrencyLimit(allowance.queued_questions, allowance.concurrent_questions)
+        return Admission(headers, refusal, concurrency_limit or None)
 
     async def give_back(self, caller: Principal) -> None:
         """The request was a repetition of one that was counted."""
         if (allowance := self.allowance(caller)) is not None and (limit := allowance.requests_per_minute):
             await self._rate.take(_bucket(caller), limit, -1)
 
-    def no_room(self, error: NoRoomError) -> ProblemError:
+    def over_concurrency_limit(self, error: ConcurrencyLimitError) -> ProblemError:
         """What a caller is told who has too many questions."""
         what = "wait for a worker" if error.what == "queued" else "wait or are being answered"
         detail = (
