@@ -11,20 +11,12 @@ from PostgreSQL where the claims are and what its queues still have. docs/limits
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-
-class Priority(StrEnum):
-    """How soon a question is answered, against others of its owner and of other owners that wait."""
-
-    HIGH = "high"
-    NORMAL = "normal"
-    LOW = "low"
-
+from owners.priority import Priority
 
 STEPS: Final = {Priority.HIGH: 1, Priority.NORMAL: 4, Priority.LOW: 16}
 """Turns from one question of a queue to the next: of three queues that wait, high gets 16 claims where low gets 1."""

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from foundation.postgresql.database import fetch
 from models.identity import UNKNOWN
 from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitBusyError, refusal
-from owners.turns import Priority
+from owners.priority import Priority
 from questions.reading import Question
 from questions.states import LIVE, FinishReason, State
 

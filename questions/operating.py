@@ -9,7 +9,8 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from owners.turns import OwnerQueue, Priority, next_turn
+from owners.priority import Priority
+from owners.turns import OwnerQueue, next_turn
 from questions.asking import Ask, accept
 from questions.claims import SUSPECT_FROM
 from questions.states import State

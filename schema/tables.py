@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from owners.turns import Priority
+from owners.priority import Priority
 from questions.states import ENDED, LIVE, State
 
 metadata = MetaData(

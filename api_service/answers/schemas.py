@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api_service.http.problems import Code, FieldError, ProblemError
-from owners.turns import Priority
+from owners.priority import Priority
 from questions.asking import MAX_ID
 from questions.erasing import Erased
 from questions.states import ErrorReason, FinishReason, State

@@ -34,7 +34,8 @@ from live.hints import Hints
 from live.signals import publish_ended, publish_erased
 from live.wakeups import Wakeups
 from owners.concurrency_limit import ConcurrencyLimitError
-from owners.turns import OwnerQueue, Priority
+from owners.priority import Priority
+from owners.turns import OwnerQueue
 from questions import reading
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay

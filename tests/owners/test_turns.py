@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from owners.turns import STEPS, OwnerQueue, Priority, Turns, TurnSample, next_turn, sample
+from owners.priority import Priority
+from owners.turns import STEPS, OwnerQueue, Turns, TurnSample, next_turn, sample
 from questions.asking import Source, accept
 from questions.claims import claim, hand_back_all_but, retire_worker, wait
 from questions.reading import cancel

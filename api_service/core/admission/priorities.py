@@ -2,8 +2,8 @@
 
 from api_service.authentication.principal import Principal
 from api_service.http.problems import Code, FieldError, ProblemError
+from owners.priority import Priority
 from owners.roles import Role
-from owners.turns import Priority
 
 
 def check_priority(caller: Principal, priority: Priority | None) -> None:
