@@ -14,7 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from live.answer_stream import Usage
-from questions.claims import Claim, first_question
+from questions.claims import Claim
+from questions.sql import first_question
 
 ENTRY_SECONDS: Final = 60
 """For so long an entry is kept apart, so that the last minute can be counted."""

@@ -12,18 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import fetch
 from live.answer_stream import Usage
+from questions.sql import first_question
 from questions.states import ErrorReason, FinishReason, State
+from questions.suspects import POISON_FROM, SUSPECT, SUSPECT_FROM
 
-SUSPECT_FROM = 3
-"""Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then tried alone."""
-POISON_FROM = 5
-"""Losses, or interruptions, at which it is set aside as failed."""
 MOST_PASSED_OVER = 2_000
 """So many answers at the head of the queue are looked at for those of other owners, where some may have no more."""
 TRIAL_SECONDS = 10.0
 """For so long after a suspect was claimed no other one is, in no worker, unless it is acquitted before."""
-SUSPECT = f"(losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM})"
-"""SQL: a suspect. One that waits is never due, so that no ordinary claim comes across it; trials find it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,26 +85,6 @@ class GenerationResult:
         return self.written_by is not None and self.finish_reason in (FinishReason.STOP, FinishReason.OUTPUT_LIMIT)
 
 
-def first_question(answer_id: str) -> str:
-    """SQL: whoever asked first for the answer, after FROM. All who asked are read, by the index for it.
-
-    Without OFFSET 0, PostgreSQL would read all questions in the order of their ids until it meets one, where its
-    statistics say that few answers have most of the questions.
-    """
-    return f"(SELECT * FROM questions WHERE answer_id = {answer_id} OFFSET 0) AS asked ORDER BY id LIMIT 1"
-
-
-_REGISTER = text("""
-    INSERT INTO workers (name, lease_until)
-    VALUES (:name, clock_timestamp() + make_interval(secs => :lease_seconds)) RETURNING id
-""")
-# An expired lease is never renewed: its answers may be somebody else's by now.
-_RENEW = text("""
-    UPDATE workers SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-    WHERE id = :worker_id AND lease_until > clock_timestamp() RETURNING id
-""")
-_RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :worker_id")
-_HELD = text("SELECT token FROM answers WHERE holder = :worker_id")
 _IN_TURN = f"""
         SELECT id, turn FROM answers
         WHERE state = 'queued' AND due_at IS NULL AND NOT {SUSPECT}
@@ -221,33 +197,6 @@ _SECONDS_LEFT = text("""
         SELECT * FROM questions WHERE answer_id = :answer_id OFFSET 0
     ) AS asked WHERE ended IS NULL
 """)
-_HAND_BACK_ALL_BUT = text(f"""
-    UPDATE answers SET state = 'queued', holder = NULL, due_at = CASE WHEN {SUSPECT} THEN 'infinity'::timestamptz END
-    WHERE holder = :worker_id AND token <> ALL(CAST(:tokens AS bigint[]))
-""")
-
-
-async def register_worker(engine: AsyncEngine, name: str, lease_seconds: float) -> int:
-    """Start a lease for this process and return its worker id."""
-    async with engine.begin() as connection:
-        parameters = {"name": name, "lease_seconds": lease_seconds}
-        worker_id: int = (await connection.execute(_REGISTER, parameters)).scalar_one()
-        return worker_id
-
-
-async def renew_lease(engine: AsyncEngine, worker_id: int, lease_seconds: float) -> frozenset[int] | None:
-    """Renew the lease and return the tokens of the claims that are still this worker's; None if it had run out."""
-    async with engine.begin() as connection:
-        parameters = {"worker_id": worker_id, "lease_seconds": lease_seconds}
-        if (await connection.execute(_RENEW, parameters)).one_or_none() is None:
-            return None
-        return frozenset((await connection.execute(_HELD, {"worker_id": worker_id})).scalars())
-
-
-async def retire_worker(engine: AsyncEngine, worker_id: int) -> None:
-    """End the lease now: whatever the worker still holds is given to others at once."""
-    async with engine.begin() as connection:
-        await connection.execute(_RETIRE, {"worker_id": worker_id})
 
 
 async def claim(
@@ -324,16 +273,6 @@ async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float, *
     ``blamed``: it may have been the reason. At POISON_FROM such times it is set aside as failed.
     """
     return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds, blamed=blamed)
-
-
-async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collection[int]) -> None:
-    """Queue again, due at once, what the worker holds under other tokens than these. Counts as nothing.
-
-    With no tokens: all that a worker which has stopped still holds. With those that it knows: claims that were
-    committed although the worker never learned so, and that nobody would answer while its lease lasts.
-    """
-    async with engine.begin() as connection:
-        await connection.execute(_HAND_BACK_ALL_BUT, {"worker_id": worker_id, "tokens": list(tokens)})
 
 
 async def _write(engine: AsyncEngine, statement: TextClause, claim: Claim, **parameters: object) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from questions.reading import ITS_ANSWER
+from questions.sql import ITS_ANSWER
 from questions.states import State
 
 MOST_SCANNED = 1_000

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from owners.priority import Priority
 from owners.turns import OwnerQueue, next_turn
 from questions.asking import Ask, accept
-from questions.claims import SUSPECT_FROM
 from questions.states import State
+from questions.suspects import SUSPECT_FROM
 
 _BATCH = 1_000
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from owners.ledger import fold
-from questions.claims import POISON_FROM, SUSPECT, SUSPECT_FROM
+from questions.suspects import POISON_FROM, SUSPECT, SUSPECT_FROM
 
 T = TypeVar("T")
 

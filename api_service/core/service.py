@@ -36,7 +36,7 @@ from live.wakeups import Wakeups
 from owners.concurrency_limit import ConcurrencyLimitError
 from owners.priority import Priority
 from owners.turns import OwnerQueue
-from questions import reading
+from questions import cancelling, reading
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay
 from questions.erasing import Erased, erase
@@ -171,7 +171,7 @@ class QuestionService:
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
-        ended = await reach(lambda: reading.cancel(self._engine, owner, question_id))
+        ended = await reach(lambda: cancelling.cancel(self._engine, owner, question_id))
         self._watcher.look_at(question_id)
         if ended is not None:
             self._run_in_background(publish_ended(self._redis, [ended]))

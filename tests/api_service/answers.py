@@ -3,7 +3,7 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions import claims
+from questions import claims, worker_leases
 from questions.answer_key import normalise
 from questions.states import ErrorReason, FinishReason, State
 from tests.questions.actors import MODEL, asked
@@ -13,10 +13,10 @@ REMEMBER_MODEL = f"INSERT INTO models (name, identity) VALUES ('', '{MODEL}')"
 
 
 async def claim(engine: AsyncEngine, words: str) -> claims.Claim:
-    worker_id = await claims.register_worker(engine, "test", lease_seconds=60)
+    worker_id = await worker_leases.register_worker(engine, "test", lease_seconds=60)
     claimed = await claims.claim(engine, worker_id, 1_000)
     (claim,) = (claim for claim in claimed if asked(claim) == normalise(words))
-    await claims.hand_back_all_but(engine, worker_id, [claim.token])
+    await worker_leases.hand_back_all_but(engine, worker_id, [claim.token])
     return claim
 
 

@@ -16,7 +16,7 @@ from live import answer_stream
 from live.answer_stream import TextAppend, Usage
 from owners.api_keys import create
 from owners.roles import Role
-from questions import claims
+from questions import claims, worker_leases
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.serving import serving_app, settings_for, until
 from tests.questions.actors import asked
@@ -76,7 +76,7 @@ async def _tenant(engine: AsyncEngine, url: str, name: str) -> Tenant:
 
 async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
     """Answer every question with its own text, piece by piece; of seven, one fails and one is cut."""
-    worker_id = await claims.register_worker(engine, "fuzz", lease_seconds=24 * 3600)
+    worker_id = await worker_leases.register_worker(engine, "fuzz", lease_seconds=24 * 3600)
     while True:
         claimed = await claims.claim(engine, worker_id, 100)
         for claim in claimed:

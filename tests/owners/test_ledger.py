@@ -8,9 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from live.answer_stream import Usage
 from owners.ledger import Spent, book, fold, read_budgets, read_days
+from questions.cancelling import cancel
 from questions.claims import finish, interrupted
 from questions.operating import purge
-from questions.reading import cancel
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, worker
 
 pytestmark = pytest.mark.integration

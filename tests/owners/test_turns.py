@@ -18,9 +18,10 @@ from foundation.settings import DatabaseSettings
 from owners.priority import Priority
 from owners.turns import STEPS, OwnerQueue, Turns, TurnSample, next_turn, sample
 from questions.asking import Source, accept
-from questions.claims import claim, hand_back_all_but, retire_worker, wait
-from questions.reading import cancel
+from questions.cancelling import cancel
+from questions.claims import claim, wait
 from questions.sweeping import sweep
+from questions.worker_leases import hand_back_all_but, retire_worker
 from tests.questions.actors import claim_one, question, rows, worker
 
 NORMAL = Priority.NORMAL

@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.settings import GenerationSettings
 from models.identity import identity
 from questions.asking import Accepted, Ask, accept
-from questions.claims import Claim, GenerationResult, claim, register_worker
+from questions.claims import Claim, GenerationResult, claim
 from questions.reading import Question, read
 from questions.requests import request_for
 from questions.states import FinishReason, State
+from questions.worker_leases import register_worker
 
 OWNER = "local"
 MODEL = identity("test-model", "")

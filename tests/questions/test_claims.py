@@ -3,22 +3,12 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.claims import (
-    POISON_FROM,
-    SUSPECT_FROM,
-    GenerationResult,
-    claim,
-    fail,
-    finish,
-    hand_back_all_but,
-    interrupted,
-    renew_lease,
-    retire_worker,
-    wait,
-)
-from questions.reading import cancel
+from questions.cancelling import cancel
+from questions.claims import GenerationResult, claim, fail, finish, interrupted, wait
 from questions.states import ErrorReason, FinishReason, State
+from questions.suspects import POISON_FROM, SUSPECT_FROM
 from questions.sweeping import sweep
+from questions.worker_leases import hand_back_all_but, renew_lease, retire_worker
 from tests.questions.actors import OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration

@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions import listing
+from questions.cancelling import cancel
 from questions.listing import ListCursor, QuestionFilter, QuestionListItem, list_questions
-from questions.reading import cancel
 from questions.states import State
 from tests.questions.actors import OWNER, ask, rows
 

@@ -9,11 +9,12 @@ from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions import operating
 from questions.asking import Source
-from questions.claims import GenerationResult, fail, finish, interrupted, retire_worker, wait
+from questions.cancelling import cancel
+from questions.claims import GenerationResult, fail, finish, interrupted, wait
 from questions.operating import _CONDITIONS, _LIST, QuestionSelection, list_questions, purge, replay
-from questions.reading import cancel
 from questions.states import ErrorReason, FinishReason, State
 from questions.sweeping import sweep
+from questions.worker_leases import retire_worker
 from tests.questions.actors import MODEL, OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration

@@ -12,18 +12,20 @@ from foundation.postgresql.database import _compiled
 pytestmark = pytest.mark.integration
 
 MODULES = (
-    "asking",
-    "claims",
-    "erasing",
-    "ledger",
-    "listing",
-    "models",
-    "operating",
-    "owners",
-    "reading",
-    "room",
-    "sweeping",
-    "turns",
+    "models.identity",
+    "owners.concurrency_limit",
+    "owners.ledger",
+    "owners.tenancy",
+    "owners.turns",
+    "questions.asking",
+    "questions.cancelling",
+    "questions.claims",
+    "questions.erasing",
+    "questions.listing",
+    "questions.operating",
+    "questions.reading",
+    "questions.sweeping",
+    "questions.worker_leases",
 )
 MEANT = {
     "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
@@ -36,13 +38,13 @@ MEANT = {
         "workers_pkey",
     },
     "claims._FINISH": {"answers_pkey", "questions_answer"},
-    "claims._HELD": {"answers_holder"},
+    "worker_leases._HELD": {"answers_holder"},
     "asking._ASK": {"answers_reusable_key", "answers_pkey"},
-    "owners._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
-    "models._REMEMBERED": {"models_pkey"},
+    "tenancy._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
+    "identity._REMEMBERED": {"models_pkey"},
     "operating._OLDEST": {"questions_pkey", "answers_pkey"},
     "reading._READ": {"questions_pkey", "answers_pkey"},
-    "room._COUNT": {"answers_owner"},
+    "concurrency_limit._COUNT": {"answers_owner"},
     "sweeping._ANY_SUSPECTS": {"answers_suspects"},
     "sweeping._COUNT_DUE": {"answers_claim"},
     "sweeping._LOCK_OVERDUE": {"answers_deadline"},
@@ -58,9 +60,9 @@ MEANT = {
 def statements() -> dict[str, str]:
     """Those of the services, by name."""
     return {
-        f"{module}.{name}": _compiled(value)[0]
+        f"{module.partition('.')[2]}.{name}": _compiled(value)[0]
         for module in MODULES
-        for name, value in vars(import_module(f"questions.{module}")).items()
+        for name, value in vars(import_module(module)).items()
         if isinstance(value, TextClause)
     }
 

@@ -4,8 +4,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from questions.cancelling import cancel
 from questions.claims import finish
-from questions.reading import cancel, read
+from questions.reading import read
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.correlation import RequestIdFilter, current_request_id
 from foundation.settings import GenerationSettings
-from questions import claims
+from questions import claims, worker_leases
 from questions.claims import Claim, GenerationResult
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
@@ -272,7 +272,7 @@ async def test_what_postgresql_gave_and_nobody_here_got_is_handed_back(worker: W
     assert worker_id is not None
     (lost,) = await claims.claim(worker.engine, worker_id, 1)
 
-    owned = await claims.renew_lease(worker.engine, worker_id, 3_600)
+    owned = await worker_leases.renew_lease(worker.engine, worker_id, 3_600)
     assert owned == frozenset({got.token, lost.token})
     worker.slots.lease_renewed(worker.claimer.held, owned)
 

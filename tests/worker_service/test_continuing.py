@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from live.answer_stream import ReadPosition, TextAppend, Usage, append, open_text, read_texts
-from questions import claims
+from questions import worker_leases
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
@@ -39,7 +39,7 @@ async def break_off(
     assert replies == [0]
     worker.claimer.give_back(claim)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     return claim
 
 
@@ -182,7 +182,7 @@ async def test_a_claim_that_is_not_current_takes_nothing_back(
     stale = await worker.claim()
     worker.claimer.give_back(stale)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     current = await worker.claim()
 
     await worker.answering.answer(stale)

@@ -12,8 +12,8 @@ from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
 from owners.ledger import Spent, read_days
+from questions.cancelling import cancel
 from questions.claims import Claim
-from questions.reading import cancel
 from questions.requests import request_for
 from tests.fakes.model_server import FakeModelServer, Options
 from tests.worker_service.asking import ask

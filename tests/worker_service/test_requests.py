@@ -11,7 +11,7 @@ from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings
 from live.answer_stream import ReadPosition, TextAppend, Usage, append, open_text, read_texts
 from models.identity import identity
-from questions import claims
+from questions import worker_leases
 from questions.states import FinishReason
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
@@ -45,7 +45,7 @@ async def break_off(
     ]
     worker.claimer.give_back(claim)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from owners.api_keys import create
 from owners.roles import Role
 from owners.tenancy import has_several_owners
-from questions.claims import MOST_PASSED_OVER, claim, register_worker
+from questions.claims import MOST_PASSED_OVER, claim
+from questions.worker_leases import register_worker
 from tests.questions.actors import rows
 from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker
