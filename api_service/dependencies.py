@@ -19,7 +19,7 @@ from api_service.core.watcher import Watcher
 from api_service.health.readiness import Readiness, Report
 from api_service.http.problems import Code, FieldError, ProblemError
 from foundation.background import Background
-from owners.ledger import Spent
+from owners.ledger import UsageTotals
 
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -32,7 +32,7 @@ _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]{1,64}){1,8}/?")
 _NOT_ACCEPTABLE = re.compile(r"q=0(\.0{0,3})?")
 
 
-ReadDays = Callable[[str, date, date], Awaitable[dict[date, Spent]]]
+ReadDays = Callable[[str, date, date], Awaitable[dict[date, UsageTotals]]]
 """What an owner has spent on each day from the first to the last."""
 
 

@@ -17,7 +17,7 @@ A shape that old releases would misread gets another name.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, Self
 
@@ -25,6 +25,7 @@ import orjson
 
 from foundation.redis import MeshRedis
 from live import text_scripts
+from owners.token_counts import TokenCounts
 from questions.states import FinishReason
 
 
@@ -41,70 +42,39 @@ class Refusal(Enum):
     """Redis does not have the text that comes before: store all of it with ``put_texts``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of an answer so far, over all its attempts. None where the model server does not say.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningUsage(TokenCounts):
+    """What an answer has taken so far. ``pieces``: the parts in which its text came, of at least a token each."""
 
-    ``repeated_tokens`` are those beyond what an uninterrupted generation would have taken: the question and the text
-    that a continuation read again, and what was read and written of text that was taken back. ``pieces`` are the parts
-    in which the text came, of at least a token each.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_prompt_tokens: int | None = None
-    repeated_tokens: int = 0
     pieces: int = 0
 
     @classmethod
-    def parse(cls, stored: bytes) -> Self:
-        """The usage that a release has stored: counts that this one does not know, and what is no count, are left out.
-
-        What is no usage at all counts as none.
-        """
+    def read(cls, stored: bytes) -> Self:
+        """The usage that a release has stored, as ``parse``. What is no usage at all counts as none."""
         try:
-            found = orjson.loads(stored)
+            return cls.parse(orjson.loads(stored))
         except ValueError:
             return cls()
-        if not isinstance(found, dict):
-            return cls()
-        known = {name: found.get(name) for name in (field.name for field in fields(cls))}
-        return cls(**{name: count for name, count in known.items() if type(count) is int and count >= 0})
 
     @property
     def written_tokens(self) -> int:
         """Tokens of the text so far; at least so many where the model server does not count while it writes."""
         return self.pieces if self.completion_tokens is None else self.completion_tokens
 
-    @property
-    def tokens(self) -> int:
-        """All that the model server has read and written."""
-        return (self.prompt_tokens or 0) + self.written_tokens + self.repeated_tokens
+    def and_of_call(self, call: Self) -> Self:
+        """The usage with that of a call which goes on from here. The call's ``pieces`` are all so far."""
+        if self.pieces:
+            return self.continued_by(call)
+        return replace(call, repeated_tokens=self.repeated_tokens) if self.repeated_tokens else call
 
-    def and_of_call(self, prompt: int, completion: int, cached_prompt: int | None, pieces: int) -> Self:
-        """The usage with that of a call which goes on from here. ``pieces``: all so far."""
-        if not self.pieces:
-            return replace(
-                self,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                cached_prompt_tokens=cached_prompt,
-                pieces=pieces,
-            )
-        return replace(
-            self,
-            completion_tokens=self.written_tokens + completion,
-            repeated_tokens=self.repeated_tokens + prompt,
-            pieces=pieces,
-        )
-
-    def not_below(self, spent: "Usage") -> Self:
+    def not_below(self, spent: TokenCounts) -> Self:
         """The usage, with what was spent beyond it as repeated: Redis lacks some of what an attempt had written."""
-        return replace(self, repeated_tokens=self.repeated_tokens + max(spent.tokens - self.tokens, 0))
+        missing = max(spent.total_tokens - self.total_tokens, 0)
+        return replace(self, repeated_tokens=self.repeated_tokens + missing)
 
     def of_text_taken_back(self) -> Self:
         """The usage to begin anew with."""
-        return type(self)(repeated_tokens=self.repeated_tokens + (self.prompt_tokens or 0) + self.written_tokens)
+        return type(self)(repeated_tokens=self.total_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +85,7 @@ class StoredText:
     """
 
     text: str
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None
     writer: str | None = None
 
@@ -131,7 +101,7 @@ class TextAppend:
     token: int
     offset: int
     text: bytes
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None = None
     writer: str | None = None
 
@@ -149,7 +119,7 @@ class TextSnapshot:
     token: int
     epoch: int
     text: bytes
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None = None
     confirmed: bool = False
     writer: str | None = None
@@ -249,7 +219,7 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
     try:
         return StoredText(
             text.decode(),
-            Usage.parse(usage),
+            RunningUsage.read(usage),
             FinishReason(finish.decode()) if finish else None,
             writer.decode() or None,
         )
@@ -351,5 +321,5 @@ def _names(redis: MeshRedis, answer_ids: Iterable[int]) -> list[str]:
     return [key for number in answer_ids for key in _keys(prefix, number)]
 
 
-def _packed(usage: Usage) -> bytes:
+def _packed(usage: RunningUsage) -> bytes:
     return orjson.dumps(usage)

@@ -14,7 +14,9 @@ from foundation.postgresql.database import fetch
 from models.identity import UNKNOWN
 from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitBusyError, refusal
 from owners.priority import Priority
+from owners.token_counts import TokenCounts, each_count
 from questions.reading import Question
+from questions.sql import COUNTS
 from questions.states import LIVE, FinishReason, State
 
 MAX_ID = 2**53 - 1
@@ -106,8 +108,8 @@ _FIND_REPLAY = text("""
 # claim or a final write nor holds one up. Parameters that are only selected are cast: asyncpg cannot tell their type.
 _ASK = text(f"""
     WITH known AS (
-        SELECT id, state, epoch, text, written_by, finish_reason, prompt_tokens, completion_tokens,
-            cached_prompt_tokens, finished_at, next_deadline, turn
+        SELECT id, state, epoch, text, written_by, finish_reason, finished_at, next_deadline, turn,
+            {COUNTS}
         FROM answers
         WHERE answer_key = :answer_key AND reusable AND NOT {_STALE} AND NOT CAST(:fresh AS boolean)
         FOR KEY SHARE
@@ -141,8 +143,7 @@ _ASK = text(f"""
         INSERT INTO ledger_entries (owner, requests) SELECT CAST(:owner AS text), 1 FROM question
     )
     SELECT question.id, question.answer_id, question.created_at, known.state, known.epoch, known.text,
-        known.written_by, known.finish_reason, known.prompt_tokens, known.completion_tokens,
-        known.cached_prompt_tokens, known.finished_at
+        known.written_by, known.finish_reason, known.finished_at, {each_count("known.{0}")}
     FROM question LEFT JOIN known ON known.id = question.answer_id
 """)
 
@@ -258,9 +259,7 @@ def _accepted(ask: Ask, row: dict[str, Any]) -> Accepted:
         written_by=row["written_by"],
         finish_reason=row["finish_reason"] and FinishReason(row["finish_reason"]),
         error_reason=None,  # what has failed is joined by nobody
-        prompt_tokens=row["prompt_tokens"],
-        completion_tokens=row["completion_tokens"],
-        cached_prompt_tokens=row["cached_prompt_tokens"],
+        usage=TokenCounts.pop_from(row),
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         replayed_as=None,

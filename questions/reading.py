@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import fetch
+from owners.token_counts import TokenCounts, each_count
 from questions.sql import ITS_ANSWER
 from questions.states import ErrorReason, FinishReason, State
 
@@ -32,24 +33,20 @@ class Question:
     written_by: str | None
     finish_reason: FinishReason | None
     error_reason: ErrorReason | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_prompt_tokens: int | None
+    usage: TokenCounts
     created_at: datetime
     finished_at: datetime | None
     replayed_as: int | None
 
 
-_COLUMNS = """
+_COLUMNS = f"""
     q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, a.epoch, q.created_at,
     coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
     CASE WHEN q.ended IS NULL THEN a.text END AS text,
     CASE WHEN q.ended IS NULL THEN a.written_by END AS written_by,
     CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
     CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
-    CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,
-    CASE WHEN q.ended IS NULL THEN a.completion_tokens END AS completion_tokens,
-    CASE WHEN q.ended IS NULL THEN a.cached_prompt_tokens END AS cached_prompt_tokens
+    {each_count("CASE WHEN q.ended IS NULL THEN a.{0} END AS {0}")}
 """
 # Whose it is, is looked at afterwards: else the index of an owner's questions would do as well.
 _READ = text(f"SELECT {_COLUMNS} FROM questions q JOIN {ITS_ANSWER} WHERE q.id = :question_id")
@@ -89,4 +86,4 @@ def _question(fields: dict[str, Any]) -> Question:
     fields["state"] = State(fields["state"])
     fields["finish_reason"] = fields["finish_reason"] and FinishReason(fields["finish_reason"])
     fields["error_reason"] = fields["error_reason"] and ErrorReason(fields["error_reason"])
-    return Question(**fields)
+    return Question(usage=TokenCounts.pop_from(fields), **fields)

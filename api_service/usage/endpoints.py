@@ -13,7 +13,7 @@ from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
 from api_service.http.documentation import problems
 from api_service.http.problems import Code, FieldError, ProblemError
 from owners.api_keys import TENANT
-from owners.ledger import Spent
+from owners.ledger import UsageTotals
 from owners.roles import Role
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
@@ -33,17 +33,9 @@ class Tokens(BaseModel):
     total_tokens: int = Field(description="What limits and budgets count: prompt, completion and repeated.")
 
     @classmethod
-    def of(cls, spent: Spent, **more: Any) -> Self:
+    def of(cls, totals: UsageTotals, **more: Any) -> Self:
         """From the ledger."""
-        return cls(
-            requests=spent.requests,
-            prompt_tokens=spent.prompt_tokens,
-            completion_tokens=spent.completion_tokens,
-            cached_prompt_tokens=spent.cached_prompt_tokens,
-            repeated_tokens=spent.repeated_tokens,
-            total_tokens=spent.tokens,
-            **more,
-        )
+        return cls(requests=totals.requests, **totals.by_column(), total_tokens=totals.total_tokens, **more)
 
 
 class Day(Tokens):
@@ -129,8 +121,8 @@ async def usage(
     return UsageResponse(
         tenant=owner,
         **{"from": first, "to": last},
-        days=[Day.of(spent, day=day) for day, spent in days.items()],
-        total=Tokens.of(sum(days.values(), start=Spent())),
+        days=[Day.of(totals, day=day) for day, totals in days.items()],
+        total=Tokens.of(sum(days.values(), start=UsageTotals())),
         budgets=_budgets(limits.allowance(caller)) if owner == caller.tenant else None,
     )
 

@@ -3,6 +3,7 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from owners.token_counts import TokenCounts
 from questions import claims, worker_leases
 from questions.answer_key import normalise
 from questions.states import ErrorReason, FinishReason, State
@@ -26,7 +27,13 @@ async def start(engine: AsyncEngine, words: str) -> None:
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
-    result = claims.GenerationResult(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
+    result = claims.GenerationResult(
+        State.COMPLETED,
+        answer,
+        FinishReason.STOP,
+        TokenCounts(prompt_tokens=38, completion_tokens=8, cached_prompt_tokens=24),
+        written_by=MODEL,
+    )
     assert await claims.finish(engine, await claim(engine, words), result, reuse_seconds)
 
 

@@ -13,9 +13,10 @@ from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from foundation.settings import AccessSettings
 from live import answer_stream
-from live.answer_stream import TextAppend, Usage
+from live.answer_stream import RunningUsage, TextAppend
 from owners.api_keys import create
 from owners.roles import Role
+from owners.token_counts import TokenCounts
 from questions import claims, worker_leases
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.serving import serving_app, settings_for, until
@@ -82,7 +83,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
         for claim in claimed:
             await answer_stream.open_text(redis, claim.answer_id, claim.token, 0, create=True)
             text = asked(claim).encode()
-            await answer_stream.append(redis, [TextAppend(claim.answer_id, claim.token, 0, text, Usage())])
+            await answer_stream.append(redis, [TextAppend(claim.answer_id, claim.token, 0, text, RunningUsage())])
         # Long enough for some to be read, watched and cancelled meanwhile.
         await asyncio.sleep(0.05)
         for claim in claimed:
@@ -94,9 +95,7 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
                     State.INCOMPLETE if cut else State.COMPLETED,
                     asked(claim),
                     FinishReason.OUTPUT_LIMIT if cut else FinishReason.STOP,
-                    38,
-                    8,
-                    24,
+                    TokenCounts(prompt_tokens=38, completion_tokens=8, cached_prompt_tokens=24),
                 )
                 await claims.finish(engine, claim, result, reuse_seconds=60)
         await answer_stream.close_texts(redis, [claim.answer_id for claim in claimed])

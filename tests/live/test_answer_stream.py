@@ -11,12 +11,12 @@ from live.answer_stream import (
     FencedError,
     ReadPosition,
     Refusal,
+    RunningUsage,
     StoredText,
     TextAppend,
     TextChunk,
     TextSlice,
     TextSnapshot,
-    Usage,
     append,
     close_texts,
     open_text,
@@ -29,11 +29,11 @@ from questions.states import FinishReason
 
 pytestmark = pytest.mark.integration
 
-NOTHING = Usage()
+NOTHING = RunningUsage()
 
 
 async def say(redis: MeshRedis, token: int, offset: int, text: str, finish: FinishReason | None = None) -> object:
-    usage = Usage(5, offset, None, 0)
+    usage = RunningUsage(prompt_tokens=5, completion_tokens=offset)
     (reply,) = await append(redis, [TextAppend(1, token, offset, text.encode(), usage, finish)])
     return reply
 
@@ -62,7 +62,9 @@ async def test_text_is_read_from_any_offset(redis: MeshRedis) -> None:
 async def test_a_new_holder_seals_the_text_and_goes_on(redis: MeshRedis) -> None:
     await open_text(redis, 1, 10, 0, create=True)
     await say(redis, 10, 0, "one")
-    assert await open_text(redis, 1, 11, 0, create=False) == StoredText("one", Usage(5, 0, None, 0), None)
+    assert await open_text(redis, 1, 11, 0, create=False) == StoredText(
+        "one", RunningUsage(prompt_tokens=5, completion_tokens=0), None
+    )
     assert await say(redis, 10, 3, " two") is Refusal.FENCED
     assert await put_texts(redis, [TextSnapshot(1, 10, 0, b"one two", NOTHING)]) == [Refusal.FENCED]
     with pytest.raises(FencedError):
@@ -96,7 +98,7 @@ async def test_a_successor_finds_the_finish_entry(redis: MeshRedis) -> None:
     assert finished is not None
     assert finished.finished
     assert await open_text(redis, 1, 11, 0, create=False) == StoredText(
-        "all", Usage(5, 0, None, 0), FinishReason.OUTPUT_LIMIT
+        "all", RunningUsage(prompt_tokens=5, completion_tokens=0), FinishReason.OUTPUT_LIMIT
     )
 
 

@@ -13,11 +13,11 @@ from live.answer_cache import AnswerCache
 from live.answer_stream import (
     ReadPosition,
     Refusal,
+    RunningUsage,
     StoredText,
     TextAppend,
     TextChunk,
     TextSnapshot,
-    Usage,
     append,
     close_texts,
     open_text,
@@ -46,7 +46,7 @@ RUBBISH = [
     b"1 2",
     b"\0",
 ]
-USAGE = Usage(5, 3, None, 0, 3)
+USAGE = RunningUsage(prompt_tokens=5, completion_tokens=3, pieces=3)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ USAGE = Usage(5, 3, None, 0, 3)
     [
         (orjson.dumps(USAGE), USAGE),
         (orjson.dumps({**asdict(USAGE), "reasoning_tokens": 7, "by_model": {"a": 1}}), USAGE),  # a newer release
-        (b'{"prompt_tokens": 5}', Usage(5)),  # an older one
-        (b"{}", Usage()),
-        (b'{"prompt_tokens": "5", "completion_tokens": -1, "pieces": true, "repeated_tokens": null}', Usage()),
-        *((rubbish, Usage()) for rubbish in RUBBISH),
-        (b"[1]", Usage()),
+        (b'{"prompt_tokens": 5}', RunningUsage(prompt_tokens=5)),  # an older one
+        (b"{}", RunningUsage()),
+        (b'{"prompt_tokens": "5", "completion_tokens": -1, "pieces": true, "repeated_tokens": null}', RunningUsage()),
+        *((rubbish, RunningUsage()) for rubbish in RUBBISH),
+        (b"[1]", RunningUsage()),
     ],
 )
-def test_usage_of_another_release_is_read_as_far_as_it_goes(stored: bytes, expected: Usage) -> None:
-    assert Usage.parse(stored) == expected
+def test_usage_of_another_release_is_read_as_far_as_it_goes(stored: bytes, expected: RunningUsage) -> None:
+    assert RunningUsage.read(stored) == expected
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def spoil(redis: MeshRedis, kind: str, *parts: object) -> str:
 async def test_a_text_of_another_type_counts_as_missing_and_costs_the_others_nothing(
     redis: MeshRedis, kind: str, which: tuple[object]
 ) -> None:
-    usage = Usage()
+    usage = RunningUsage()
 
     async def both() -> list[int | Refusal]:
         return await append(redis, [TextAppend(number, 10, 3, b"d", usage) for number in (1, 2)])
@@ -156,14 +156,14 @@ async def test_a_text_of_another_type_counts_as_missing_and_costs_the_others_not
 
 @pytest.mark.parametrize("finish", ["boredom", "v2"])
 async def test_a_text_that_ended_for_a_reason_of_a_later_release_is_begun_anew(redis: MeshRedis, finish: str) -> None:
-    await put_texts(redis, [TextSnapshot(1, 10, 0, b"abc", Usage(), FinishReason.STOP)])
+    await put_texts(redis, [TextSnapshot(1, 10, 0, b"abc", RunningUsage(), FinishReason.STOP)])
     await redis.hset(redis.name("answer", 1), "finish", finish)
     assert await open_text(redis, 1, 11, 0, create=False) is None
     assert redis.mesh.unreadable.skipped == {"a stored text": 1}
 
 
 async def test_a_text_that_is_no_text_is_begun_anew(redis: MeshRedis) -> None:
-    await put_texts(redis, [TextSnapshot(1, 10, 0, b"\xff\xfe", Usage())])
+    await put_texts(redis, [TextSnapshot(1, 10, 0, b"\xff\xfe", RunningUsage())])
     assert await open_text(redis, 1, 11, 0, create=False) is None
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
 from models.identity import identity
+from owners.token_counts import TokenCounts
 from questions.asking import Accepted, Ask, accept
 from questions.claims import Claim, GenerationResult, claim
 from questions.reading import Question, read
@@ -58,7 +59,7 @@ def asked(claim: Claim) -> str:
 
 def completed(words: str = "an answer", by: str | None = MODEL) -> GenerationResult:
     return GenerationResult(
-        State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2, written_by=by
+        State.COMPLETED, words, FinishReason.STOP, TokenCounts(prompt_tokens=3, completion_tokens=2), by
     )
 
 

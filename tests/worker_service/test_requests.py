@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings
-from live.answer_stream import ReadPosition, TextAppend, Usage, append, open_text, read_texts
+from live.answer_stream import ReadPosition, RunningUsage, TextAppend, append, open_text, read_texts
 from models.identity import identity
 from questions import worker_leases
 from questions.states import FinishReason
@@ -39,7 +39,7 @@ async def break_off(
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
-    usage = Usage(6, 2, None, 0, 2)
+    usage = RunningUsage(prompt_tokens=6, completion_tokens=2, pieces=2)
     assert await append(redis, [TextAppend(claim.answer_id, claim.token, 0, b"Answer to", usage, finish, writer)]) == [
         0
     ]

@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
-from owners import ledger
-from questions import claims, suspects
+from questions import booking, claims, suspects
 from questions.claims import Claim, GenerationResult
 from questions.states import ErrorReason
 from worker_service.answering.generation import Generating
@@ -234,7 +233,7 @@ class Answering:
         if running.text is None:
             return
         try:
-            await ledger.book(self._engine, running.claim, running.text.usage)
+            await booking.book(self._engine, running.claim, running.text.usage)
         except DATABASE_ERRORS as error:
             if not is_defect(error):
                 self._database.begins(error)
