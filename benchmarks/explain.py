@@ -41,7 +41,7 @@ _KINDS = (
     ("Find a question asked before under an Idempotency-Key", r"FROM questions WHERE owner.*idempotency"),
     ("Claim", r"nextval\('claim_tokens'"),
     ("Turns: where the claims are", r"FROM claim_tokens"),
-    ("Turns: the highest of each flow", r"AS latest"),
+    ("Turns: the highest of each queue", r"AS latest"),
     ("Final write", r"finish_reason\s*=.*finished_at"),
     ("Poll", r"FROM questions q JOIN LATERAL.*q\.id = \$"),
     ("Watch: which of the waited for have changed", r"unnest.*known"),

@@ -14,7 +14,7 @@ from benchmarks.model_server import Profile
 from benchmarks.stage import Stage
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from questions import claims
+from questions import claims, worker_leases
 
 SLOTS = 512
 """What the one worker takes off the queue before it is full: its default."""
@@ -165,15 +165,15 @@ def _claim_times(stage: Stage) -> list[float]:
     async def claim() -> list[float]:
         engine = create_engine(DatabaseSettings(database_url=SecretStr(stage.database_url())), "benchmark")
         try:
-            worker_id = await claims.register_worker(engine, "benchmark", 60)
+            worker_id = await worker_leases.register_worker(engine, "benchmark", 60)
             times = []
             for _ in range(_CLAIM_ROUNDS):
                 for _ in range(_CLAIMS):
                     began = time.perf_counter()
                     assert await claims.claim(engine, worker_id, 1)
                     times.append(time.perf_counter() - began)
-                await claims.hand_back_all_but(engine, worker_id, [])
-            await claims.retire_worker(engine, worker_id)
+                await worker_leases.hand_back_all_but(engine, worker_id, [])
+            await worker_leases.retire_worker(engine, worker_id)
             return times
         finally:
             await engine.dispose()

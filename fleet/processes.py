@@ -32,11 +32,9 @@ _SEEN: Final = "seen_at > clock_timestamp() - interval '1 minute'"
 # Longer ones, as a system prompt, are compared and not shown.
 _LONGEST_SHOWN: Final = 60
 
-Value = str
-
 
 @dataclass(frozen=True, slots=True)
-class Process:
+class ProcessInfo:
     """A process that runs. ``state``: what it says of itself, as how many slots it uses."""
 
     id: int
@@ -45,7 +43,7 @@ class Process:
     version: str
     started_at: datetime
     seen_at: datetime
-    settings: Mapping[str, Value]
+    settings: Mapping[str, str]
     state: Mapping[str, Any]
 
 
@@ -65,21 +63,21 @@ _FORGET = text("DELETE FROM processes WHERE seen_at < clock_timestamp() - interv
 _END = text("DELETE FROM processes WHERE id = :id")
 
 
-def shown_settings(groups: Iterable[Group], *, without: Iterable[str] = ()) -> dict[str, Value]:
+def shown_settings(groups: Iterable[Group], *, exclude: Iterable[str] = ()) -> dict[str, str]:
     """The values of these groups, by environment variable, in a form that others may see.
 
-    Of a URL only where it leads; of a long text its SHA-256. ``without``: fields that may differ between processes.
+    Of a URL only where it leads; of a long text its SHA-256. ``exclude``: fields that may differ between processes.
     """
-    left_out = set(without)
+    excluded = set(exclude)
     return {
         PREFIX + name.upper(): _shown(value)
         for group in groups
         for name, value in group
-        if name not in left_out and value is not None
+        if name not in excluded and value is not None
     }
 
 
-def _shown(value: object) -> Value:
+def _shown(value: object) -> str:
     if isinstance(value, SecretStr):
         url = urlsplit(value.get_secret_value())
         return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
@@ -87,13 +85,13 @@ def _shown(value: object) -> Value:
     return shown if len(shown) <= _LONGEST_SHOWN else f"sha256:{hashlib.sha256(shown.encode()).hexdigest()[:16]}"
 
 
-async def running(engine: AsyncEngine) -> list[Process]:
+async def running(engine: AsyncEngine) -> list[ProcessInfo]:
     """All that were seen within a minute."""
     async with engine.connect() as connection:
-        return [Process(**row._asdict()) for row in await connection.execute(_RUNNING)]
+        return [ProcessInfo(**row._asdict()) for row in await connection.execute(_RUNNING)]
 
 
-def differences(ours: Mapping[str, Value], others: Iterable[Process]) -> dict[str, str]:
+def differences(ours: Mapping[str, str], others: Iterable[ProcessInfo]) -> dict[str, str]:
     """What differs, in words, by who and which setting: only what both read is compared."""
     return {
         f"{other.name} {name}": f"{name} is {ours[name]!r} here and {theirs!r} in {other.service} {other.name}"
@@ -111,7 +109,7 @@ class ProcessRecord:
         engine: AsyncEngine,
         service: str,
         version: str,
-        settings: Mapping[str, Value],
+        settings: Mapping[str, str],
         state: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         self._engine = engine
@@ -121,7 +119,7 @@ class ProcessRecord:
         self._settings = settings
         self._state = state
         self._id: int | None = None
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     async def keep(self) -> None:
         """Say that this process runs, and warn where others differ, for ever; while PostgreSQL is there."""
@@ -157,8 +155,8 @@ class ProcessRecord:
                 await connection.execute(_END, {"id": self._id})
         self._id = None
 
-    def _compare(self, others: list[Process]) -> None:
+    def _compare(self, others: list[ProcessInfo]) -> None:
         found = differences(self._settings, others)
-        for key in found.keys() - self._told:
+        for key in found.keys() - self._reported:
             logger.warning("%s: set it to the same in both, or restart the one that has not been yet", found[key])
-        self._told = set(found)
+        self._reported = set(found)

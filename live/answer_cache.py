@@ -1,13 +1,15 @@
 """Answered questions in Redis, so that reading them again costs PostgreSQL nothing. Redis may forget any of them."""
 
+from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from redis.exceptions import RedisError, ResponseError
 
 from foundation.redis import MeshRedis
 from live.answer_stream import drop_texts
+from owners.token_counts import TOKEN_COLUMNS, TokenCounts
 from questions.reading import Question
 from questions.states import ErrorReason, FinishReason, State
 
@@ -41,7 +43,7 @@ class AnswerCache:
             return
         try:
             # Not over what is there, which is the same, or says that the question was erased since it was read.
-            await self._redis.set(_key(self._redis, question.id), orjson.dumps(question), ex=_SECONDS, nx=True)
+            await self._redis.set(_key(self._redis, question.id), _encode(question), ex=_SECONDS, nx=True)
         except (RedisError, OSError) as error:
             self._redis.mesh.note(error)
 
@@ -77,15 +79,28 @@ def _key(redis: MeshRedis, question_id: int) -> str:
     return redis.name("question", 2, question_id)
 
 
+_FIELDS: Final = tuple(field.name for field in fields(Question) if field.name != "usage")
+# The release that first wrote this shape reads no further field.
+_COUNTS: Final = tuple(name for name in TOKEN_COLUMNS if name != "repeated_tokens")
+
+
+def _encode(question: Question) -> bytes:
+    counts = {name: getattr(question.usage, name) for name in _COUNTS}
+    return orjson.dumps({name: getattr(question, name) for name in _FIELDS} | counts)
+
+
 def _decode(stored: bytes | str) -> Question:
-    fields: dict[str, Any] = orjson.loads(stored)
+    """A copy that some release has stored. What this one does not know is left out."""
+    copy: dict[str, Any] = orjson.loads(stored)
+    known = {name: copy[name] for name in _FIELDS if name in copy}
     return Question(
-        **fields
+        usage=TokenCounts.parse(copy),
+        **known
         | {
-            "state": State(fields["state"]),
-            "finish_reason": fields["finish_reason"] and FinishReason(fields["finish_reason"]),
-            "error_reason": fields["error_reason"] and ErrorReason(fields["error_reason"]),
-            "created_at": datetime.fromisoformat(fields["created_at"]),
-            "finished_at": datetime.fromisoformat(fields["finished_at"]),
-        }
+            "state": State(copy["state"]),
+            "finish_reason": copy["finish_reason"] and FinishReason(copy["finish_reason"]),
+            "error_reason": copy["error_reason"] and ErrorReason(copy["error_reason"]),
+            "created_at": datetime.fromisoformat(copy["created_at"]),
+            "finished_at": datetime.fromisoformat(copy["finished_at"]),
+        },
     )

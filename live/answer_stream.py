@@ -17,7 +17,7 @@ A shape that old releases would misread gets another name.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, Self
 
@@ -25,6 +25,7 @@ import orjson
 
 from foundation.redis import MeshRedis
 from live import text_scripts
+from owners.token_counts import TokenCounts
 from questions.states import FinishReason
 
 
@@ -41,87 +42,56 @@ class Refusal(Enum):
     """Redis does not have the text that comes before: store all of it with ``put_texts``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of an answer so far, over all its attempts. None where the model server does not say.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningUsage(TokenCounts):
+    """What an answer has taken so far. ``pieces``: the parts in which its text came, of at least a token each."""
 
-    ``repeated_tokens`` are those beyond what an uninterrupted generation would have taken: the question and the text
-    that a continuation read again, and what was read and written of text that was taken back. ``pieces`` are the parts
-    in which the text came, of at least a token each.
-    """
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_prompt_tokens: int | None = None
-    repeated_tokens: int = 0
     pieces: int = 0
 
     @classmethod
-    def parse(cls, stored: bytes) -> Self:
-        """The usage that a release has stored: counts that this one does not know, and what is no count, are left out.
-
-        What is no usage at all counts as none.
-        """
+    def read(cls, stored: bytes) -> Self:
+        """The usage that a release has stored, as ``parse``. What is no usage at all counts as none."""
         try:
-            found = orjson.loads(stored)
+            return cls.parse(orjson.loads(stored))
         except ValueError:
             return cls()
-        if not isinstance(found, dict):
-            return cls()
-        known = {name: found.get(name) for name in (field.name for field in fields(cls))}
-        return cls(**{name: count for name, count in known.items() if type(count) is int and count >= 0})
 
     @property
     def written_tokens(self) -> int:
         """Tokens of the text so far; at least so many where the model server does not count while it writes."""
         return self.pieces if self.completion_tokens is None else self.completion_tokens
 
-    @property
-    def tokens(self) -> int:
-        """All that the model server has read and written."""
-        return (self.prompt_tokens or 0) + self.written_tokens + self.repeated_tokens
+    def and_of_call(self, call: Self) -> Self:
+        """The usage with that of a call which goes on from here. The call's ``pieces`` are all so far."""
+        if self.pieces:
+            return self.continued_by(call)
+        return replace(call, repeated_tokens=self.repeated_tokens) if self.repeated_tokens else call
 
-    def and_of_call(self, prompt: int, completion: int, cached_prompt: int | None, pieces: int) -> Self:
-        """The usage with that of a call which goes on from here. ``pieces``: all so far."""
-        if not self.pieces:
-            return replace(
-                self,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                cached_prompt_tokens=cached_prompt,
-                pieces=pieces,
-            )
-        return replace(
-            self,
-            completion_tokens=self.written_tokens + completion,
-            repeated_tokens=self.repeated_tokens + prompt,
-            pieces=pieces,
-        )
-
-    def not_below(self, spent: "Usage") -> Self:
+    def not_below(self, spent: TokenCounts) -> Self:
         """The usage, with what was spent beyond it as repeated: Redis lacks some of what an attempt had written."""
-        return replace(self, repeated_tokens=self.repeated_tokens + max(spent.tokens - self.tokens, 0))
+        missing = max(spent.total_tokens - self.total_tokens, 0)
+        return replace(self, repeated_tokens=self.repeated_tokens + missing)
 
     def of_text_taken_back(self) -> Self:
         """The usage to begin anew with."""
-        return type(self)(repeated_tokens=self.repeated_tokens + (self.prompt_tokens or 0) + self.written_tokens)
+        return type(self)(repeated_tokens=self.total_tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class StoredText:
     """What was there when the text was opened. ``finish``: the model had ended it, only the final write is missing.
 
     ``writer``: the identity of the model that has written it; None: not known, or nothing is written.
     """
 
     text: str
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None
     writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Append:
+class TextAppend:
     """More text of one answer. ``offset``: the bytes of the answer before it. ``finish``: it is the last.
 
     ``writer``: the identity of the model that has written it; None: as stored before.
@@ -131,13 +101,13 @@ class Append:
     token: int
     offset: int
     text: bytes
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None = None
     writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class TextSnapshot:
     """All the text of one answer so far, to take the place of whatever Redis has.
 
     ``confirmed``: PostgreSQL has said since that the claim is current, so that a higher token in Redis is wrong. That
@@ -149,14 +119,14 @@ class Whole:
     token: int
     epoch: int
     text: bytes
-    usage: Usage
+    usage: RunningUsage
     finish: FinishReason | None = None
     confirmed: bool = False
     writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class ReadPosition:
     """How far somebody has read an answer."""
 
     answer_id: int
@@ -165,7 +135,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TextSlice:
     """What stands behind a cursor.
 
     If ``epoch`` is not the cursor's, the text that was read before is taken back and ``text`` begins at 0; an answer
@@ -186,7 +156,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class TextChunk:
     """A message on ``text_channel``: text from ``offset`` on, some of which may have been sent before."""
 
     epoch: int
@@ -215,7 +185,7 @@ One channel for all: to subscribe for each answer, and to end it, cost a reader'
 
 
 def text_channel(answer_id: int) -> str:
-    """Carries a Chunk for each piece of text, at once when it is there. The mesh's name for it: ``MeshRedis.name``."""
+    """Carries a TextChunk for each piece of text, at once. ``MeshRedis.name`` puts the mesh before it."""
     return f"text:{answer_id}"
 
 
@@ -231,7 +201,7 @@ _NO_AGE: Final = -1  # as TTL says it
 _REFUSALS: Final = {-1: Refusal.FENCED, -2: Refusal.MISSING}
 
 
-async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *, create: bool) -> Opened | None:
+async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *, create: bool) -> StoredText | None:
     """Take the answer's text over for the claim with this token, in one step with reading what is there.
 
     epoch: the answer's in PostgreSQL. What Redis holds of a lower one is taken back already and dropped.
@@ -247,9 +217,9 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
         return None
     text, usage, finish, writer = reply
     try:
-        return Opened(
+        return StoredText(
             text.decode(),
-            Usage.parse(usage),
+            RunningUsage.read(usage),
             FinishReason(finish.decode()) if finish else None,
             writer.decode() or None,
         )
@@ -258,7 +228,7 @@ async def open_text(redis: MeshRedis, answer_id: int, token: int, epoch: int, *,
         return None
 
 
-async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refusal]:
+async def put_texts(redis: MeshRedis, texts: Sequence[TextSnapshot]) -> list[int | Refusal]:
     """Store whole texts: under a higher epoch what was there is taken back, under the same it is completed.
 
     Only for a holder whose lease PostgreSQL has confirmed since it found the text missing, because a missing key has
@@ -273,7 +243,7 @@ async def put_texts(redis: MeshRedis, texts: Sequence[Whole]) -> list[int | Refu
     return [_REFUSALS.get(reply, reply) for reply in replies]
 
 
-async def append(redis: MeshRedis, appends: Sequence[Append]) -> list[int | Refusal]:
+async def append(redis: MeshRedis, appends: Sequence[TextAppend]) -> list[int | Refusal]:
     """Append to many texts, all at once, and tell their readers.
 
     Returns for each how many connections listen to its ``text_channel``, or why it was refused. An append whose outcome
@@ -328,13 +298,13 @@ async def running_texts(redis: MeshRedis) -> AsyncIterator[list[int]]:
             return
 
 
-async def read_texts(redis: MeshRedis, cursors: Sequence[Cursor]) -> list[Reading | None]:
+async def read_texts(redis: MeshRedis, cursors: Sequence[ReadPosition]) -> list[TextSlice | None]:
     """What stands behind each cursor, in one round trip; None for an answer of which Redis has no text."""
     if not cursors:
         return []
     keys = _names(redis, (cursor.answer_id for cursor in cursors))
     replies = await text_scripts.READ.run(redis, keys, [n for cursor in cursors for n in (cursor.epoch, cursor.offset)])
-    return [reply and Reading(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
+    return [reply and TextSlice(reply[0], reply[1], reply[2], reply[3], finished=bool(reply[4])) for reply in replies]
 
 
 def _keys(prefix: str, answer_id: int) -> tuple[str, str]:
@@ -351,5 +321,5 @@ def _names(redis: MeshRedis, answer_ids: Iterable[int]) -> list[str]:
     return [key for number in answer_ids for key in _keys(prefix, number)]
 
 
-def _packed(usage: Usage) -> bytes:
+def _packed(usage: RunningUsage) -> bytes:
     return orjson.dumps(usage)

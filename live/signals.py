@@ -14,7 +14,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from foundation.redis import MeshRedis
 from live.answer_stream import bury_texts, close_texts
-from live.text_scripts import Script
+from live.text_scripts import LuaScript
 
 ENDED_CHANNEL: Final = "ended"
 """Carries the id of each answer that nobody waits for any more, for the worker that generates it."""
@@ -24,7 +24,7 @@ _RETRY_SECONDS: Final = 1.0
 _ECHO_SECONDS: Final = 5.0
 _PROBE_SECONDS: Final = 60
 # A replica publishes, but does not write.
-_ECHO: Final = Script(f"""
+_ECHO: Final = LuaScript(f"""
 redis.call('SET', KEYS[1], '', 'EX', {_PROBE_SECONDS})
 redis.call('PUBLISH', KEYS[2], '')
 """)

@@ -19,7 +19,7 @@ _BURIED_SECONDS: Final = 60
 _ENDED_TOKEN: Final = 2**53
 
 
-class Script:
+class LuaScript:
     """A Lua script, sent once and then named by its digest."""
 
     def __init__(self, source: str) -> None:
@@ -68,7 +68,7 @@ local function put(meta, text, token, epoch, whole, usage, finish, writer)
 end
 """
 # KEYS: hash and string. ARGV: token, epoch, whether to create.
-OPEN: Final = Script(f"""{_HELPERS}
+OPEN: Final = LuaScript(f"""{_HELPERS}
 local meta, text, token, epoch, create = KEYS[1], KEYS[2], tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local former = token_of(meta)
 if former and former > token then return 'fenced' end
@@ -82,7 +82,7 @@ put(meta, text, ARGV[1], ARGV[2], '', '{{}}', '', '')
 return {{'', '{{}}', '', ''}}
 """)
 # For each text KEYS: hash, string, channel. ARGV: token, epoch, text, usage, finish, confirmed, writer.
-PUT: Final = Script(f"""{_HELPERS}
+PUT: Final = LuaScript(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
@@ -97,7 +97,7 @@ end
 return replies
 """)
 # For each text KEYS: hash, string, channel. ARGV: token, offset, text, usage, finish, writer.
-APPEND: Final = Script(f"""{_HELPERS}
+APPEND: Final = LuaScript(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 3 do
   local meta, text, channel = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
@@ -116,7 +116,7 @@ end
 return replies
 """)
 # KEYS: the channel of ends; for each text hash and string. ARGV: what to say there.
-CLOSE: Final = Script(f"""{_HELPERS}
+CLOSE: Final = LuaScript(f"""{_HELPERS}
 for i = 2, #KEYS, 2 do
   if token_of(KEYS[i]) then
     redis.call('HSET', KEYS[i], 'token', '{_ENDED_TOKEN}', 'finish', 'closed')
@@ -126,7 +126,7 @@ for i = 2, #KEYS, 2 do
 end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 """)
-BURY: Final = Script(f"""
+BURY: Final = LuaScript(f"""
 for i = 2, #KEYS, 2 do
   redis.call('DEL', KEYS[i], KEYS[i + 1])
   redis.call('HSET', KEYS[i], 'token', '{_ENDED_TOKEN}', 'epoch', 0, 'length', 0, 'usage', '{{}}', 'finish', 'buried')
@@ -135,7 +135,7 @@ end
 redis.call('PUBLISH', KEYS[1], ARGV[1])
 """)
 # For each text KEYS: hash and string. ARGV: epoch and offset of the cursor.
-READ: Final = Script(f"""{_HELPERS}
+READ: Final = LuaScript(f"""{_HELPERS}
 local replies = {{}}
 for i = 1, #KEYS / 2 do
   local meta, text, offset = KEYS[2 * i - 1], KEYS[2 * i], tonumber(ARGV[2 * i])

@@ -16,7 +16,7 @@ from operations.running import Age, run, settings
 from operations.status import status
 from operations.tables import age, show_table
 from questions import operating
-from questions.operating import Among, Entry, Selection
+from questions.operating import OperatorFilter, QuestionSelection, QuestionSummary
 
 _COLUMNS = (
     *("id", "answer", "tenant", "state", "reason", "age", "attempt", "waits", "losses", "interruptions", "holder"),
@@ -61,7 +61,7 @@ def questions() -> None:
 
 
 @questions.command("list")
-@click.argument("selection", type=click.Choice([str(s) for s in Selection]), default="stuck")
+@click.argument("selection", type=click.Choice([str(s) for s in QuestionSelection]), default="stuck")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Most to list.")
 @click.option("--tenant", help="Only questions of this tenant.")
 @click.option("--id", "ids", type=click.IntRange(1), multiple=True, help="Only this question; may be given again.")
@@ -85,8 +85,8 @@ def list_(  # noqa: PLR0917 - click passes them by name
     poison  set aside because they broke workers or engines again and again
     all     every question
     """  # noqa: D301 - click looks for the character, not for its name
-    among = Among(ids=ids or None, owner=tenant, answer_id=answer, request_id=request)
-    entries = run(lambda engine: operating.list_questions(engine, Selection(selection), limit, among))
+    filters = OperatorFilter(ids=ids or None, owner=tenant, answer_id=answer, request_id=request)
+    entries = run(lambda engine: operating.list_questions(engine, QuestionSelection(selection), limit, filters))
     _show(entries, as_json)
 
 
@@ -108,7 +108,7 @@ def replay(ids: tuple[int, ...], selection: str | None) -> None:
     async def work(engine: AsyncEngine) -> list[tuple[int, int | None]]:
         chosen: Iterable[int] = ids
         if selection:
-            entries = await operating.list_questions(engine, Selection(selection), 100_000)
+            entries = await operating.list_questions(engine, QuestionSelection(selection), 100_000)
             chosen = sorted(entry.id for entry in entries if entry.replayed_as is None)
         return [(old, await operating.replay(engine, old, wait)) for old in chosen]
 
@@ -133,7 +133,7 @@ def purge(older_than: timedelta, yes: bool) -> None:
     click.echo(f"{removed} removed")
 
 
-def _show(entries: Sequence[Entry], as_json: bool) -> None:
+def _show(entries: Sequence[QuestionSummary], as_json: bool) -> None:
     if as_json:
         for entry in entries:
             click.echo(orjson.dumps(dataclasses.asdict(entry)))

@@ -9,19 +9,19 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fleet import processes
-from fleet.processes import Process
+from fleet.processes import ProcessInfo
 from operations.running import run
 from operations.tables import age, show_table
-from questions.overview import OwnersQueue, Queue, read_leases, read_queue, read_queue_by_owner
+from questions.overview import OwnerQueueSummary, QueueSummary, read_leases, read_queue, read_queue_by_owner
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Status:
     """The mesh at one moment."""
 
-    queue: Queue
-    owners: Sequence[OwnersQueue]
-    processes: Sequence[Process]
+    queue: QueueSummary
+    owners: Sequence[OwnerQueueSummary]
+    processes: Sequence[ProcessInfo]
     leases: Mapping[str, float]
     """Seconds that are left of each worker's, by its name."""
     differences: Sequence[str]
@@ -63,7 +63,7 @@ async def _read(engine: AsyncEngine, most: int) -> Status:
     )
 
 
-def _differences(running: Sequence[Process]) -> list[str]:
+def _differences(running: Sequence[ProcessInfo]) -> list[str]:
     """Each setting that is not the same everywhere, with its values and who has them."""
     holders: dict[str, dict[str, list[str]]] = {}
     for process in running:
@@ -76,7 +76,7 @@ def _differences(running: Sequence[Process]) -> list[str]:
     ]
 
 
-def _words(process: Process, leases: Mapping[str, float]) -> str:
+def _words(process: ProcessInfo, leases: Mapping[str, float]) -> str:
     state = dict(process.state)
     if process.service == "worker_service":
         left = leases.get(process.name)

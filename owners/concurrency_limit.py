@@ -1,7 +1,7 @@
 """How many answers an owner may have that are not final: exact, however many processes ask at once.
 
 Only for owners with such a limit. Their questions wait for each other, by a lock on the owner's name that is held until
-the commit; a question that shares an answer takes no room.
+the commit; a question that shares an answer is not counted.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class ConcurrencyLimit:
     """Most answers of an owner that wait, and most that wait or are written. 0: no limit."""
 
     queued: int = 0
@@ -22,7 +22,7 @@ class Room:
         return bool(self.queued or self.live)
 
 
-class NoRoomError(Exception):
+class ConcurrencyLimitError(Exception):
     """The owner has as many answers as it may. ``what``: ``queued`` or ``live``."""
 
     def __init__(self, what: str, count: int, limit: int) -> None:
@@ -32,7 +32,7 @@ class NoRoomError(Exception):
         self.limit = limit
 
 
-class RoomTakenError(Exception):
+class ConcurrencyLimitBusyError(Exception):
     """Another question of the owner is being counted. End the transaction, and try again a moment later."""
 
 
@@ -46,17 +46,17 @@ _COUNT = text("""
 """)
 
 
-async def refusal(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
+async def refusal(connection: AsyncConnection, owner: str, limit: ConcurrencyLimit) -> ConcurrencyLimitError | None:
     """Why the owner may have no further answer; None: it may, and until the transaction ends it is the only one.
 
-    Raises RoomTakenError.
+    Raises ConcurrencyLimitBusyError.
     """
     lock = int.from_bytes(hashlib.sha256(b"askmesh room " + owner.encode()).digest()[:8], "big", signed=True)
     if not (await connection.execute(_LOCK, {"lock": lock})).scalar_one():
-        raise RoomTakenError
+        raise ConcurrencyLimitBusyError
     count = (await connection.execute(_COUNT, {"owner": owner})).one()
-    if room.live and count.live >= room.live:
-        return NoRoomError("live", count.live, room.live)
-    if room.queued and count.queued >= room.queued:
-        return NoRoomError("queued", count.queued, room.queued)
+    if limit.live and count.live >= limit.live:
+        return ConcurrencyLimitError("live", count.live, limit.live)
+    if limit.queued and count.queued >= limit.queued:
+        return ConcurrencyLimitError("queued", count.queued, limit.queued)
     return None

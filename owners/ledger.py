@@ -1,46 +1,37 @@
 """What owners spend: a question each, and the tokens that the model server counted for their answers.
 
-The counts of an answer stand in its row. Each change of them is booked by the statement that makes it, as an entry of
-its own, so that no two writers wait for one row. The sweeper folds entries into one row an owner and day,
-which neither DELETE nor retention touches.
+The counts of an answer stand in its row. The statement in ``questions`` that changes them books the change, as an entry
+of its own, so that no two writers wait for one row. The sweeper folds entries into one row an owner and day, which
+neither DELETE nor retention touches.
 """
 
 from collections.abc import Collection
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import date
-from typing import Final
+from typing import Final, Self
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from live.answer_stream import Usage
-from questions.claims import Claim, first_question
+from owners.token_counts import TOKEN_COLUMNS, TokenCounts, each_count
 
 ENTRY_SECONDS: Final = 60
 """For so long an entry is kept apart, so that the last minute can be counted."""
 _FOLDED_AT_ONCE: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """Questions asked, and tokens. ``cached_prompt_tokens`` are among the prompt's.
-
-    ``repeated_tokens`` were spent again because an attempt broke off; they are in no other count.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageTotals(TokenCounts):
+    """What an owner has spent in some time. ``requests``: questions asked. No count is None."""
 
     requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    repeated_tokens: int = 0
 
-    @property
-    def tokens(self) -> int:
-        """All that the model server has read and written."""
-        return self.prompt_tokens + self.completion_tokens + self.repeated_tokens
+    def __post_init__(self) -> None:
+        for name in TOKEN_COLUMNS:
+            object.__setattr__(self, name, getattr(self, name) or 0)
 
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: Self) -> Self:
+        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in ("requests", *TOKEN_COLUMNS)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +43,12 @@ class Budget:
     lately: tuple[tuple[float, int], ...] = ()
 
 
-_COUNTS = "requests, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens"
-_SUMS = ", ".join(f"sum({name})::bigint AS {name}" for name in _COUNTS.split(", "))
+_COUNTS = "requests, " + each_count("{0}")
+_SUMS = "sum(requests)::bigint AS requests, " + each_count("sum({0})::bigint AS {0}")
 _TOKENS = "prompt_tokens + completion_tokens + repeated_tokens"
 _DAY = "(at AT TIME ZONE 'UTC')::date"
 _TODAY = "(clock_timestamp() AT TIME ZONE 'UTC')::date"
 _THIS_MONTH = "date_trunc('month', clock_timestamp() AT TIME ZONE 'UTC')::date"
-# Whoever has the token may book, even after the answer was ended under its holder's hands: the row keeps the token of
-# the latest claim. No row at all: it is erased, and its owner is charged all the same.
-_BOOK = text(f"""
-    WITH before AS (
-        SELECT id, coalesce(owner, (SELECT owner FROM {first_question("answers.id")}), '')
-                AS owner,
-            coalesce(prompt_tokens, 0) AS prompt_tokens, coalesce(completion_tokens, 0) AS completion_tokens,
-            coalesce(cached_prompt_tokens, 0) AS cached_prompt_tokens, repeated_tokens
-        FROM answers WHERE id = :answer_id AND token = :token FOR UPDATE
-    ), booked AS (
-        UPDATE answers SET prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-            cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens
-        WHERE id = ANY(ARRAY(SELECT id FROM before))
-    ), paying AS (
-        SELECT owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens FROM before
-        UNION ALL
-        SELECT CAST(:owner AS text), CAST(:erased_prompt_tokens AS integer), CAST(:erased_completion_tokens AS integer),
-            CAST(:erased_cached_prompt_tokens AS integer), CAST(:erased_repeated_tokens AS integer)
-        WHERE CAST(:owner AS text) IS NOT NULL AND NOT EXISTS (SELECT FROM answers WHERE id = :answer_id)
-    )
-    INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
-    SELECT owner, coalesce(:prompt_tokens, 0) - prompt_tokens, coalesce(:completion_tokens, 0) - completion_tokens,
-        coalesce(:cached_prompt_tokens, 0) - cached_prompt_tokens, :repeated_tokens - repeated_tokens
-    FROM paying
-""")
 # In one order, so that two that fold at once do not deadlock.
 _FOLD = text(f"""
     WITH taken AS (
@@ -95,7 +61,7 @@ _FOLD = text(f"""
     )
     INSERT INTO ledger_days (owner, day, {_COUNTS}) SELECT owner, day, {_COUNTS} FROM days
     ON CONFLICT (owner, day) DO UPDATE SET
-        {", ".join(f"{name} = ledger_days.{name} + excluded.{name}" for name in _COUNTS.split(", "))}
+        requests = ledger_days.requests + excluded.requests, {each_count("{0} = ledger_days.{0} + excluded.{0}")}
 """)
 # One snapshot: an entry is seen either apart or folded.
 _READ = text(f"""
@@ -121,32 +87,6 @@ _READ_BUDGETS = text(f"""
 """)
 
 
-async def book(engine: AsyncEngine, claim: Claim, usage: Usage) -> None:
-    """Note what the answer has taken so far, over all its attempts; nothing if another claim has it by now.
-
-    Noting the same again changes nothing. If the answer is erased, its owner is charged all the same.
-    """
-    if not usage.tokens:
-        return
-    spent = claim.spent
-    parameters = {
-        "answer_id": claim.answer_id,
-        "token": claim.token,
-        "prompt_tokens": usage.prompt_tokens,
-        # A server that counts only at the end has written at least a token in each piece.
-        "completion_tokens": usage.written_tokens,
-        "cached_prompt_tokens": usage.cached_prompt_tokens,
-        "repeated_tokens": usage.repeated_tokens,
-        "owner": claim.owner,
-        "erased_prompt_tokens": spent.prompt_tokens or 0,
-        "erased_completion_tokens": spent.written_tokens,
-        "erased_cached_prompt_tokens": spent.cached_prompt_tokens or 0,
-        "erased_repeated_tokens": spent.repeated_tokens,
-    }
-    async with engine.begin() as connection:
-        await connection.execute(_BOOK, parameters)
-
-
 async def fold(connection: AsyncConnection) -> None:
     """Fold entries that are older than ``ENTRY_SECONDS`` into their days; harmless when doubled."""
     await connection.execute(_FOLD)
@@ -158,11 +98,11 @@ async def fold_by_itself(engine: AsyncEngine) -> None:
         await fold(connection)
 
 
-async def read_days(engine: AsyncEngine, owner: str, first: date, last: date) -> dict[date, Spent]:
+async def read_days(engine: AsyncEngine, owner: str, first: date, last: date) -> dict[date, UsageTotals]:
     """What the owner has spent on each day of these, in UTC; days without anything are left out."""
     async with engine.connect() as connection:
         rows = await connection.execute(_READ, {"owner": owner, "first": first, "last": last})
-        return {row.day: Spent(*row[1:]) for row in rows}
+        return {row.pop("day"): UsageTotals(**row) for row in map(dict, rows.mappings())}
 
 
 async def read_budgets(engine: AsyncEngine, owners: Collection[str]) -> dict[str, Budget]:

@@ -1,4 +1,1 @@
-"""What a question is and how it lives: states, tables, claims, keys, hints.
-
-Both api_service and worker_service stand on this package; neither knows the other.
-"""
+"""What is asked, and how it lives in PostgreSQL: requests, asking, claims, reading, cancelling, sweeping, erasing."""

@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.postgresql.database import fetch
 from models.identity import UNKNOWN
-from owners.concurrency_limit import Room, RoomTakenError, refusal
-from owners.turns import Priority
+from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitBusyError, refusal
+from owners.priority import Priority
+from owners.token_counts import TokenCounts, each_count
 from questions.reading import Question
+from questions.sql import COUNTS
 from questions.states import LIVE, FinishReason, State
 
 MAX_ID = 2**53 - 1
@@ -50,7 +52,7 @@ class Ask:
     priority: Priority = Priority.NORMAL
     request_id: str | None = None
     """X-Request-ID of the request by which it came, for logs and operators."""
-    room: Room | None = None
+    concurrency_limit: ConcurrencyLimit | None = None
     """None: the owner may have any number of answers that are not final."""
     join_only: bool = False
     """No answer is made: the question shares or reuses one that is there, or is a repetition."""
@@ -106,8 +108,8 @@ _FIND_REPLAY = text("""
 # claim or a final write nor holds one up. Parameters that are only selected are cast: asyncpg cannot tell their type.
 _ASK = text(f"""
     WITH known AS (
-        SELECT id, state, epoch, text, written_by, finish_reason, prompt_tokens, completion_tokens,
-            cached_prompt_tokens, finished_at, next_deadline, turn
+        SELECT id, state, epoch, text, written_by, finish_reason, finished_at, next_deadline, turn,
+            {COUNTS}
         FROM answers
         WHERE answer_key = :answer_key AND reusable AND NOT {_STALE} AND NOT CAST(:fresh AS boolean)
         FOR KEY SHARE
@@ -141,8 +143,7 @@ _ASK = text(f"""
         INSERT INTO ledger_entries (owner, requests) SELECT CAST(:owner AS text), 1 FROM question
     )
     SELECT question.id, question.answer_id, question.created_at, known.state, known.epoch, known.text,
-        known.written_by, known.finish_reason, known.prompt_tokens, known.completion_tokens,
-        known.cached_prompt_tokens, known.finished_at
+        known.written_by, known.finish_reason, known.finished_at, {each_count("known.{0}")}
     FROM question LEFT JOIN known ON known.id = question.answer_id
 """)
 
@@ -150,8 +151,8 @@ _ASK = text(f"""
 async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
     """Commit the question and return its id; where possible join it to an answer with the same key.
 
-    Raises IdempotencyKeyReusedError, NoRoomError and NothingToJoinError; TimeoutError where others of the owner, which
-    are being counted, keep it waiting for 10 s.
+    Raises IdempotencyKeyReusedError, ConcurrencyLimitError and NothingToJoinError. Raises TimeoutError where others of
+    the owner, which are being counted, keep it waiting for 10 s.
     """
     parameters: dict[str, object] = {
         "owner": ask.owner,
@@ -171,7 +172,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
         "request_id": ask.request_id,
         "join_only": ask.join_only,
     }
-    in_one_statement = not ask.fresh and not ask.room and ask.idempotency_key_hash is None
+    in_one_statement = not ask.fresh and not ask.concurrency_limit and ask.idempotency_key_hash is None
     pauses = _pauses()
     while True:
         if in_one_statement:
@@ -181,7 +182,7 @@ async def accept(engine: AsyncEngine, ask: Ask) -> Accepted:
             try:
                 async with engine.connect() as connection:
                     accepted = await _ask_in_transaction(connection, ask, parameters)
-            except RoomTakenError:
+            except ConcurrencyLimitBusyError:
                 await asyncio.sleep(next(pauses))  # without a connection
                 continue
         if accepted is not None:
@@ -206,12 +207,12 @@ def _pauses() -> Iterator[float]:
 async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters: dict[str, object]) -> Accepted | None:
     if (replay := await _find_replay(connection, ask)) is not None:
         return replay
-    no_room: Exception | None = NothingToJoinError() if ask.join_only else None
-    if no_room is None and ask.room:
-        no_room = await refusal(connection, ask.owner, ask.room)
-    if no_room is not None:
+    refused: Exception | None = NothingToJoinError() if ask.join_only else None
+    if refused is None and ask.concurrency_limit:
+        refused = await refusal(connection, ask.owner, ask.concurrency_limit)
+    if refused is not None:
         if ask.fresh:
-            raise no_room
+            raise refused
         parameters = parameters | {"join_only": True}
     if ask.fresh:
         await connection.execute(_CLEAR, parameters)
@@ -221,8 +222,8 @@ async def _ask_in_transaction(connection: AsyncConnection, ask: Ask, parameters:
         return _accepted(ask, question._asdict())
     # Leaving without a commit takes back the answer that the statement may have made.
     replay = await _find_replay(connection, ask)
-    if replay is None and no_room is not None:
-        raise no_room
+    if replay is None and refused is not None:
+        raise refused
     return replay
 
 
@@ -258,9 +259,7 @@ def _accepted(ask: Ask, row: dict[str, Any]) -> Accepted:
         written_by=row["written_by"],
         finish_reason=row["finish_reason"] and FinishReason(row["finish_reason"]),
         error_reason=None,  # what has failed is joined by nobody
-        prompt_tokens=row["prompt_tokens"],
-        completion_tokens=row["completion_tokens"],
-        cached_prompt_tokens=row["cached_prompt_tokens"],
+        usage=TokenCounts.pop_from(row),
         created_at=row["created_at"],
         finished_at=row["finished_at"],
         replayed_as=None,

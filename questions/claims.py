@@ -6,24 +6,21 @@ ran out, or nobody waits for the answer any more. A False return says so; the wo
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import fetch
-from live.answer_stream import Usage
+from owners.token_counts import NO_TOKENS, TokenCounts, each_count
+from questions.sql import COUNTS, SET_COUNTS, booking_parameters, first_question
 from questions.states import ErrorReason, FinishReason, State
+from questions.suspects import POISON_FROM, SUSPECT, SUSPECT_FROM
 
-SUSPECT_FROM = 3
-"""Losses, or interruptions, from which on an answer may be what kills workers or engines: it is then tried alone."""
-POISON_FROM = 5
-"""Losses, or interruptions, at which it is set aside as failed."""
 MOST_PASSED_OVER = 2_000
 """So many answers at the head of the queue are looked at for those of other owners, where some may have no more."""
 TRIAL_SECONDS = 10.0
 """For so long after a suspect was claimed no other one is, in no worker, unless it is acquitted before."""
-SUSPECT = f"(losses >= {SUSPECT_FROM} OR interruptions >= {SUSPECT_FROM})"
-"""SQL: a suspect. One that waits is never due, so that no ordinary claim comes across it; trials find it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,8 @@ class Claim:
     ``request`` is what to generate, as a serialised GenerationSpec; where it is None, ``question_text`` is there.
     ``epoch`` counts how often text that readers may have seen was taken back. ``seconds_left``: until the earliest
     deadline of those who had asked for it when it was claimed. ``owner`` pays for it; None: it was asked for under a
-    release that did not note who does. ``request_id``: of the request that it was made for. The counts are those of
-    attempts before, as booked.
+    release that did not note who does. ``request_id``: of the request that it was made for. ``spent``: what attempts
+    before have taken, as booked.
     """
 
     answer_id: int
@@ -49,38 +46,25 @@ class Claim:
     seconds_left: float = 604_800.0
     owner: str | None = None
     request_id: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_prompt_tokens: int | None = None
-    repeated_tokens: int = 0
+    spent: TokenCounts = NO_TOKENS
 
     @property
     def is_suspect(self) -> bool:
         """Whether it may be what kills workers or engines."""
         return max(self.losses, self.interruptions) >= SUSPECT_FROM
 
-    @property
-    def spent(self) -> Usage:
-        """What attempts before are known to have taken."""
-        counts = self.prompt_tokens, self.completion_tokens, self.cached_prompt_tokens, self.repeated_tokens
-        return Usage(*counts)
-
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What the model wrote. ``state`` is completed or incomplete. Token counts: None where the server does not say.
+class GenerationResult:
+    """What the model wrote. ``state`` is completed or incomplete.
 
     ``written_by``: the identity of the model that has written all of it; None: not known.
-    ``repeated_tokens`` are those beyond what an uninterrupted generation would have taken.
     """
 
     state: State
     text: str
     finish_reason: FinishReason
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_prompt_tokens: int | None = None
-    repeated_tokens: int = 0
+    usage: TokenCounts = NO_TOKENS
     written_by: str | None = None
 
     @property
@@ -89,26 +73,6 @@ class Result:
         return self.written_by is not None and self.finish_reason in (FinishReason.STOP, FinishReason.OUTPUT_LIMIT)
 
 
-def first_question(answer_id: str) -> str:
-    """SQL: whoever asked first for the answer, after FROM. All who asked are read, by the index for it.
-
-    Without OFFSET 0, PostgreSQL would read all questions in the order of their ids until it meets one, where its
-    statistics say that few answers have most of the questions.
-    """
-    return f"(SELECT * FROM questions WHERE answer_id = {answer_id} OFFSET 0) AS asked ORDER BY id LIMIT 1"
-
-
-_REGISTER = text("""
-    INSERT INTO workers (name, lease_until)
-    VALUES (:name, clock_timestamp() + make_interval(secs => :lease_seconds)) RETURNING id
-""")
-# An expired lease is never renewed: its answers may be somebody else's by now.
-_RENEW = text("""
-    UPDATE workers SET lease_until = clock_timestamp() + make_interval(secs => :lease_seconds)
-    WHERE id = :worker_id AND lease_until > clock_timestamp() RETURNING id
-""")
-_RETIRE = text("UPDATE workers SET lease_until = clock_timestamp() WHERE id = :worker_id")
-_HELD = text("SELECT token FROM answers WHERE holder = :worker_id")
 _IN_TURN = f"""
         SELECT id, turn FROM answers
         WHERE state = 'queued' AND due_at IS NULL AND NOT {SUSPECT}
@@ -152,7 +116,7 @@ def _claim(due: str, note_turn: str = "", trial_until: str = "NULL") -> TextClau
           AND EXISTS (SELECT FROM workers WHERE id = :worker_id AND lease_until > clock_timestamp())
         RETURNING id AS answer_id, token, attempt, epoch, waits, interruptions, losses,
             extract(epoch FROM next_deadline - clock_timestamp())::float AS seconds_left,
-            request, owner, request_id, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens
+            request, owner, request_id, {COUNTS}
     )
     SELECT claimed.*, CASE WHEN request IS NULL
         THEN (SELECT text FROM {first_question("claimed.answer_id")}) END AS question_text
@@ -172,19 +136,15 @@ _IF_CURRENT = "WHERE id = :answer_id AND token = :token AND finished_at IS NULL 
 _FINISH = text(f"""
     WITH finished AS (
         UPDATE answers SET state = :state, text = :text, written_by = :written_by, finish_reason = :finish_reason,
-            prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-            cached_prompt_tokens = :cached_prompt_tokens, repeated_tokens = :repeated_tokens,
+            {SET_COUNTS},
             reusable = reusable AND :reusable AND :reuse_seconds > 0,
             reuse_until = clock_timestamp() + make_interval(secs => :reuse_seconds),
             holder = NULL, finished_at = clock_timestamp()
         {_IF_CURRENT}, owner
     )
-    INSERT INTO ledger_entries (owner, prompt_tokens, completion_tokens, cached_prompt_tokens, repeated_tokens)
+    INSERT INTO ledger_entries (owner, {COUNTS})
     SELECT coalesce(owner, (SELECT owner FROM {first_question("finished.id")}), ''),
-        coalesce(CAST(:prompt_tokens AS integer), 0) - :booked_prompt_tokens,
-        coalesce(CAST(:completion_tokens AS integer), 0) - :booked_completion_tokens,
-        coalesce(CAST(:cached_prompt_tokens AS integer), 0) - :booked_cached_prompt_tokens,
-        CAST(:repeated_tokens AS integer) - :booked_repeated_tokens
+        {each_count("coalesce(CAST(:{0} AS integer), 0) - :booked_{0}")}
     FROM finished RETURNING owner
 """)
 _FAIL = text(f"""
@@ -221,33 +181,6 @@ _SECONDS_LEFT = text("""
         SELECT * FROM questions WHERE answer_id = :answer_id OFFSET 0
     ) AS asked WHERE ended IS NULL
 """)
-_HAND_BACK_ALL_BUT = text(f"""
-    UPDATE answers SET state = 'queued', holder = NULL, due_at = CASE WHEN {SUSPECT} THEN 'infinity'::timestamptz END
-    WHERE holder = :worker_id AND token <> ALL(CAST(:tokens AS bigint[]))
-""")
-
-
-async def register_worker(engine: AsyncEngine, name: str, lease_seconds: float) -> int:
-    """Start a lease for this process and return its worker id."""
-    async with engine.begin() as connection:
-        parameters = {"name": name, "lease_seconds": lease_seconds}
-        worker_id: int = (await connection.execute(_REGISTER, parameters)).scalar_one()
-        return worker_id
-
-
-async def renew_lease(engine: AsyncEngine, worker_id: int, lease_seconds: float) -> frozenset[int] | None:
-    """Renew the lease and return the tokens of the claims that are still this worker's; None if it had run out."""
-    async with engine.begin() as connection:
-        parameters = {"worker_id": worker_id, "lease_seconds": lease_seconds}
-        if (await connection.execute(_RENEW, parameters)).one_or_none() is None:
-            return None
-        return frozenset((await connection.execute(_HELD, {"worker_id": worker_id})).scalars())
-
-
-async def retire_worker(engine: AsyncEngine, worker_id: int) -> None:
-    """End the lease now: whatever the worker still holds is given to others at once."""
-    async with engine.begin() as connection:
-        await connection.execute(_RETIRE, {"worker_id": worker_id})
 
 
 async def claim(
@@ -261,10 +194,14 @@ async def claim(
     parameters: dict[str, object] = {"worker_id": worker_id, "limit": limit}
     if not suspects:
         statement = _CLAIM_BUT_FOR if but_for else _CLAIM
-        return [Claim(**row) for row in await fetch(engine, statement, parameters | {"but_for": list(but_for)})]
+        return [_claimed(dict(row)) for row in await fetch(engine, statement, parameters | {"but_for": list(but_for)})]
     async with engine.begin() as connection:
         await connection.execute(_ONE_TRIAL_AT_A_TIME)
-        return [Claim(**row) for row in (await connection.execute(_CLAIM_SUSPECTS, parameters)).mappings()]
+        return [_claimed(dict(row)) for row in (await connection.execute(_CLAIM_SUSPECTS, parameters)).mappings()]
+
+
+def _claimed(fields: dict[str, Any]) -> Claim:
+    return Claim(spent=TokenCounts.pop_from(fields), **fields)
 
 
 async def acquit(engine: AsyncEngine, claim: Claim) -> bool:
@@ -284,7 +221,7 @@ async def raise_epoch(engine: AsyncEngine, claim: Claim) -> int | None:
     return rows[0]["epoch"] if rows else None
 
 
-async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+async def finish(engine: AsyncEngine, claim: Claim, result: GenerationResult, reuse_seconds: float) -> bool:
     """Make the result the final answer, once: of several attempts only the current claim's is written."""
     return await _write(
         engine,
@@ -294,14 +231,7 @@ async def finish(engine: AsyncEngine, claim: Claim, result: Result, reuse_second
         text=result.text,
         written_by=result.written_by,
         finish_reason=result.finish_reason,
-        prompt_tokens=result.prompt_tokens,
-        completion_tokens=result.completion_tokens,
-        cached_prompt_tokens=result.cached_prompt_tokens,
-        repeated_tokens=result.repeated_tokens,
-        booked_prompt_tokens=claim.prompt_tokens or 0,
-        booked_completion_tokens=claim.completion_tokens or 0,
-        booked_cached_prompt_tokens=claim.cached_prompt_tokens or 0,
-        booked_repeated_tokens=claim.repeated_tokens,
+        **booking_parameters(result.usage, claim.spent),
         # What was generated by the settings of who generated it is not known to be what the key was made for.
         reusable=result.reusable and claim.request is not None,
         reuse_seconds=reuse_seconds,
@@ -324,16 +254,6 @@ async def interrupted(engine: AsyncEngine, claim: Claim, delay_seconds: float, *
     ``blamed``: it may have been the reason. At POISON_FROM such times it is set aside as failed.
     """
     return await _write(engine, _INTERRUPTED, claim, delay_seconds=delay_seconds, blamed=blamed)
-
-
-async def hand_back_all_but(engine: AsyncEngine, worker_id: int, tokens: Collection[int]) -> None:
-    """Queue again, due at once, what the worker holds under other tokens than these. Counts as nothing.
-
-    With no tokens: all that a worker which has stopped still holds. With those that it knows: claims that were
-    committed although the worker never learned so, and that nobody would answer while its lease lasts.
-    """
-    async with engine.begin() as connection:
-        await connection.execute(_HAND_BACK_ALL_BUT, {"worker_id": worker_id, "tokens": list(tokens)})
 
 
 async def _write(engine: AsyncEngine, statement: TextClause, claim: Claim, **parameters: object) -> bool:

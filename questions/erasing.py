@@ -6,7 +6,7 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.reading import ITS_OWN
+from questions.sql import ITS_OWN
 
 Forget = Callable[[int, int | None], Awaitable[None]]
 """Has all copies of a question forgotten, and with an answer's id those of its text. Raises where it cannot."""

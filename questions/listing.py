@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from questions.reading import ITS_ANSWER
+from questions.sql import ITS_ANSWER
 from questions.states import State
 
 MOST_SCANNED = 1_000
@@ -15,7 +15,7 @@ MOST_SCANNED = 1_000
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class ListCursor:
     """Where in the list a question stands. Questions of one moment are in the order of their ids."""
 
     created_at: datetime
@@ -23,7 +23,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class QuestionFilter:
     """Which questions: in one of the states, if any is named, and asked from ``since`` on and before ``before``."""
 
     states: Collection[State] = ()
@@ -32,7 +32,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class QuestionListItem:
     """A question in the list."""
 
     id: int
@@ -42,17 +42,17 @@ class Listed:
     finished_at: datetime | None
 
     @property
-    def place(self) -> Place:
+    def cursor(self) -> ListCursor:
         """Its place in the list."""
-        return Place(self.created_at, self.id)
+        return ListCursor(self.created_at, self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """``next_after``: where the next page begins; None: this is the last. A page with states can be short, or empty."""
 
-    questions: list[Listed]
-    next_after: Place | None
+    questions: list[QuestionListItem]
+    next_after: ListCursor | None
 
 
 # Whatever is not asked for has a bound that bounds nothing: so one statement, and one use of the index, serves all.
@@ -75,28 +75,33 @@ _LONG_AGO = datetime.fromisoformat("0001-01-02T00:00:00Z")
 _FAR_AHEAD = datetime.fromisoformat("9999-12-30T00:00:00Z")
 
 
-async def list_questions(engine: AsyncEngine, owner: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
-    """At most ``limit`` of the owner's questions behind the place ``after``; None: from the newest on."""
-    start = Place(wanted.before or _FAR_AHEAD, 0)
+async def list_questions(
+    engine: AsyncEngine, owner: str, filters: QuestionFilter, after: ListCursor | None, limit: int
+) -> Page:
+    """At most ``limit`` of the owner's questions behind the cursor ``after``; None: from the newest on."""
+    start = ListCursor(filters.before or _FAR_AHEAD, 0)
     if after is not None and after < start:
         start = after
     parameters = {
         "owner": owner,
         "after_at": start.created_at,
         "after_id": start.question_id,
-        "since": wanted.since or _LONG_AGO,
-        "any_state": not wanted.states,
-        "states": list(wanted.states),
+        "since": filters.since or _LONG_AGO,
+        "any_state": not filters.states,
+        "states": list(filters.states),
         "limit": limit + 1,
     }
     async with engine.connect() as connection:
         rows = (await connection.execute(_LIST, parameters)).all()
-        found = [Listed(row.id, State(row.state), row.text, row.created_at, row.finished_at) for row in rows[:limit]]
+        found = [
+            QuestionListItem(row.id, State(row.state), row.text, row.created_at, row.finished_at)
+            for row in rows[:limit]
+        ]
         if len(rows) > limit:
-            return Page(found, found[-1].place)
-        return Page(found, await _last_scanned(connection, parameters) if wanted.states else None)
+            return Page(found, found[-1].cursor)
+        return Page(found, await _last_scanned(connection, parameters) if filters.states else None)
 
 
-async def _last_scanned(connection: AsyncConnection, parameters: dict[str, object]) -> Place | None:
+async def _last_scanned(connection: AsyncConnection, parameters: dict[str, object]) -> ListCursor | None:
     row = (await connection.execute(_LAST_SCANNED, parameters)).one_or_none()
-    return None if row is None else Place(row.created_at, row.id)
+    return None if row is None else ListCursor(row.created_at, row.id)

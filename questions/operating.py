@@ -9,15 +9,16 @@ from enum import StrEnum
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from owners.turns import Flow, Priority, next_turn
+from owners.priority import Priority
+from owners.turns import OwnerQueue, next_turn
 from questions.asking import Ask, accept
-from questions.claims import SUSPECT_FROM
 from questions.states import State
+from questions.suspects import SUSPECT_FROM
 
 _BATCH = 1_000
 
 
-class Selection(StrEnum):
+class QuestionSelection(StrEnum):
     """Which questions to list."""
 
     ALL = "all"
@@ -27,7 +28,7 @@ class Selection(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class QuestionSummary:
     """A question as operators see it, without what was asked or answered."""
 
     id: int
@@ -47,16 +48,16 @@ class Entry:
 
 
 _CONDITIONS = {
-    Selection.ALL: "true",
+    QuestionSelection.ALL: "true",
     # A minute is longer than any healthy step between two states takes, except generating itself.
-    Selection.STUCK: f"""
+    QuestionSelection.STUCK: f"""
         q.ended IS NULL AND a.state IN ('queued', 'in_progress') AND (
             a.waits > 0 OR a.losses >= {SUSPECT_FROM} OR a.interruptions >= {SUSPECT_FROM}
             OR (a.state = 'queued' AND q.created_at < clock_timestamp() - interval '1 minute')
             OR (a.state = 'in_progress' AND (w.lease_until IS NULL OR w.lease_until < clock_timestamp()))
         )""",
-    Selection.FAILED: "q.ended IS NULL AND a.state = 'failed'",
-    Selection.POISON: "q.ended IS NULL AND a.state = 'failed' AND a.error_reason = 'poison'",
+    QuestionSelection.FAILED: "q.ended IS NULL AND a.state = 'failed'",
+    QuestionSelection.POISON: "q.ended IS NULL AND a.state = 'failed' AND a.error_reason = 'poison'",
 }
 _LIST = """
     SELECT q.id, q.answer_id, q.owner, q.request_id, coalesce(q.ended, a.state) AS state,
@@ -91,7 +92,7 @@ _DELETE_ANSWERS = text("""
 
 
 @dataclass(frozen=True, slots=True)
-class Among:
+class OperatorFilter:
     """Which questions are looked at; None: whichever. ``request_id``: of the newest million questions."""
 
     ids: Sequence[int] | None = None
@@ -100,7 +101,7 @@ class Among:
     request_id: str | None = None
 
 
-_AMONG = {
+_FILTERS = {
     "ids": "q.id = ANY(:ids)",
     "owner": "q.owner = :owner",
     "answer_id": "q.answer_id = :answer_id",
@@ -109,16 +110,16 @@ _AMONG = {
 
 
 async def list_questions(
-    engine: AsyncEngine, selection: Selection, limit: int, among: Among | None = None
-) -> list[Entry]:
+    engine: AsyncEngine, selection: QuestionSelection, limit: int, filters: OperatorFilter | None = None
+) -> list[QuestionSummary]:
     """The newest ``limit`` questions of the selection."""
-    wanted = {name: value for name, value in asdict(among or Among()).items() if value is not None}
-    condition = " AND ".join([_CONDITIONS[selection], *(_AMONG[name] for name in wanted)])
+    given = {name: value for name, value in asdict(filters or OperatorFilter()).items() if value is not None}
+    condition = " AND ".join([_CONDITIONS[selection], *(_FILTERS[name] for name in given)])
     statement = text(f"{_LIST} WHERE {condition} ORDER BY q.id DESC LIMIT :limit")
-    parameters = wanted | {"limit": limit}
+    parameters = given | {"limit": limit}
     async with engine.connect() as connection:
         rows = (await connection.execute(statement, parameters)).all()
-    return [Entry(row[0], row[1], row[2], row[3], State(row[4]), *row[5:]) for row in rows]
+    return [QuestionSummary(row[0], row[1], row[2], row[3], State(row[4]), *row[5:]) for row in rows]
 
 
 async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float) -> int | None:
@@ -145,7 +146,7 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
             # A replay that was cut short finds the question that it made. No client can send a key with a NUL.
             idempotency_key_hash=hashlib.sha256(b"\0replay:%d" % question_id).digest(),
             request_hash=b"",
-            turn=await next_turn(engine, Flow(found.owner, Priority.NORMAL)),
+            turn=await next_turn(engine, OwnerQueue(found.owner, Priority.NORMAL)),
         )
         accepted = await accept(engine, ask)
         await connection.execute(_NOTE_REPLAY, {"id": question_id, "new_id": accepted.question_id})

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class QueueSummary:
     """Answers that are not final. ``oldest``: when the first of those that are due was asked for."""
 
     due: int
@@ -18,7 +18,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class OwnersQueue:
+class OwnerQueueSummary:
     """The answers of one owner that are not final."""
 
     owner: str | None
@@ -52,13 +52,13 @@ async def read_leases(engine: AsyncEngine) -> dict[str, timedelta]:
         return {row.name: row.left for row in await connection.execute(_LEASES)}
 
 
-async def read_queue(engine: AsyncEngine) -> Queue:
+async def read_queue(engine: AsyncEngine) -> QueueSummary:
     """What waits and what is being answered."""
     async with engine.connect() as connection:
-        return Queue(**(await connection.execute(_QUEUE)).one()._asdict())
+        return QueueSummary(**(await connection.execute(_QUEUE)).one()._asdict())
 
 
-async def read_queue_by_owner(engine: AsyncEngine, most: int) -> list[OwnersQueue]:
+async def read_queue_by_owner(engine: AsyncEngine, most: int) -> list[OwnerQueueSummary]:
     """The ``most`` owners with the longest queues, the longest first."""
     async with engine.connect() as connection:
-        return [OwnersQueue(**row._asdict()) for row in await connection.execute(_QUEUE_BY_OWNER, {"most": most})]
+        return [OwnerQueueSummary(**row._asdict()) for row in await connection.execute(_QUEUE_BY_OWNER, {"most": most})]

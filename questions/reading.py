@@ -1,4 +1,4 @@
-"""What a question's owner sees of it, who is next, and cancelling it."""
+"""What a question's owner sees of it, and who is next."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import fetch
+from owners.token_counts import TokenCounts, each_count
+from questions.sql import ITS_ANSWER
 from questions.states import ErrorReason, FinishReason, State
 
 
@@ -31,29 +33,20 @@ class Question:
     written_by: str | None
     finish_reason: FinishReason | None
     error_reason: ErrorReason | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_prompt_tokens: int | None
+    usage: TokenCounts
     created_at: datetime
     finished_at: datetime | None
     replayed_as: int | None
 
 
-_COLUMNS = """
+_COLUMNS = f"""
     q.id, q.answer_id, q.owner, q.language, coalesce(q.ended, a.state) AS state, a.epoch, q.created_at,
     coalesce(q.ended_at, a.finished_at) AS finished_at, q.replayed_as,
     CASE WHEN q.ended IS NULL THEN a.text END AS text,
     CASE WHEN q.ended IS NULL THEN a.written_by END AS written_by,
     CASE WHEN q.ended IS NULL THEN a.finish_reason END AS finish_reason,
     CASE WHEN q.ended IS NULL THEN a.error_reason END AS error_reason,
-    CASE WHEN q.ended IS NULL THEN a.prompt_tokens END AS prompt_tokens,
-    CASE WHEN q.ended IS NULL THEN a.completion_tokens END AS completion_tokens,
-    CASE WHEN q.ended IS NULL THEN a.cached_prompt_tokens END AS cached_prompt_tokens
-"""
-ITS_ANSWER = "LATERAL (SELECT * FROM answers WHERE id = q.answer_id OFFSET 0) AS a ON true"
-"""SQL after JOIN: the answer ``a`` of a question ``q``, found by its id.
-
-Without OFFSET 0, PostgreSQL would go through all answers for each question where it takes the tables for empty.
+    {each_count("CASE WHEN q.ended IS NULL THEN a.{0} END AS {0}")}
 """
 # Whose it is, is looked at afterwards: else the index of an owner's questions would do as well.
 _READ = text(f"SELECT {_COLUMNS} FROM questions q JOIN {ITS_ANSWER} WHERE q.id = :question_id")
@@ -66,21 +59,6 @@ _READ_CHANGED = text(f"""
     LIMIT :limit
 """)
 _QUEUED = text("SELECT id FROM answers WHERE state = 'queued' AND due_at IS NULL ORDER BY turn, id LIMIT :limit")
-# Said so that it fits the primary key and no index of owners.
-ITS_OWN = "id = :question_id AND owner || '' = :owner"
-"""SQL: a question by its id, if it is the caller's."""
-_FIND_ANSWER = text(f"SELECT answer_id FROM questions WHERE {ITS_OWN}")
-_LOCK_ANSWER = text("SELECT state FROM answers WHERE id = :answer_id FOR UPDATE")
-_CANCEL_QUESTION = text("""
-    UPDATE questions SET ended = 'cancelled', ended_at = clock_timestamp() WHERE id = :question_id AND ended IS NULL
-""")
-# A statement of its own, so that it sees questions that joined while the lock was awaited.
-_CANCEL_ANSWER = text("""
-    UPDATE answers
-    SET state = 'cancelled', reusable = false, holder = NULL, finished_at = clock_timestamp()
-    WHERE id = :answer_id AND NOT EXISTS (SELECT FROM questions WHERE answer_id = :answer_id AND ended IS NULL)
-    RETURNING id
-""")
 
 
 async def read(engine: AsyncEngine, owner: str, question_id: int) -> Question | None:
@@ -108,22 +86,4 @@ def _question(fields: dict[str, Any]) -> Question:
     fields["state"] = State(fields["state"])
     fields["finish_reason"] = fields["finish_reason"] and FinishReason(fields["finish_reason"])
     fields["error_reason"] = fields["error_reason"] and ErrorReason(fields["error_reason"])
-    return Question(**fields)
-
-
-async def cancel(engine: AsyncEngine, owner: str, question_id: int) -> int | None:
-    """End the question as cancelled unless it is final, and its answer too if nobody else waits for it.
-
-    Returns the id of the answer if this call ended it (whoever generates it should be told), else None.
-    """
-    async with engine.begin() as connection:
-        question = {"question_id": question_id, "owner": owner}
-        answer_id = (await connection.execute(_FIND_ANSWER, question)).scalar_one_or_none()
-        if answer_id is None:
-            return None
-        state = (await connection.execute(_LOCK_ANSWER, {"answer_id": answer_id})).scalar_one_or_none()
-        if state is None or State(state).is_final:  # None: it was erased meanwhile, and the question with it
-            return None
-        await connection.execute(_CANCEL_QUESTION, question)
-        ended: int | None = (await connection.execute(_CANCEL_ANSWER, {"answer_id": answer_id})).scalar_one_or_none()
-        return ended
+    return Question(usage=TokenCounts.pop_from(fields), **fields)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from owners.ledger import fold
-from questions.claims import POISON_FROM, SUSPECT, SUSPECT_FROM
+from questions.suspects import POISON_FROM, SUSPECT, SUSPECT_FROM
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ _QUESTIONS_A_ROUND: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """What one round found: counts, and the ids of answers that ended while somebody may still generate them.
 
     ``suspects``: whether any waits to be tried. ``failures``: why steps failed, by their names.
@@ -155,7 +155,7 @@ _COUNT_DUE = text("""
 _ANY_SUSPECTS = text(f"SELECT turn FROM answers WHERE state = 'queued' AND {SUSPECT} ORDER BY id LIMIT 1")
 
 
-async def sweep(engine: AsyncEngine, count_due_up_to: int, availability: Availability | None = None) -> Swept:
+async def sweep(engine: AsyncEngine, count_due_up_to: int, availability: Availability | None = None) -> SweepResult:
     """One round: take lost answers back, wake those whose wait is over, expire, stop reuse, fold the ledger.
 
     Also counts what is due then. Without ``availability`` each loss counts. A step that PostgreSQL refuses, or which
@@ -194,7 +194,7 @@ async def sweep(engine: AsyncEngine, count_due_up_to: int, availability: Availab
     due = await step("counting what is due", lambda c: _count_due(c, count_due_up_to))
     suspects = await step("looking for suspects", _any_suspects)
     lost, poisoned = taken or (0, [])
-    return Swept(lost, [*poisoned, *(ended or [])], due or 0, bool(suspects), failures)
+    return SweepResult(lost, [*poisoned, *(ended or [])], due or 0, bool(suspects), failures)
 
 
 async def count_due(engine: AsyncEngine, up_to: int) -> int:

@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from owners.turns import Priority
+from owners.priority import Priority
+from owners.token_counts import TOKEN_COLUMNS
 from questions.states import ENDED, LIVE, State
 
 metadata = MetaData(
@@ -204,15 +205,13 @@ processes = Table(
     comment="Which processes of the mesh run.",
 )
 
-_COUNTS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "repeated_tokens")
-
 ledger_entries = Table(
     "ledger_entries",
     metadata,
     Column("owner", Text, nullable=False),
     Column("at", DateTime(timezone=True), nullable=False, server_default=NOW),
     Column("requests", Integer, nullable=False, server_default="0"),
-    *(Column(name, Integer, nullable=False, server_default="0") for name in _COUNTS),
+    *(Column(name, Integer, nullable=False, server_default="0") for name in TOKEN_COLUMNS),
     comment="What was spent of late, a row each time; workers fold it into ledger_days.",
 )
 
@@ -222,7 +221,7 @@ ledger_days = Table(
     Column("owner", Text, primary_key=True),
     Column("day", Date, primary_key=True, comment="In UTC."),
     Column("requests", BigInteger, nullable=False),
-    *(Column(name, BigInteger, nullable=False) for name in _COUNTS),
+    *(Column(name, BigInteger, nullable=False) for name in TOKEN_COLUMNS),
     comment="What an owner has spent on a day, but for what ledger_entries has.",
 )
 

@@ -228,7 +228,7 @@ def _shared_settings(settings: RuntimeSettings) -> dict[str, str]:
     """What other processes may have to agree with."""
     own = ("worker_slots", "reserved_slots", "worker_health_host", "worker_health_port")
     groups = (settings.redis, settings.generation, settings.questions, settings.worker)
-    return shown_settings(groups, without=own)
+    return shown_settings(groups, exclude=own)
 
 
 async def _dispose(engine: AsyncEngine) -> None:

@@ -14,7 +14,7 @@ from api_service.core.languages import Language, detect
 from api_service.core.watcher import Watcher
 from api_service.http.dependencies import preferred_language, public_prefix, wait_seconds
 from api_service.http.problems import Code, FieldError, ProblemError
-from owners.turns import Priority
+from owners.priority import Priority
 
 _BODY_SECONDS = 20
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -25,13 +25,10 @@ def answer_response(question: Question, language: Language | None) -> AnswerResp
 
 
 def _usage(question: Question) -> Usage | None:
-    prompt, completion = question.prompt_tokens, question.completion_tokens
+    usage = question.usage
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
     # Attempts that broke off have counts too, which are not those of an answer.
     if question.text is None or (prompt is None and completion is None):
         return None
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_prompt_tokens=question.cached_prompt_tokens,
-        total_tokens=None if prompt is None or completion is None else prompt + completion,
-    )
+    total = None if prompt is None or completion is None else prompt + completion
+    return Usage(**usage.by_column(), total_tokens=total)

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from api_service.http.problems import Code, FieldError, ProblemError
-from owners.turns import Priority
+from owners.priority import Priority
 from questions.states import ErrorReason, FinishReason, State
 
 # json.loads takes "\ud800", which neither UTF-8 nor PostgreSQL can hold.

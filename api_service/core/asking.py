@@ -20,8 +20,9 @@ from api_service.core.turns import TurnKeeper
 from api_service.core.waker import Waker
 from foundation.correlation import current_request_id
 from foundation.settings import GenerationSettings, QuestionSettings
-from owners.concurrency_limit import NoRoomError
-from owners.turns import Flow, Priority
+from owners.concurrency_limit import ConcurrencyLimitError
+from owners.priority import Priority
+from owners.turns import OwnerQueue
 from questions.answer_key import answer_key
 from questions.asking import Accepted, Ask, NothingToJoinError, Source, accept, find_replay
 from questions.reading import Question
@@ -107,26 +108,28 @@ class QuestionAsker:
             if replay is None:
                 raise admission.refusal
             return replay
-        flow = Flow(ask.owner, ask.priority)
-        turn = await reach(lambda: self._turns.next(flow), again=True)
+        queue = OwnerQueue(ask.owner, ask.priority)
+        turn = await reach(lambda: self._turns.next(queue), again=True)
         accepted = None
         try:
-            ask = replace(ask, turn=turn, room=admission.room, join_only=self._backlog.is_full)
+            ask = replace(
+                ask, turn=turn, concurrency_limit=admission.concurrency_limit, join_only=self._backlog.is_full
+            )
             accepted = await reach(lambda: self._store(ask))
-        except NoRoomError as error:
-            raise self._limits.no_room(error) from None
+        except ConcurrencyLimitError as error:
+            raise self._limits.over_concurrency_limit(error) from None
         except NothingToJoinError:
             await self._limits.give_back(caller)  # what has not been asked costs nothing
             raise self._backlog.refusal() from None
         finally:
             if accepted is None or accepted.source is not Source.NEW:
-                self._turns.give_back(flow)
+                self._turns.give_back(queue)
         if accepted.replayed:
             await self._limits.give_back(caller)
         return accepted
 
     async def _store(self, ask: Ask) -> Accepted:
-        async with self._owner_locks.hold(ask.owner) if ask.room else nullcontext():
+        async with self._owner_locks.hold(ask.owner) if ask.concurrency_limit else nullcontext():
             return await accept(self._engine, ask)
 
     def _ask(self, owner: str, new: NewQuestion, identity: str) -> Ask:

@@ -14,7 +14,7 @@ from api_service.core.watcher import Watcher
 from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache
 from live.signals import publish_ended
-from questions import reading
+from questions import cancelling, reading
 from questions.reading import Question
 from questions.states import State
 
@@ -91,7 +91,7 @@ class QuestionReader:
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
-        ended = await reach(lambda: reading.cancel(self._engine, owner, question_id))
+        ended = await reach(lambda: cancelling.cancel(self._engine, owner, question_id))
         self._watcher.look_at(question_id)
         if ended is not None:
             self._pending.start(publish_ended(self._redis, [ended]))

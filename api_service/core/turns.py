@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.core.sampling import every_second
-from owners.turns import Flow, Turns, sample
+from owners.turns import OwnerQueue, Turns, sample
 
 # Of the newest sample in the average; the pace follows a change within about ten samples.
 _WEIGHT: Final = 0.2
@@ -25,15 +25,15 @@ class TurnKeeper:
         self._sampled_at = 0.0
         self._pace: float | None = None
 
-    async def next(self, flow: Flow) -> int:
+    async def next(self, queue: OwnerQueue) -> int:
         """The turn for a new answer. Waits for PostgreSQL the first time only, and raises what that raises."""
         if self._claims is None:
             await self._sample()
-        return self._turns.next(flow)
+        return self._turns.next(queue)
 
-    def give_back(self, flow: Flow) -> None:
+    def give_back(self, queue: OwnerQueue) -> None:
         """The turn given last was not used."""
-        self._turns.give_back(flow)
+        self._turns.give_back(queue)
 
     def seconds_until_shorter(self, waiting: int) -> int:
         """Whole seconds in which workers claim a tenth of so many at their present pace; 10 where that is unknown.
@@ -49,9 +49,9 @@ class TurnKeeper:
         await every_second(self._sample, "the turns of the questions that wait")
 
     async def _sample(self) -> None:
-        flows = self._turns.begin_sample()
+        queues = self._turns.begin_sample()
         now = asyncio.get_running_loop().time()
-        found = await sample(self._engine, flows)
+        found = await sample(self._engine, queues)
         if self._claims is not None and (seconds := now - self._sampled_at) > 0:
             pace = (found.claims - self._claims) / seconds
             self._pace = pace if self._pace is None else self._pace + _WEIGHT * (pace - self._pace)

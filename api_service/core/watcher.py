@@ -21,7 +21,7 @@ from api_service.core.watch import Watch, WatchedAnswer, WatchedQuestion, Watche
 from foundation.background import Background
 from foundation.redis import MeshRedis
 from live import answer_stream
-from live.answer_stream import FINAL_CHANNEL, Chunk, parse_ids, text_channel
+from live.answer_stream import FINAL_CHANNEL, TextChunk, parse_ids, text_channel
 from live.signals import Subscriber
 from questions.reading import Question, read_changed, read_queue
 from questions.states import State
@@ -116,7 +116,7 @@ class Watcher:
             if unreadable:
                 raise ValueError
         elif (answer := self._answers.get(_answer_id(channel))) is not None:
-            chunk = Chunk.parse(data)
+            chunk = TextChunk.parse(data)
             if answer.text is not None and chunk.epoch > answer.text.epoch:
                 # That text is taken back is seldom, and too much to believe a message alone.
                 self._read_again(answer)
@@ -262,9 +262,11 @@ class Watcher:
 
     async def _read_texts(self, batch: list[WatchedAnswer]) -> None:
         cursors = [
-            answer_stream.Cursor(answer.id, answer.text.epoch, len(answer.text.data)) for answer in batch if answer.text
+            answer_stream.ReadPosition(answer.id, answer.text.epoch, len(answer.text.data))
+            for answer in batch
+            if answer.text
         ]
-        readings: list[answer_stream.Reading | None]
+        readings: list[answer_stream.TextSlice | None]
         try:
             readings = await answer_stream.read_texts(self._redis, cursors)
         except (RedisError, OSError) as error:

@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 from api_service.history.list_cursor import decode_cursor
 from api_service.history.service import QuestionHistory
 from api_service.http.problems import Code, FieldError, ProblemError
-from questions.listing import Place, Wanted
+from questions.listing import ListCursor, QuestionFilter
 from questions.states import State
 
 MOST: Final = 100
@@ -30,8 +30,8 @@ class HistoryState(TypedDict):
 class ListParameters:
     """What a request for a list says: filters, where the page begins, and its size."""
 
-    wanted: Wanted
-    after: Place | None
+    filters: QuestionFilter
+    after: ListCursor | None
     limit: int
 
 
@@ -72,8 +72,10 @@ def parse_list_parameters(query: QueryParams) -> ListParameters:
         errors.append(_error("cursor", "is not one", "send the next_cursor of the page before, or leave it out"))
     if errors:
         raise ProblemError.of_fields(Code.INVALID_PARAMETER, errors[:10])
-    wanted = Wanted([State(state) for state in sorted(states)], moments["created_since"], moments["created_before"])
-    return ListParameters(wanted, after, int(limit))
+    filters = QuestionFilter(
+        [State(state) for state in sorted(states)], moments["created_since"], moments["created_before"]
+    )
+    return ListParameters(filters, after, int(limit))
 
 
 def _moment(name: str, text: str | None, errors: list[FieldError]) -> datetime | None:

@@ -22,7 +22,7 @@ router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(auth
 async def list_questions(caller: Caller, parameters: Listing, history: History, response: Response) -> QuestionList:
     """Return what you asked, newest first, a page at a time. What others asked is not among it."""
     response.headers["Cache-Control"] = "no-store"
-    page = await history.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
+    page = await history.list(caller.tenant, parameters.filters, parameters.after, parameters.limit)
     return QuestionList(
         questions=[
             ListedQuestion(

@@ -13,7 +13,7 @@ from foundation.redis import MeshRedis
 from live.answer_cache import forget
 from live.signals import publish_ended, publish_erased
 from questions.erasing import Erased, erase
-from questions.listing import Page, Place, Wanted, list_questions
+from questions.listing import ListCursor, Page, QuestionFilter, list_questions
 
 _RETRY_AFTER_SECONDS = 2
 
@@ -29,9 +29,9 @@ class QuestionHistory:
         self._reader = reader
         self._pending = pending
 
-    async def list(self, owner: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
-        """The owner's questions behind a place, newest first."""
-        return await reach(lambda: list_questions(self._reading_engine, owner, wanted, after, limit), again=True)
+    async def list(self, owner: str, filters: QuestionFilter, after: ListCursor | None, limit: int) -> Page:
+        """The owner's questions after a position, newest first."""
+        return await reach(lambda: list_questions(self._reading_engine, owner, filters, after, limit), again=True)
 
     async def erase(self, owner: str, question_id: int) -> Erased:
         """End the question and remove it for good; says what became of its answer."""

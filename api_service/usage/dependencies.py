@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from api_service.authentication.dependencies import Caller
 from api_service.http.problems import Code, FieldError, ProblemError
 from owners.api_keys import TENANT
-from owners.ledger import Spent
+from owners.ledger import UsageTotals
 from owners.roles import Role
 
 MOST_DAYS = 366
@@ -18,7 +18,7 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _KNOWN = ("from", "to", "tenant")
 
 
-ReadDays = Callable[[str, date, date], Awaitable[dict[date, Spent]]]
+ReadDays = Callable[[str, date, date], Awaitable[dict[date, UsageTotals]]]
 """What an owner has spent on each day from the first to the last."""
 
 

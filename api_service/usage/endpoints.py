@@ -9,7 +9,7 @@ from api_service.http.dependencies import LimitsInForce
 from api_service.usage import documentation
 from api_service.usage.dependencies import Ledger, Parameters
 from api_service.usage.schemas import Budgets, Day, Tokens, UsageResponse
-from owners.ledger import Spent
+from owners.ledger import UsageTotals
 
 router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenticate)])
 
@@ -34,8 +34,8 @@ async def usage(
     return UsageResponse(
         tenant=owner,
         **{"from": first, "to": last},
-        days=[Day.of(spent, day=day) for day, spent in days.items()],
-        total=Tokens.of(sum(days.values(), start=Spent())),
+        days=[Day.of(totals, day=day) for day, totals in days.items()],
+        total=Tokens.of(sum(days.values(), start=UsageTotals())),
         budgets=_budgets(limits.allowance(caller)) if owner == caller.tenant else None,
     )
 

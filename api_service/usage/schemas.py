@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field
 
-from owners.ledger import Spent
+from owners.ledger import UsageTotals
 
 
 class Tokens(BaseModel):
@@ -19,17 +19,9 @@ class Tokens(BaseModel):
     total_tokens: int = Field(description="What limits and budgets count: prompt, completion and repeated.")
 
     @classmethod
-    def of(cls, spent: Spent, **more: Any) -> Self:
+    def of(cls, totals: UsageTotals, **more: Any) -> Self:
         """From the ledger."""
-        return cls(
-            requests=spent.requests,
-            prompt_tokens=spent.prompt_tokens,
-            completion_tokens=spent.completion_tokens,
-            cached_prompt_tokens=spent.cached_prompt_tokens,
-            repeated_tokens=spent.repeated_tokens,
-            total_tokens=spent.tokens,
-            **more,
-        )
+        return cls(requests=totals.requests, **totals.by_column(), total_tokens=totals.total_tokens, **more)
 
 
 class Day(Tokens):

@@ -3,7 +3,8 @@
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions import claims
+from owners.token_counts import TokenCounts
+from questions import claims, worker_leases
 from questions.answer_key import normalise
 from questions.states import ErrorReason, FinishReason, State
 from tests.questions.actors import MODEL, asked
@@ -13,10 +14,10 @@ REMEMBER_MODEL = f"INSERT INTO models (name, identity) VALUES ('', '{MODEL}')"
 
 
 async def claim(engine: AsyncEngine, words: str) -> claims.Claim:
-    worker_id = await claims.register_worker(engine, "test", lease_seconds=60)
+    worker_id = await worker_leases.register_worker(engine, "test", lease_seconds=60)
     claimed = await claims.claim(engine, worker_id, 1_000)
     (claim,) = (claim for claim in claimed if asked(claim) == normalise(words))
-    await claims.hand_back_all_but(engine, worker_id, [claim.token])
+    await worker_leases.hand_back_all_but(engine, worker_id, [claim.token])
     return claim
 
 
@@ -26,12 +27,18 @@ async def start(engine: AsyncEngine, words: str) -> None:
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, reuse_seconds: float = 60) -> None:
-    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
+    result = claims.GenerationResult(
+        State.COMPLETED,
+        answer,
+        FinishReason.STOP,
+        TokenCounts(prompt_tokens=38, completion_tokens=8, cached_prompt_tokens=24),
+        written_by=MODEL,
+    )
     assert await claims.finish(engine, await claim(engine, words), result, reuse_seconds)
 
 
 async def cut_short(engine: AsyncEngine, words: str, answer: str) -> None:
-    result = claims.Result(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    result = claims.GenerationResult(State.INCOMPLETE, answer, FinishReason.OUTPUT_LIMIT, written_by=MODEL)
     assert await claims.finish(engine, await claim(engine, words), result, 60)
 
 

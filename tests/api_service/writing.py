@@ -7,7 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
 from live import answer_stream
-from live.answer_stream import Append, Usage, Whole
+from live.answer_stream import RunningUsage, TextAppend, TextSnapshot
+from owners.token_counts import TokenCounts
 from questions import claims
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.worker_actions import claim
@@ -36,14 +37,14 @@ class Writer:
         """Append these, one by one."""
         for piece in pieces:
             offset = len(self.text.encode())
-            append = Append(self.answer_id, self._claim.token, offset, piece.encode(), Usage())
+            append = TextAppend(self.answer_id, self._claim.token, offset, piece.encode(), RunningUsage())
             (outcome,) = await answer_stream.append(self._redis, [append])
             assert isinstance(outcome, int), outcome
             self.text += piece
 
     async def restore(self) -> None:
         """Give Redis all of it again, as after a loss."""
-        whole = Whole(self.answer_id, self._claim.token, self.epoch, self.text.encode(), Usage())
+        whole = TextSnapshot(self.answer_id, self._claim.token, self.epoch, self.text.encode(), RunningUsage())
         await answer_stream.put_texts(self._redis, [whole])
 
     async def restart(self) -> None:
@@ -56,7 +57,13 @@ class Writer:
 
     async def complete(self, *, tell: bool = True) -> None:
         """Make what was written the answer."""
-        result = claims.Result(State.COMPLETED, self.text, FinishReason.STOP, 38, 8, 24, written_by=MODEL)
+        result = claims.GenerationResult(
+            State.COMPLETED,
+            self.text,
+            FinishReason.STOP,
+            TokenCounts(prompt_tokens=38, completion_tokens=8, cached_prompt_tokens=24),
+            written_by=MODEL,
+        )
         assert await claims.finish(self._engine, self._claim, result, 60)
         if tell:
             await answer_stream.close_texts(self._redis, [self.answer_id])

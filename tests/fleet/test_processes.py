@@ -87,7 +87,7 @@ def test_no_secret_and_no_long_text_is_shown() -> None:
             GenerationSettings(system_prompt="hidden " * 20, temperature=0.5),
             QuestionSettings(retention_days=3),
         ],
-        without=["backlog_limit"],
+        exclude=["backlog_limit"],
     )
     assert shown["ASKMESH_REDIS_URL"] == "redis://cache:6379/3"
     assert shown["ASKMESH_TEMPERATURE"] == "0.5"

@@ -13,10 +13,11 @@ from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from foundation.settings import AccessSettings
 from live import answer_stream
-from live.answer_stream import Append, Usage
+from live.answer_stream import RunningUsage, TextAppend
 from owners.api_keys import create
 from owners.roles import Role
-from questions import claims
+from owners.token_counts import TokenCounts
+from questions import claims, worker_leases
 from questions.states import ErrorReason, FinishReason, State
 from tests.api_service.serving import serving_app, settings_for, until
 from tests.questions.actors import asked
@@ -76,13 +77,13 @@ async def _tenant(engine: AsyncEngine, url: str, name: str) -> Tenant:
 
 async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
     """Answer every question with its own text, piece by piece; of seven, one fails and one is cut."""
-    worker_id = await claims.register_worker(engine, "fuzz", lease_seconds=24 * 3600)
+    worker_id = await worker_leases.register_worker(engine, "fuzz", lease_seconds=24 * 3600)
     while True:
         claimed = await claims.claim(engine, worker_id, 100)
         for claim in claimed:
             await answer_stream.open_text(redis, claim.answer_id, claim.token, 0, create=True)
             text = asked(claim).encode()
-            await answer_stream.append(redis, [Append(claim.answer_id, claim.token, 0, text, Usage())])
+            await answer_stream.append(redis, [TextAppend(claim.answer_id, claim.token, 0, text, RunningUsage())])
         # Long enough for some to be read, watched and cancelled meanwhile.
         await asyncio.sleep(0.05)
         for claim in claimed:
@@ -90,13 +91,11 @@ async def _work(engine: AsyncEngine, redis: MeshRedis) -> None:
                 await claims.fail(engine, claim, ErrorReason.CONTEXT_TOO_LONG)
             else:
                 cut = claim.answer_id % 7 == 1
-                result = claims.Result(
+                result = claims.GenerationResult(
                     State.INCOMPLETE if cut else State.COMPLETED,
                     asked(claim),
                     FinishReason.OUTPUT_LIMIT if cut else FinishReason.STOP,
-                    38,
-                    8,
-                    24,
+                    TokenCounts(prompt_tokens=38, completion_tokens=8, cached_prompt_tokens=24),
                 )
                 await claims.finish(engine, claim, result, reuse_seconds=60)
         await answer_stream.close_texts(redis, [claim.answer_id for claim in claimed])

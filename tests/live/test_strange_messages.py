@@ -11,13 +11,13 @@ import pytest
 from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache
 from live.answer_stream import (
-    Append,
-    Chunk,
-    Cursor,
-    Opened,
+    ReadPosition,
     Refusal,
-    Usage,
-    Whole,
+    RunningUsage,
+    StoredText,
+    TextAppend,
+    TextChunk,
+    TextSnapshot,
     append,
     close_texts,
     open_text,
@@ -46,7 +46,7 @@ RUBBISH = [
     b"1 2",
     b"\0",
 ]
-USAGE = Usage(5, 3, None, 0, 3)
+USAGE = RunningUsage(prompt_tokens=5, completion_tokens=3, pieces=3)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ USAGE = Usage(5, 3, None, 0, 3)
     [
         (orjson.dumps(USAGE), USAGE),
         (orjson.dumps({**asdict(USAGE), "reasoning_tokens": 7, "by_model": {"a": 1}}), USAGE),  # a newer release
-        (b'{"prompt_tokens": 5}', Usage(5)),  # an older one
-        (b"{}", Usage()),
-        (b'{"prompt_tokens": "5", "completion_tokens": -1, "pieces": true, "repeated_tokens": null}', Usage()),
-        *((rubbish, Usage()) for rubbish in RUBBISH),
-        (b"[1]", Usage()),
+        (b'{"prompt_tokens": 5}', RunningUsage(prompt_tokens=5)),  # an older one
+        (b"{}", RunningUsage()),
+        (b'{"prompt_tokens": "5", "completion_tokens": -1, "pieces": true, "repeated_tokens": null}', RunningUsage()),
+        *((rubbish, RunningUsage()) for rubbish in RUBBISH),
+        (b"[1]", RunningUsage()),
     ],
 )
-def test_usage_of_another_release_is_read_as_far_as_it_goes(stored: bytes, expected: Usage) -> None:
-    assert Usage.parse(stored) == expected
+def test_usage_of_another_release_is_read_as_far_as_it_goes(stored: bytes, expected: RunningUsage) -> None:
+    assert RunningUsage.read(stored) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_ids_that_can_be_read_are(message: bytes, expected: tuple[list[int], int
 @pytest.mark.parametrize("message", [*RUBBISH, b"0:x:text", b"-1:0:text", b"0:0:\xff", b"0:0:\xe2\x82", b"v2:0:0:text"])
 def test_a_chunk_of_another_shape_is_none(message: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        Chunk.parse(message)
+        TextChunk.parse(message)
 
 
 async def test_messages_that_cannot_be_read_are_skipped_and_counted_and_the_next_is_heard(
@@ -90,7 +90,7 @@ async def test_messages_that_cannot_be_read_are_skipped_and_counted_and_the_next
 ) -> None:
     class Reader(Notes):
         def heard(self, channel: str, data: bytes) -> None:
-            super().heard(channel, b"%d" % Chunk.parse(data).offset)
+            super().heard(channel, b"%d" % TextChunk.parse(data).offset)
 
     notes = Reader()
     subscriber = Subscriber(redis, notes, "text:1")
@@ -133,46 +133,46 @@ async def spoil(redis: MeshRedis, kind: str, *parts: object) -> str:
 async def test_a_text_of_another_type_counts_as_missing_and_costs_the_others_nothing(
     redis: MeshRedis, kind: str, which: tuple[object]
 ) -> None:
-    usage = Usage()
+    usage = RunningUsage()
 
     async def both() -> list[int | Refusal]:
-        return await append(redis, [Append(number, 10, 3, b"d", usage) for number in (1, 2)])
+        return await append(redis, [TextAppend(number, 10, 3, b"d", usage) for number in (1, 2)])
 
-    await put_texts(redis, [Whole(number, 10, 0, b"abc", usage) for number in (1, 2)])
+    await put_texts(redis, [TextSnapshot(number, 10, 0, b"abc", usage) for number in (1, 2)])
     await spoil(redis, kind, *which)
     assert await both() == [Refusal.MISSING, 0]
-    readings = await read_texts(redis, [Cursor(1, 0, 0), Cursor(2, 0, 0)])
+    readings = await read_texts(redis, [ReadPosition(1, 0, 0), ReadPosition(2, 0, 0)])
     assert readings[0] is None
     assert readings[1] is not None
     assert readings[1].text == b"abcd"
     assert await open_text(redis, 1, 11, 0, create=False) is None
-    await put_texts(redis, [Whole(1, 11, 0, b"abc", usage, confirmed=True)])
-    assert await open_text(redis, 1, 12, 0, create=False) == Opened("abc", usage, None)
+    await put_texts(redis, [TextSnapshot(1, 11, 0, b"abc", usage, confirmed=True)])
+    assert await open_text(redis, 1, 12, 0, create=False) == StoredText("abc", usage, None)
     await spoil(redis, kind, *which)
     await close_texts(redis, [1, 2])
-    assert (await read_texts(redis, [Cursor(1, 0, 0)])) == [None]
+    assert (await read_texts(redis, [ReadPosition(1, 0, 0)])) == [None]
     assert all([await redis.ttl(key) > 0 for key in await redis.keys(redis.name("answer", "*"))])
 
 
 @pytest.mark.parametrize("finish", ["boredom", "v2"])
 async def test_a_text_that_ended_for_a_reason_of_a_later_release_is_begun_anew(redis: MeshRedis, finish: str) -> None:
-    await put_texts(redis, [Whole(1, 10, 0, b"abc", Usage(), FinishReason.STOP)])
+    await put_texts(redis, [TextSnapshot(1, 10, 0, b"abc", RunningUsage(), FinishReason.STOP)])
     await redis.hset(redis.name("answer", 1), "finish", finish)
     assert await open_text(redis, 1, 11, 0, create=False) is None
     assert redis.mesh.unreadable.skipped == {"a stored text": 1}
 
 
 async def test_a_text_that_is_no_text_is_begun_anew(redis: MeshRedis) -> None:
-    await put_texts(redis, [Whole(1, 10, 0, b"\xff\xfe", Usage())])
+    await put_texts(redis, [TextSnapshot(1, 10, 0, b"\xff\xfe", RunningUsage())])
     assert await open_text(redis, 1, 11, 0, create=False) is None
 
 
 async def test_fields_that_a_later_release_adds_to_a_text_are_left_alone(redis: MeshRedis) -> None:
-    await put_texts(redis, [Whole(1, 10, 0, b"abc", USAGE)])
+    await put_texts(redis, [TextSnapshot(1, 10, 0, b"abc", USAGE)])
     newer = orjson.dumps({**asdict(USAGE), "reasoning_tokens": 7})
     await redis.hset(redis.name("answer", 1), mapping={"usage": newer, "items": "2"})
-    assert await open_text(redis, 1, 11, 0, create=False) == Opened("abc", USAGE, None)
-    assert await append(redis, [Append(1, 11, 3, b"d", USAGE)]) == [0]
+    assert await open_text(redis, 1, 11, 0, create=False) == StoredText("abc", USAGE, None)
+    assert await append(redis, [TextAppend(1, 11, 3, b"d", USAGE)]) == [0]
 
 
 @pytest.mark.parametrize("kind", sorted(OTHER_TYPES.keys() - {"a list"}))

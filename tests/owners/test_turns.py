@@ -15,76 +15,78 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from owners.turns import STEPS, Flow, Priority, Sample, Turns, next_turn, sample
+from owners.priority import Priority
+from owners.turns import STEPS, OwnerQueue, Turns, TurnSample, next_turn, sample
 from questions.asking import Source, accept
-from questions.claims import claim, hand_back_all_but, retire_worker, wait
-from questions.reading import cancel
+from questions.cancelling import cancel
+from questions.claims import claim, wait
 from questions.sweeping import sweep
+from questions.worker_leases import hand_back_all_but, retire_worker
 from tests.questions.actors import claim_one, question, rows, worker
 
 NORMAL = Priority.NORMAL
 STEP = STEPS[NORMAL]
 
 
-def flow(owner: str, priority: Priority = NORMAL) -> Flow:
-    return Flow(owner, priority)
+def queue(owner: str, priority: Priority = NORMAL) -> OwnerQueue:
+    return OwnerQueue(owner, priority)
 
 
-def nothing(last_claim: int) -> Sample:
-    return Sample(last_claim, 0, {})
+def nothing(last_claim: int) -> TurnSample:
+    return TurnSample(last_claim, 0, {})
 
 
 def test_flows_that_wait_advance_side_by_side() -> None:
     turns = Turns()
-    assert [turns.next(flow("a")) for _ in range(3)] == [STEP, 2 * STEP, 3 * STEP]
-    assert turns.next(flow("b")) == STEP
+    assert [turns.next(queue("a")) for _ in range(3)] == [STEP, 2 * STEP, 3 * STEP]
+    assert turns.next(queue("b")) == STEP
 
 
 def test_who_begins_to_ask_begins_where_the_claims_are() -> None:
     turns = Turns()
     turns.take(nothing(1_000))
-    assert turns.next(flow("a")) == 1_000 + STEP
+    assert turns.next(queue("a")) == 1_000 + STEP
 
 
 def test_of_a_flow_whose_questions_are_gone_nothing_stays() -> None:
     turns = Turns()
     for _ in range(5_000):
-        turns.next(flow("a"))
+        turns.next(queue("a"))
     for _ in range(3):
         turns.begin_sample()
         turns.take(nothing(0))
-    assert turns.next(flow("a")) == STEP
-    assert turns.begin_sample() == [flow("a")]
+    assert turns.next(queue("a")) == STEP
+    assert turns.begin_sample() == [queue("a")]
 
 
 def test_what_is_given_while_a_sample_is_taken_counts_after_it() -> None:
     turns = Turns()
     turns.begin_sample()
-    given_meanwhile = turns.next(flow("a"))
+    given_meanwhile = turns.next(queue("a"))
     turns.take(nothing(0))
-    assert turns.next(flow("a")) == given_meanwhile + STEP
+    assert turns.next(queue("a")) == given_meanwhile + STEP
 
 
 def test_a_turn_that_was_not_used_is_given_again() -> None:
     turns = Turns()
-    first = turns.next(flow("a"))
-    turns.give_back(flow("a"))
-    assert turns.next(flow("a")) == first
+    first = turns.next(queue("a"))
+    turns.give_back(queue("a"))
+    assert turns.next(queue("a")) == first
 
 
 def test_an_owners_priorities_are_flows_of_their_own() -> None:
     turns = Turns()
     for _ in range(100):
-        turns.next(flow("a"))
-    assert turns.next(flow("a", Priority.HIGH)) == STEPS[Priority.HIGH]
-    assert turns.next(flow("a", Priority.LOW)) == STEPS[Priority.LOW]
+        turns.next(queue("a"))
+    assert turns.next(queue("a", Priority.HIGH)) == STEPS[Priority.HIGH]
+    assert turns.next(queue("a", Priority.LOW)) == STEPS[Priority.LOW]
 
 
 def test_a_claim_of_what_was_handed_back_does_not_turn_time_back() -> None:
     turns = Turns()
     turns.take(nothing(1_000))
     turns.take(nothing(3))
-    assert turns.next(flow("a")) == 1_000 + STEP
+    assert turns.next(queue("a")) == 1_000 + STEP
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Edge:
         self.turns.take(await sample(self.engine, self.turns.begin_sample()))
 
     async def ask(self, owner: str, words: str, priority: Priority = NORMAL) -> int:
-        turn = self.turns.next(flow(owner, priority))
+        turn = self.turns.next(queue(owner, priority))
         accepted = await accept(self.engine, replace(question(words), owner=owner, turn=turn, priority=priority))
         assert accepted.source is Source.NEW
         return accepted.question_id
@@ -106,7 +108,7 @@ class Edge:
 
 async def flood(engine: AsyncEngine, edge: Edge, owner: str, count: int) -> None:
     """As so many questions through this process would, in one statement."""
-    turns = [edge.turns.next(flow(owner)) for _ in range(count)]
+    turns = [edge.turns.next(queue(owner)) for _ in range(count)]
     await rows(
         engine,
         """
@@ -227,9 +229,9 @@ async def test_what_is_handed_back_or_waits_keeps_its_turn(engine: AsyncEngine) 
 async def test_who_joins_an_answer_that_is_far_behind_brings_it_to_its_own_turn(engine: AsyncEngine) -> None:
     edge = Edge(engine)
     await flood(engine, edge, "flood", 50)
-    last = replace(question("shared"), owner="flood", turn=edge.turns.next(flow("flood")))
+    last = replace(question("shared"), owner="flood", turn=edge.turns.next(queue("flood")))
     await accept(engine, last)
-    joined = await accept(engine, replace(last, owner="other", turn=edge.turns.next(flow("other"))))
+    joined = await accept(engine, replace(last, owner="other", turn=edge.turns.next(queue("other"))))
     assert joined.source is Source.COALESCED
     assert await place(engine, joined.question_id) == 1
 
@@ -238,8 +240,8 @@ async def test_who_joins_an_answer_that_is_far_behind_brings_it_to_its_own_turn(
 async def test_an_operator_who_asks_again_waits_behind_the_owners_others(engine: AsyncEngine) -> None:
     edge = Edge(engine)
     await flood(engine, edge, "flood", 10)
-    assert await next_turn(engine, flow("flood")) == 11 * STEP
-    assert await next_turn(engine, flow("other")) < 2 * STEP
+    assert await next_turn(engine, queue("flood")) == 11 * STEP
+    assert await next_turn(engine, queue("other")) < 2 * STEP
 
 
 @asynccontextmanager
@@ -295,7 +297,7 @@ async def check_first(database_url: str, program: list[tuple[object, ...]]) -> N
         before = len(await rows(engine, "SELECT id FROM answers WHERE state = 'queued' AND attempt > 0"))
         await edges[0].look()
         first = await edges[0].ask("newcomer", "first")
-        # Of each flow, as many as it gets in the time of one normal question, through each process.
+        # Of each queue, as many as it gets in the time of one normal question, through each process.
         bound = before + len(OWNERS) * len(edges) * sum(math.ceil(STEP / step) for step in STEPS.values())
         # Processes that have not looked for long give turns that are past: at most what they gave in that time.
         stale = "SELECT count(*) FROM answers WHERE state = 'queued' AND attempt = 0 AND turn <= :last"

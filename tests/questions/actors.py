@@ -9,11 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
 from models.identity import identity
+from owners.token_counts import TokenCounts
 from questions.asking import Accepted, Ask, accept
-from questions.claims import Claim, Result, claim, register_worker
+from questions.claims import Claim, GenerationResult, claim
 from questions.reading import Question, read
 from questions.requests import request_for
 from questions.states import FinishReason, State
+from questions.worker_leases import register_worker
 
 OWNER = "local"
 MODEL = identity("test-model", "")
@@ -55,8 +57,10 @@ def asked(claim: Claim) -> str:
     return GenerationSpec.FromString(claim.request).messages[-1].content
 
 
-def completed(words: str = "an answer", by: str | None = MODEL) -> Result:
-    return Result(State.COMPLETED, words, FinishReason.STOP, prompt_tokens=3, completion_tokens=2, written_by=by)
+def completed(words: str = "an answer", by: str | None = MODEL) -> GenerationResult:
+    return GenerationResult(
+        State.COMPLETED, words, FinishReason.STOP, TokenCounts(prompt_tokens=3, completion_tokens=2), by
+    )
 
 
 async def seen(engine: AsyncEngine, question_id: int) -> Question:

@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions.asking import IdempotencyKeyReusedError, Source
+from questions.cancelling import cancel
 from questions.claims import finish
-from questions.reading import cancel
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 

@@ -3,22 +3,13 @@ import asyncio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions.claims import (
-    POISON_FROM,
-    SUSPECT_FROM,
-    Result,
-    claim,
-    fail,
-    finish,
-    hand_back_all_but,
-    interrupted,
-    renew_lease,
-    retire_worker,
-    wait,
-)
-from questions.reading import cancel
+from owners.token_counts import TokenCounts
+from questions.cancelling import cancel
+from questions.claims import GenerationResult, claim, fail, finish, interrupted, wait
 from questions.states import ErrorReason, FinishReason, State
+from questions.suspects import POISON_FROM, SUSPECT_FROM
 from questions.sweeping import sweep
+from questions.worker_leases import hand_back_all_but, renew_lease, retire_worker
 from tests.questions.actors import OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration
@@ -44,10 +35,13 @@ async def test_the_result_is_what_the_reader_sees(engine: AsyncEngine) -> None:
     asked = await ask(engine, "why?")
     current = await claim_one(engine, await worker(engine))
     assert (await seen(engine, asked.question_id)).state is State.IN_PROGRESS
-    assert await finish(engine, current, Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, 3, 2, 1), 60)
+    usage = TokenCounts(prompt_tokens=3, completion_tokens=2, cached_prompt_tokens=1)
+    assert await finish(
+        engine, current, GenerationResult(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, usage), 60
+    )
     read = await seen(engine, asked.question_id)
     assert (read.state, read.text, read.finish_reason) == (State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT)
-    assert (read.prompt_tokens, read.completion_tokens, read.cached_prompt_tokens) == (3, 2, 1)
+    assert read.usage == usage
     assert read.finished_at is not None
 
 

@@ -7,7 +7,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache, forget
-from live.answer_stream import Append, Cursor, Refusal, Usage, Whole, append, open_text, put_texts, read_texts
+from live.answer_stream import (
+    ReadPosition,
+    Refusal,
+    RunningUsage,
+    TextAppend,
+    TextSnapshot,
+    append,
+    open_text,
+    put_texts,
+    read_texts,
+)
 from live.signals import publish_erased
 from questions.claims import finish
 from questions.erasing import Erased, erase
@@ -28,7 +38,7 @@ async def test_a_question_goes_with_its_answer_and_all_copies(engine: AsyncEngin
     asked = await ask(engine, "why?", key=b"k")
     current = await claim_one(engine, await worker(engine))
     await open_text(redis, current.answer_id, current.token, 0, create=True)
-    await append(redis, [Append(current.answer_id, current.token, 0, b"because", Usage())])
+    await append(redis, [TextAppend(current.answer_id, current.token, 0, b"because", RunningUsage())])
     assert await finish(engine, current, completed("because of a secret"), 60)
     question = await seen(engine, asked.question_id)
     cache = AnswerCache(redis)
@@ -67,13 +77,13 @@ async def test_nobody_generates_on_for_a_question_that_is_erased(engine: AsyncEn
     current = await claim_one(engine, await worker(engine))
     await open_text(redis, current.answer_id, current.token, 0, create=True)
     assert await erase(engine, OWNER, asked.question_id, partial(forget, redis)) == (Erased.ERASED, current.answer_id)
-    piece = Append(current.answer_id, current.token, 0, b"too late", Usage())
+    piece = TextAppend(current.answer_id, current.token, 0, b"too late", RunningUsage())
     assert await append(redis, [piece]) == [Refusal.MISSING]
     await publish_erased(redis, [current.answer_id])
     assert await append(redis, [piece]) == [Refusal.FENCED]
-    whole = Whole(current.answer_id, current.token, 0, b"too late", Usage(), None, confirmed=True)
+    whole = TextSnapshot(current.answer_id, current.token, 0, b"too late", RunningUsage(), None, confirmed=True)
     assert await put_texts(redis, [whole]) == [Refusal.FENCED]
-    (reading,) = await read_texts(redis, [Cursor(current.answer_id, 0, 0)])
+    (reading,) = await read_texts(redis, [ReadPosition(current.answer_id, 0, 0)])
     assert reading is not None
     assert reading.text == b""
     assert not await finish(engine, current, completed(), 60)

@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions import listing
-from questions.listing import Listed, Place, Wanted, list_questions
-from questions.reading import cancel
+from questions.cancelling import cancel
+from questions.listing import ListCursor, QuestionFilter, QuestionListItem, list_questions
 from questions.states import State
 from tests.questions.actors import OWNER, ask, rows
 
@@ -19,10 +19,10 @@ async def change(engine: AsyncEngine, what: str, *ids: int) -> None:
     await rows(engine, f"UPDATE questions SET {what} WHERE id = ANY(:ids) RETURNING id", ids=list(ids))
 
 
-async def everything(engine: AsyncEngine, wanted: Wanted, limit: int) -> list[Listed]:
+async def everything(engine: AsyncEngine, wanted: QuestionFilter, limit: int) -> list[QuestionListItem]:
     """All pages, one after the other."""
-    found: list[Listed] = []
-    after: Place | None = None
+    found: list[QuestionListItem] = []
+    after: ListCursor | None = None
     while True:
         page = await list_questions(engine, OWNER, wanted, after, limit)
         assert len(page.questions) <= limit
@@ -41,8 +41,8 @@ async def test_pages_show_each_question_of_the_owner_once_newest_first(engine: A
     await change(engine, "owner = 'somebody else'", ids[10])
     expected = [ids[9], *reversed(ids[6:8]), *reversed(ids[:3]), *reversed(ids[3:6]), ids[8]]
     for limit in (1, 2, 3, 10, 11):
-        assert [listed.id for listed in await everything(engine, Wanted(), limit)] == expected
-    assert (await list_questions(engine, "nobody", Wanted(), None, 5)).questions == []
+        assert [listed.id for listed in await everything(engine, QuestionFilter(), limit)] == expected
+    assert (await list_questions(engine, "nobody", QuestionFilter(), None, 5)).questions == []
 
 
 async def test_states_and_times_choose(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ async def test_states_and_times_choose(engine: AsyncEngine, monkeypatch: pytest.
 
     async def chosen(*states: State, since: int | None = None, before: int | None = None) -> list[int]:
         times = [None if hours is None else start + timedelta(hours=hours) for hours in (since, before)]
-        found = await everything(engine, Wanted(states, *times), 3)
+        found = await everything(engine, QuestionFilter(states, *times), 3)
         return sorted(ids.index(listed.id) for listed in found)
 
     assert await chosen(State.CANCELLED) == [1, 6]
@@ -67,7 +67,7 @@ async def test_states_and_times_choose(engine: AsyncEngine, monkeypatch: pytest.
     assert await chosen(since=2, before=5) == [2, 3, 4]
     assert await chosen(State.CANCELLED, before=6) == [1]
     assert await chosen(State.CANCELLED, since=6) == [6]
-    (first, *_) = await everything(engine, Wanted([State.CANCELLED]), 5)
+    (first, *_) = await everything(engine, QuestionFilter([State.CANCELLED]), 5)
     assert (first.text, first.state) == ("why 6?", State.CANCELLED)
     assert first.finished_at is not None
 
@@ -113,30 +113,30 @@ async def test_a_page_costs_what_it_shows_and_a_rare_state_a_bounded_part(engine
     assert "questions_owner" in used, used
     assert "Seq Scan on questions" not in used, used
     assert "Sort" not in used, used
-    page = await list_questions(engine, OWNER, Wanted([State.CANCELLED]), None, 20)
+    page = await list_questions(engine, OWNER, QuestionFilter([State.CANCELLED]), None, 20)
     assert page.questions == []
     assert page.next_after is not None
-    found = await everything(engine, Wanted([State.CANCELLED]), 20)
+    found = await everything(engine, QuestionFilter([State.CANCELLED]), 20)
     assert len(found) == 1
 
 
 async def test_pages_stay_apart_while_questions_come_and_go(engine: AsyncEngine) -> None:
     chance = random.Random(7)
     ids = [(await ask(engine, f"why {number}?")).question_id for number in range(20)]
-    page = await list_questions(engine, OWNER, Wanted(), None, 6)
+    page = await list_questions(engine, OWNER, QuestionFilter(), None, 6)
     seen = [listed.id for listed in page.questions]
     while page.next_after is not None:
         await ask(engine, f"how {chance.random()}?")
         gone = chance.choice(seen)
         await rows(engine, "DELETE FROM questions WHERE id = :id RETURNING id", id=gone)
-        page = await list_questions(engine, OWNER, Wanted(), page.next_after, 6)
+        page = await list_questions(engine, OWNER, QuestionFilter(), page.next_after, 6)
         seen += [listed.id for listed in page.questions]
     assert seen == ids[::-1]
 
 
 async def test_a_page_of_a_state_that_nothing_is_in_looks_at_a_thousand_questions(engine: AsyncEngine) -> None:
     await many(engine, 1_500)
-    wanted = Wanted([State.FAILED])
+    wanted = QuestionFilter([State.FAILED])
     page = await list_questions(engine, OWNER, wanted, None, 20)
     assert page.questions == []
     assert page.next_after is not None

@@ -9,11 +9,12 @@ from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 from questions import operating
 from questions.asking import Source
-from questions.claims import Result, fail, finish, interrupted, retire_worker, wait
-from questions.operating import _CONDITIONS, _LIST, Selection, list_questions, purge, replay
-from questions.reading import cancel
+from questions.cancelling import cancel
+from questions.claims import GenerationResult, fail, finish, interrupted, wait
+from questions.operating import _CONDITIONS, _LIST, QuestionSelection, list_questions, purge, replay
 from questions.states import ErrorReason, FinishReason, State
 from questions.sweeping import sweep
+from questions.worker_leases import retire_worker
 from tests.questions.actors import MODEL, OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration
@@ -27,7 +28,7 @@ async def age(engine: AsyncEngine, days: int) -> None:
         await rows(engine, f"UPDATE {table} SET {older} RETURNING id", days=days)
 
 
-async def ids(engine: AsyncEngine, selection: Selection) -> list[int]:
+async def ids(engine: AsyncEngine, selection: QuestionSelection) -> list[int]:
     return [entry.id for entry in await list_questions(engine, selection, 100)]
 
 
@@ -49,18 +50,18 @@ async def test_each_selection_lists_what_it_says(engine: AsyncEngine) -> None:
     waiting = (await ask(engine, "e")).question_id
     assert await wait(engine, await claim_one(engine, await worker(engine)), 60)
 
-    assert await ids(engine, Selection.POISON) == [poison]
-    assert await ids(engine, Selection.FAILED) == [failed, poison]
-    assert await ids(engine, Selection.STUCK) == [waiting, lost]
-    assert await ids(engine, Selection.ALL) == [waiting, lost, healthy, failed, poison]
+    assert await ids(engine, QuestionSelection.POISON) == [poison]
+    assert await ids(engine, QuestionSelection.FAILED) == [failed, poison]
+    assert await ids(engine, QuestionSelection.STUCK) == [waiting, lost]
+    assert await ids(engine, QuestionSelection.ALL) == [waiting, lost, healthy, failed, poison]
     assert asked(current) == "c"
 
 
 async def test_a_question_that_nobody_claims_is_stuck_after_a_minute(engine: AsyncEngine) -> None:
     asked = await ask(engine, "why?")
-    assert await ids(engine, Selection.STUCK) == []
+    assert await ids(engine, QuestionSelection.STUCK) == []
     await rows(engine, "UPDATE questions SET created_at = created_at - interval '2 minutes' RETURNING id")
-    assert await ids(engine, Selection.STUCK) == [asked.question_id]
+    assert await ids(engine, QuestionSelection.STUCK) == [asked.question_id]
 
 
 async def test_a_replay_asks_again_and_leaves_the_old_question_as_it_ended(engine: AsyncEngine) -> None:
@@ -95,7 +96,7 @@ async def test_replays_of_the_same_question_share_one_generation(engine: AsyncEn
 async def test_an_answer_that_was_cut_is_generated_anew_for_all_who_shared_it(engine: AsyncEngine) -> None:
     """It could be reused, and is what the same question asked again would get."""
     first, second = await ask(engine, "why?"), await ask(engine, "why?")
-    cut = Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    cut = GenerationResult(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
     assert await finish(engine, await claim_one(engine, await worker(engine)), cut, 3_600)
     assert (await ask(engine, "why?")).source is Source.CACHED
 
@@ -110,7 +111,7 @@ async def test_an_answer_that_was_cut_is_generated_anew_for_all_who_shared_it(en
 
 
 async def test_a_replay_that_was_cut_again_can_be_replayed_again(engine: AsyncEngine) -> None:
-    cut = Result(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
+    cut = GenerationResult(State.INCOMPLETE, "bec", FinishReason.OUTPUT_LIMIT, written_by=MODEL)
     newest = (await ask(engine, "why?")).question_id
     for _ in range(3):
         assert await finish(engine, await claim_one(engine, await worker(engine)), cut, 3_600)
@@ -140,15 +141,15 @@ async def test_purging_removes_what_is_final_and_old_and_nothing_else(engine: As
     assert again.source is Source.CACHED
 
     assert await purge(engine, timedelta(days=1)) == 2
-    assert await ids(engine, Selection.ALL) == [again.question_id, old_live]
+    assert await ids(engine, QuestionSelection.ALL) == [again.question_id, old_live]
     assert (await seen(engine, again.question_id)).state is State.COMPLETED
     assert len(await rows(engine, "SELECT id FROM answers")) == 2
-    assert {old_failed, shared}.isdisjoint(await ids(engine, Selection.ALL))
+    assert {old_failed, shared}.isdisjoint(await ids(engine, QuestionSelection.ALL))
 
 
-@pytest.mark.parametrize("selection", [Selection.FAILED, Selection.POISON])
+@pytest.mark.parametrize("selection", [QuestionSelection.FAILED, QuestionSelection.POISON])
 async def test_what_has_failed_is_found_by_an_index_among_all_that_was_answered(
-    engine: AsyncEngine, database_url: str, selection: Selection
+    engine: AsyncEngine, database_url: str, selection: QuestionSelection
 ) -> None:
     await rows(
         engine,
@@ -185,7 +186,7 @@ async def test_purging_counts_from_the_end(engine: AsyncEngine, state: str) -> N
         case "completed":
             await finish(engine, current, completed(), 60)
         case "incomplete":
-            cut = Result(State.INCOMPLETE, "bec", FinishReason.TIME_LIMIT, written_by=MODEL)
+            cut = GenerationResult(State.INCOMPLETE, "bec", FinishReason.TIME_LIMIT, written_by=MODEL)
             await finish(engine, current, cut, 60)
         case "failed":
             await fail(engine, current, ErrorReason.CONTEXT_TOO_LONG)
@@ -201,7 +202,7 @@ async def test_purging_counts_from_the_end(engine: AsyncEngine, state: str) -> N
     assert (await seen(engine, asked.question_id)).state.is_final
 
     assert await purge(engine, timedelta(days=1)) == 0
-    assert await ids(engine, Selection.ALL) == [asked.question_id]
+    assert await ids(engine, QuestionSelection.ALL) == [asked.question_id]
     await age(engine, 2)
     assert await purge(engine, timedelta(days=1)) == 1
     assert await rows(engine, "SELECT id FROM answers") == []
@@ -212,7 +213,7 @@ async def test_a_question_that_left_long_ago_goes_while_its_answer_is_written_fo
     await cancel(engine, OWNER, left.question_id)
     await age(engine, 2)
     assert await purge(engine, timedelta(days=1)) == 1
-    assert await ids(engine, Selection.ALL) == [stays.question_id]
+    assert await ids(engine, QuestionSelection.ALL) == [stays.question_id]
     assert len(await rows(engine, "SELECT id FROM answers")) == 1
 
 
@@ -231,4 +232,4 @@ async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
     young = await fails(engine, "young")
 
     assert await purge(engine, timedelta(days=1)) == len(old)
-    assert await ids(engine, Selection.ALL) == [young, *reversed(waited)]
+    assert await ids(engine, QuestionSelection.ALL) == [young, *reversed(waited)]

@@ -13,17 +13,19 @@ pytestmark = pytest.mark.integration
 
 MODULES = (
     "models.identity",
-    "owners.census",
     "owners.concurrency_limit",
     "owners.ledger",
+    "owners.tenancy",
     "owners.turns",
     "questions.asking",
+    "questions.cancelling",
     "questions.claims",
     "questions.erasing",
     "questions.listing",
     "questions.operating",
     "questions.reading",
     "questions.sweeping",
+    "questions.worker_leases",
 )
 MEANT = {
     "questions.claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
@@ -35,22 +37,22 @@ MEANT = {
         "questions_answer",
         "workers_pkey",
     },
-    "questions.claims._FINISH": {"answers_pkey", "questions_answer"},
-    "questions.claims._HELD": {"answers_holder"},
-    "questions.asking._ASK": {"answers_reusable_key", "answers_pkey"},
-    "owners.census._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
-    "models.identity._REMEMBERED": {"models_pkey"},
-    "questions.operating._OLDEST": {"questions_pkey", "answers_pkey"},
-    "questions.reading._READ": {"questions_pkey", "answers_pkey"},
-    "owners.concurrency_limit._COUNT": {"answers_owner"},
-    "questions.sweeping._ANY_SUSPECTS": {"answers_suspects"},
-    "questions.sweeping._COUNT_DUE": {"answers_claim"},
-    "questions.sweeping._LOCK_OVERDUE": {"answers_deadline"},
-    "questions.sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},
-    "questions.sweeping._REQUEUE_LOST": {"answers_holder", "answers_pkey", "workers_pkey"},
-    "questions.sweeping._STOP_REUSE": {"answers_reuse", "answers_pkey"},
-    "owners.turns._CLAIMS": {"answers_claim"},
-    "owners.turns._HIGHEST": {"answers_owner"},
+    "claims._FINISH": {"answers_pkey", "questions_answer"},
+    "worker_leases._HELD": {"answers_holder"},
+    "asking._ASK": {"answers_reusable_key", "answers_pkey"},
+    "tenancy._SEVERAL": {"answers_owner", "api_keys_pkey", "ledger_days_pkey"},
+    "identity._REMEMBERED": {"models_pkey"},
+    "operating._OLDEST": {"questions_pkey", "answers_pkey"},
+    "reading._READ": {"questions_pkey", "answers_pkey"},
+    "concurrency_limit._COUNT": {"answers_owner"},
+    "sweeping._ANY_SUSPECTS": {"answers_suspects"},
+    "sweeping._COUNT_DUE": {"answers_claim"},
+    "sweeping._LOCK_OVERDUE": {"answers_deadline"},
+    "sweeping._MAKE_DUE": {"answers_due", "answers_pkey"},
+    "sweeping._REQUEUE_LOST": {"answers_holder", "answers_pkey", "workers_pkey"},
+    "sweeping._STOP_REUSE": {"answers_reuse", "answers_pkey"},
+    "turns._CLAIMS": {"answers_claim"},
+    "turns._HIGHEST": {"answers_owner"},
 }
 """The indexes by which the statements that run all the time should read."""
 
@@ -58,7 +60,7 @@ MEANT = {
 def statements() -> dict[str, str]:
     """Those of the services, by name."""
     return {
-        f"{module}.{name}": _compiled(value)[0]
+        f"{module.partition('.')[2]}.{name}": _compiled(value)[0]
         for module in MODULES
         for name, value in vars(import_module(module)).items()
         if isinstance(value, TextClause)

@@ -4,8 +4,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from owners.token_counts import NO_TOKENS
+from questions.cancelling import cancel
 from questions.claims import finish
-from questions.reading import cancel, read
+from questions.reading import read
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 
@@ -34,7 +36,7 @@ async def test_cancelling_leaves_the_answer_to_those_who_share_it(engine: AsyncE
     assert await cancel(engine, OWNER, first.question_id) is None
     assert await finish(engine, current, completed("because"), 60)
     cancelled, answered = await seen(engine, first.question_id), await seen(engine, second.question_id)
-    assert (cancelled.state, cancelled.text, cancelled.prompt_tokens) == (State.CANCELLED, None, None)
+    assert (cancelled.state, cancelled.text, cancelled.usage) == (State.CANCELLED, None, NO_TOKENS)
     assert (answered.state, answered.text) == (State.COMPLETED, "because")
 
 

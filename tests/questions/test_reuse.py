@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from models.identity import UNKNOWN, identity, model_id, remember, remembered
 from questions.asking import Accepted, Source, accept
-from questions.claims import Result, finish
+from questions.claims import GenerationResult, finish
 from questions.states import FinishReason, State
 from tests.questions import former_release
 from tests.questions.actors import MODEL, asked, claim_one, completed, question, rows, seen, worker
@@ -19,7 +19,7 @@ async def ask(engine: AsyncEngine, words: str = "why?", **changed: object) -> Ac
     return await accept(engine, replace(question(words), **changed))  # type: ignore[arg-type]
 
 
-async def answer(engine: AsyncEngine, result: Result, reuse_seconds: float = 3_600) -> None:
+async def answer(engine: AsyncEngine, result: GenerationResult, reuse_seconds: float = 3_600) -> None:
     assert await finish(engine, await claim_one(engine, await worker(engine)), result, reuse_seconds)
 
 
@@ -101,7 +101,7 @@ async def test_what_time_or_a_filter_cut_is_not_reused(
 ) -> None:
     await ask(engine)
     state = State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE
-    await answer(engine, Result(state, "bec", finish_reason, written_by=MODEL))
+    await answer(engine, GenerationResult(state, "bec", finish_reason, written_by=MODEL))
     assert (await ask(engine)).source is source
 
 

@@ -16,21 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from questions.claims import (
-    Claim,
-    claim,
-    fail,
-    finish,
-    hand_back_all_but,
-    interrupted,
-    renew_lease,
-    retire_worker,
-    wait,
-)
+from questions.cancelling import cancel
+from questions.claims import Claim, claim, fail, finish, interrupted, wait
 from questions.erasing import erase
-from questions.reading import Question, cancel, read
+from questions.reading import Question, read
 from questions.states import ErrorReason
 from questions.sweeping import sweep
+from questions.worker_leases import hand_back_all_but, renew_lease, retire_worker
 from tests.questions.actors import OWNER, ask, completed, worker
 
 pytestmark = pytest.mark.integration

@@ -7,9 +7,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions import sweeping
 from questions.asking import Source
-from questions.claims import POISON_FROM, SUSPECT_FROM, claim, finish, renew_lease
+from questions.claims import claim, finish
 from questions.states import State
+from questions.suspects import POISON_FROM, SUSPECT_FROM
 from questions.sweeping import Availability, sweep
+from questions.worker_leases import renew_lease
 from tests.questions.actors import ask, claim_one, completed, rows, seen, worker
 
 pytestmark = pytest.mark.integration

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.correlation import RequestIdFilter, current_request_id
 from foundation.settings import GenerationSettings
-from questions import claims
-from questions.claims import Claim, Result
+from questions import claims, worker_leases
+from questions.claims import Claim, GenerationResult
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with
@@ -187,7 +187,7 @@ async def test_a_final_write_is_repeated_until_postgresql_takes_it(
 ) -> None:
     finish, failures = claims.finish, 3
 
-    async def fail_at_first(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+    async def fail_at_first(engine: AsyncEngine, claim: Claim, result: GenerationResult, reuse_seconds: float) -> bool:
         nonlocal failures
         failures -= 1
         if failures >= 0:
@@ -208,7 +208,9 @@ async def test_a_commit_whose_outcome_is_never_learnt_is_written_once(
 ) -> None:
     finish, results = claims.finish, []
 
-    async def lose_the_first_reply(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+    async def lose_the_first_reply(
+        engine: AsyncEngine, claim: Claim, result: GenerationResult, reuse_seconds: float
+    ) -> bool:
         results.append(await finish(engine, claim, result, reuse_seconds))
         if len(results) == 1:
             raise OperationalError("COMMIT", {}, ConnectionResetError())
@@ -247,7 +249,7 @@ async def test_no_log_line_quotes_a_question_or_an_answer(
     class RowRefusedError(Exception):
         sqlstate = "23514"
 
-    async def refuse_row(_engine: AsyncEngine, _claim: Claim, result: Result, _reuse_seconds: float) -> bool:
+    async def refuse_row(_engine: AsyncEngine, _claim: Claim, result: GenerationResult, _reuse_seconds: float) -> bool:
         cause = RowRefusedError(f"DETAIL: Failing row contains ({result.text})")
         raise DBAPIError(f"UPDATE {result.text}", {"text": result.text}, cause)
 
@@ -270,7 +272,7 @@ async def test_what_postgresql_gave_and_nobody_here_got_is_handed_back(worker: W
     assert worker_id is not None
     (lost,) = await claims.claim(worker.engine, worker_id, 1)
 
-    owned = await claims.renew_lease(worker.engine, worker_id, 3_600)
+    owned = await worker_leases.renew_lease(worker.engine, worker_id, 3_600)
     assert owned == frozenset({got.token, lost.token})
     worker.slots.lease_renewed(worker.claimer.held, owned)
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
-from questions import claims
+from live.answer_stream import ReadPosition, RunningUsage, TextAppend, append, open_text, read_texts
+from questions import worker_leases
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
@@ -29,17 +29,17 @@ ANSWER = answer_to(QUESTION)
 
 
 async def break_off(
-    worker: Worker, redis: MeshRedis, text: str, usage: Usage, finish: FinishReason | None = None
+    worker: Worker, redis: MeshRedis, text: str, usage: RunningUsage, finish: FinishReason | None = None
 ) -> Claim:
     """Ask; a first attempt writes this into Redis, and then its worker gives it back."""
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
-    replies = await append(redis, [Append(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
+    replies = await append(redis, [TextAppend(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
     assert replies == [0]
     worker.claimer.give_back(claim)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     return claim
 
 
@@ -54,7 +54,7 @@ async def answer_again(worker: Worker) -> Any:
 async def test_the_next_attempt_gets_the_text_and_what_is_left_of_the_limit(
     worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
-    await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
+    await break_off(worker, redis, "Answer to What", RunningUsage(prompt_tokens=6, completion_tokens=3, pieces=3))
 
     row = await answer_again(worker)
 
@@ -66,17 +66,25 @@ async def test_the_next_attempt_gets_the_text_and_what_is_left_of_the_limit(
 
 
 async def test_readers_see_one_text(worker: Worker, redis: MeshRedis) -> None:
-    claim = await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
+    claim = await break_off(
+        worker, redis, "Answer to What", RunningUsage(prompt_tokens=6, completion_tokens=3, pieces=3)
+    )
 
     await answer_again(worker)
 
-    (reading,) = await read_texts(redis, [Cursor(claim.answer_id, 0, len("Answer"))])
+    (reading,) = await read_texts(redis, [ReadPosition(claim.answer_id, 0, len("Answer"))])
     assert reading is not None
     assert (reading.epoch, reading.text.decode(), reading.finished) == (0, ANSWER.removeprefix("Answer"), True)
 
 
 async def test_a_finish_entry_saves_the_generation(worker: Worker, llm: FakeLlmService, redis: MeshRedis) -> None:
-    await break_off(worker, redis, ANSWER, Usage(6, 8, 2, 1, 8), FinishReason.OUTPUT_LIMIT)
+    await break_off(
+        worker,
+        redis,
+        ANSWER,
+        RunningUsage(prompt_tokens=6, completion_tokens=8, cached_prompt_tokens=2, repeated_tokens=1, pieces=8),
+        FinishReason.OUTPUT_LIMIT,
+    )
 
     row = await answer_again(worker)
 
@@ -86,7 +94,7 @@ async def test_a_finish_entry_saves_the_generation(worker: Worker, llm: FakeLlmS
 
 
 async def test_a_limit_that_is_used_up_ends_the_answer(worker: Worker, llm: FakeLlmService, redis: MeshRedis) -> None:
-    await break_off(worker, redis, "Answer", Usage(6, 512, None, 0, 512))
+    await break_off(worker, redis, "Answer", RunningUsage(prompt_tokens=6, completion_tokens=512, pieces=512))
 
     row = await answer_again(worker)
 
@@ -97,7 +105,7 @@ async def test_a_limit_that_is_used_up_ends_the_answer(worker: Worker, llm: Fake
 async def test_a_prefix_that_does_not_fit_ends_the_answer(
     worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
-    await break_off(worker, redis, "Answer to", Usage(6, 2, None, 0, 2))
+    await break_off(worker, redis, "Answer to", RunningUsage(prompt_tokens=6, completion_tokens=2, pieces=2))
     llm.before = refuse_with(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
 
     row = await answer_again(worker)
@@ -109,7 +117,9 @@ async def test_a_prefix_that_does_not_fit_ends_the_answer(
 async def test_where_the_server_cannot_continue_the_text_is_taken_back(
     worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
-    claim = await break_off(worker, redis, "Another answer", Usage(6, 2, None, 0, 2))
+    claim = await break_off(
+        worker, redis, "Another answer", RunningUsage(prompt_tokens=6, completion_tokens=2, pieces=2)
+    )
     refuse = refuse_with(grpc.StatusCode.FAILED_PRECONDITION, "CANNOT_CONTINUE")
 
     async def refuse_a_prefix(question: str, context: Context) -> None:
@@ -123,7 +133,7 @@ async def test_where_the_server_cannot_continue_the_text_is_taken_back(
     assert [spec.answer_prefix for spec in llm.specs] == ["Another answer", ""]
     assert (row.state, row.text, row.epoch, row.attempt) == ("completed", ANSWER, 1, 2)
     assert (row.prompt_tokens, row.completion_tokens, row.repeated_tokens) == (6, 8, 6 + 2)
-    (reading,) = await read_texts(redis, [Cursor(claim.answer_id, 0, 14)])
+    (reading,) = await read_texts(redis, [ReadPosition(claim.answer_id, 0, 14)])
     assert reading is not None
     assert (reading.epoch, reading.offset, reading.text.decode()) == (1, 0, ANSWER)
 
@@ -131,7 +141,7 @@ async def test_where_the_server_cannot_continue_the_text_is_taken_back(
 async def test_where_redis_lost_the_text_it_is_taken_back(
     worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
-    await break_off(worker, redis, "Answer to What", Usage(6, 3, None, 0, 3))
+    await break_off(worker, redis, "Answer to What", RunningUsage(prompt_tokens=6, completion_tokens=3, pieces=3))
     await redis.flushall()
 
     row = await answer_again(worker)
@@ -177,12 +187,12 @@ async def test_what_breaks_off_is_continued_from_all_that_was_written(
 async def test_a_claim_that_is_not_current_takes_nothing_back(
     worker: Worker, llm: FakeLlmService, redis: MeshRedis
 ) -> None:
-    await break_off(worker, redis, "Answer", Usage())
+    await break_off(worker, redis, "Answer", RunningUsage())
     await redis.flushall()
     stale = await worker.claim()
     worker.claimer.give_back(stale)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     current = await worker.claim()
 
     await worker.answering.answer(stale)
@@ -236,7 +246,7 @@ async def until_text(engine: AsyncEngine, redis: MeshRedis, expected: str) -> No
     answer_id = (await answers(engine))[QUESTION].id
 
     async def is_there() -> bool:
-        (reading,) = await read_texts(redis, [Cursor(answer_id, 0, 0)])
+        (reading,) = await read_texts(redis, [ReadPosition(answer_id, 0, 0)])
         return reading is not None and reading.text.decode() == expected
 
     await eventually(is_there, f"Redis has {expected!r}")

@@ -11,7 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from live.answer_cache import forget
-from live.answer_stream import Append, Cursor, Usage, Whole, append, close_texts, put_texts, read_texts
+from live.answer_stream import (
+    ReadPosition,
+    RunningUsage,
+    TextAppend,
+    TextSnapshot,
+    append,
+    close_texts,
+    put_texts,
+    read_texts,
+)
 from live.answer_stream import running_texts as find_running
 from live.text_scripts import ENDED_SECONDS
 from tests.servers import redis_at
@@ -46,16 +55,18 @@ async def test_text_that_is_being_written_is_not_evicted(tmp_path: Path, policy:
             await limit(redis)
             whole = b"word " * 2_000
             running = range(1, 51)
-            await put_texts(redis, [Whole(number, 1, 0, whole, Usage()) for number in running])
-            await put_texts(redis, [Whole(number, 1, 0, whole, Usage()) for number in range(51, 101)])
+            await put_texts(redis, [TextSnapshot(number, 1, 0, whole, RunningUsage()) for number in running])
+            await put_texts(redis, [TextSnapshot(number, 1, 0, whole, RunningUsage()) for number in range(51, 101)])
             await close_texts(redis, range(51, 101))
             for start in range(0, 6_000, 500):
                 await copies(redis, start, 500)
                 # Half of them are stuck: nobody touches them for all that time.
-                growing = [Append(number, 1, len(whole) + start // 500, b"x", Usage()) for number in range(1, 26)]
+                growing = [
+                    TextAppend(number, 1, len(whole) + start // 500, b"x", RunningUsage()) for number in range(1, 26)
+                ]
                 assert await append(redis, growing) == [0] * 25
             assert (await redis.info("stats"))["evicted_keys"] > 2_000
-            readings = await read_texts(redis, [Cursor(number, 0, 0) for number in running])
+            readings = await read_texts(redis, [ReadPosition(number, 0, 0) for number in running])
             lengths = [reading and reading.length for reading in readings]
             assert lengths == [len(whole) + 12] * 25 + [len(whole)] * 25
 
@@ -65,7 +76,7 @@ async def fill(redis: MeshRedis) -> int:
     stored = 0
     with suppress(OutOfMemoryError):
         while True:
-            await put_texts(redis, [Whole(stored + 1, 1, 0, b"x" * 100_000, Usage())])
+            await put_texts(redis, [TextSnapshot(stored + 1, 1, 0, b"x" * 100_000, RunningUsage())])
             stored += 1
     return stored
 
@@ -76,14 +87,14 @@ async def test_where_only_running_text_is_left_more_of_it_is_refused_and_none_is
             await limit(redis)
             stored = await fill(redis)
             assert stored > 10
-            readings = await read_texts(redis, [Cursor(number, 0, 0) for number in range(1, stored + 1)])
+            readings = await read_texts(redis, [ReadPosition(number, 0, 0) for number in range(1, stored + 1)])
             assert all(reading and reading.length == 100_000 for reading in readings)
             await close_texts(redis, [1])  # needs no memory, and what has ended may go
-            assert await put_texts(redis, [Whole(stored + 1, 1, 0, b"x" * 50_000, Usage())]) == [0]
+            assert await put_texts(redis, [TextSnapshot(stored + 1, 1, 0, b"x" * 50_000, RunningUsage())]) == [0]
 
 
 async def test_what_is_no_running_text_has_an_age(redis: MeshRedis) -> None:
-    await put_texts(redis, [Whole(1, 1, 0, b"x", Usage())])
+    await put_texts(redis, [TextSnapshot(1, 1, 0, b"x", RunningUsage())])
     await close_texts(redis, [1])
     await forget(redis, 1)
     await redis.probe()
@@ -104,12 +115,14 @@ async def test_a_text_that_nobody_closed_is_found_and_ended(engine: AsyncEngine,
         )
         await connection.execute(finished, {"ids": [final, cancelled]})
     gone = cancelled + 1_000
-    await put_texts(redis, [Whole(number, 1, 0, b"text", Usage()) for number in (final, queued, cancelled, gone)])
+    await put_texts(
+        redis, [TextSnapshot(number, 1, 0, b"text", RunningUsage()) for number in (final, queued, cancelled, gone)]
+    )
     await redis.set(redis.name("answer", "rubbish"), "x")
     await redis.set(redis.name("answer", "9" * 30, "text"), "x")
     assert {number async for batch in find_running(redis) for number in batch} == {final, queued, cancelled, gone}
     await end_once(engine, redis)
     assert {number async for batch in find_running(redis) for number in batch} == {queued}
-    readings = await read_texts(redis, [Cursor(number, 0, 0) for number in (final, queued, cancelled, gone)])
+    readings = await read_texts(redis, [ReadPosition(number, 0, 0) for number in (final, queued, cancelled, gone)])
     assert [reading and reading.finished for reading in readings] == [True, False, True, None]
     await end_once(engine, redis)

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from live.answer_stream import Cursor, read_texts
+from live.answer_stream import ReadPosition, read_texts
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, text_of, watch
 from tests.api_service.sse import ask as ask_api
@@ -53,7 +53,7 @@ class Reader:
 
     async def read(self) -> None:
         while not self.finished:
-            (reading,) = await read_texts(self._redis, [Cursor(self._answer_id, self.epoch, len(self.text))])
+            (reading,) = await read_texts(self._redis, [ReadPosition(self._answer_id, self.epoch, len(self.text))])
             if reading is not None:
                 if reading.epoch != self.epoch:
                     self.restarts += bool(self.text)

@@ -23,7 +23,7 @@ class Clock:
 
 
 class Database:
-    """Stands for questions.claims: notes what the lease asks of it."""
+    """Stands for questions.worker_leases: notes what the lease asks of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.registered = 0
@@ -34,7 +34,7 @@ class Database:
         self.before_register: Callable[[], Awaitable[None]] | None = None
         self.before_renew: Callable[[], Awaitable[None]] | None = None
         for name in ("register_worker", "renew_lease", "hand_back_all_but", "retire_worker"):
-            monkeypatch.setattr(f"questions.claims.{name}", getattr(self, name))
+            monkeypatch.setattr(f"questions.worker_leases.{name}", getattr(self, name))
 
     async def register_worker(self, _engine: AsyncEngine, _name: str, _seconds: float) -> int:
         if self.before_register:

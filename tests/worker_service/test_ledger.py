@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
-from owners.ledger import Spent, read_days
+from owners.ledger import UsageTotals, read_days
+from questions.cancelling import cancel
 from questions.claims import Claim
-from questions.reading import cancel
 from questions.requests import request_for
 from tests.fakes.model_server import FakeModelServer, Options
 from tests.worker_service.asking import ask
@@ -39,9 +39,9 @@ async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: MeshRedis) -
         yield worker
 
 
-async def spent(engine: AsyncEngine) -> Spent:
+async def spent(engine: AsyncEngine) -> UsageTotals:
     today = datetime.now(UTC).date()
-    return sum((await read_days(engine, "tests", today - timedelta(days=1), today)).values(), start=Spent())
+    return sum((await read_days(engine, "tests", today - timedelta(days=1), today)).values(), start=UsageTotals())
 
 
 def prompt_tokens(question: str) -> int:
@@ -71,7 +71,9 @@ async def test_finished_answers_are_booked_as_the_server_counted(worker: Worker,
     for question in questions:
         assert (await worker.answer(question)).state == "completed"
     assert fake.counts.tokens_written == sum(range(3, 8))
-    assert await spent(worker.engine) == Spent(5, sum(map(prompt_tokens, questions)), fake.counts.tokens_written)
+    assert await spent(worker.engine) == UsageTotals(
+        requests=5, prompt_tokens=sum(map(prompt_tokens, questions)), completion_tokens=fake.counts.tokens_written
+    )
 
 
 async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker, fake: FakeModelServer) -> None:
@@ -82,7 +84,9 @@ async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker,
     worker.answering.stop_answer(claim.answer_id)
     await answering
     assert fake.counts.tokens_written == 10
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+    assert await spent(worker.engine) == UsageTotals(
+        requests=1, prompt_tokens=prompt_tokens(question), completion_tokens=10
+    )
 
 
 async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, fake: FakeModelServer) -> None:
@@ -94,7 +98,9 @@ async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, 
         await connection.execute(text("DELETE FROM answers"))
     worker.answering.stop_answer(claim.answer_id)
     await answering
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), fake.counts.tokens_written)
+    assert await spent(worker.engine) == UsageTotals(
+        requests=1, prompt_tokens=prompt_tokens(question), completion_tokens=fake.counts.tokens_written
+    )
 
 
 async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(worker: Worker, fake: FakeModelServer) -> None:
@@ -103,7 +109,9 @@ async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(worker:
     await answering
     assert await cancel(worker.engine, "tests", question_id) is not None
     assert fake.counts.tokens_written == 10
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+    assert await spent(worker.engine) == UsageTotals(
+        requests=1, prompt_tokens=prompt_tokens(question), completion_tokens=10
+    )
 
 
 @pytest.mark.parametrize("redis_forgets", [False, True])
@@ -137,4 +145,6 @@ async def test_an_answer_that_an_overload_broke_off_waits_and_is_booked(worker: 
     question = "Why? [[tokens=10 fault=error code=429 at=4 times=1 delay=0.001]]"
     row = await worker.answer(question)
     assert (row.state, row.waits, row.interruptions) == ("queued", 1, 0)
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 4)
+    assert await spent(worker.engine) == UsageTotals(
+        requests=1, prompt_tokens=prompt_tokens(question), completion_tokens=4
+    )

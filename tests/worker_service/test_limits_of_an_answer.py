@@ -11,9 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
-from live.answer_stream import Cursor, read_texts
+from live.answer_stream import ReadPosition, read_texts
 from questions import claims
-from questions.claims import Claim, Result
+from questions.claims import Claim, GenerationResult
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker
@@ -36,7 +36,7 @@ async def test_a_flood_ends_at_the_limit_of_an_answer(
     assert CAP - 4 < len(row.text.encode()) <= CAP
     assert row.text.startswith("Answer" + flood[:10])
     await eventually(lambda: llm.aborted["endless"] == 1, "the call is ended")
-    (reading,) = await read_texts(redis, [Cursor(row.id, 0, 0)])
+    (reading,) = await read_texts(redis, [ReadPosition(row.id, 0, 0)])
     assert reading is not None
     assert reading.length <= CAP
 
@@ -70,7 +70,7 @@ async def test_long_texts_come_to_redis_in_several_calls(
         ids = list((await connection.execute(text("SELECT id FROM answers"))).scalars())
 
     async def all_there() -> bool:
-        readings = await read_texts(redis, [Cursor(answer_id, 0, 0) for answer_id in ids])
+        readings = await read_texts(redis, [ReadPosition(answer_id, 0, 0) for answer_id in ids])
         return {reading and reading.text.decode() for reading in readings} == {answer_to(question.removesuffix(" end"))}
 
     await eventually(all_there, "all of each text is there")
@@ -122,7 +122,7 @@ async def test_an_outcome_that_postgresql_refuses_fails_with_a_reason(
 ) -> None:
     finish = claims.finish
 
-    async def spoil(engine: AsyncEngine, claim: Claim, result: Result, reuse_seconds: float) -> bool:
+    async def spoil(engine: AsyncEngine, claim: Claim, result: GenerationResult, reuse_seconds: float) -> bool:
         for name, value in change.items():
             object.__setattr__(result, name, value)
         return await finish(engine, claim, result, reuse_seconds)

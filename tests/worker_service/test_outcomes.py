@@ -5,7 +5,7 @@ from askmesh.llm.v1.generation_service_pb2 import Completed
 from askmesh_client.errors import STATUS_ERRORS, GenerationError
 from grpc import StatusCode
 
-from live.answer_stream import Usage
+from owners.token_counts import TokenCounts
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.answering.outcomes import (
     Broken,
@@ -144,11 +144,11 @@ def test_an_end_in_good_order(finish_reason: pb.FinishReason.ValueType, state: S
     finish = finish_of_end(Completed(finish_reason=finish_reason))
     assert finish is reason
 
-    result = outcome_of_finish(finish, "Paris", Usage(12, 3, 0, 7)).result
+    usage = TokenCounts(prompt_tokens=12, completion_tokens=3, cached_prompt_tokens=0, repeated_tokens=7)
+    result = outcome_of_finish(finish, "Paris", usage).result
 
     assert (result.state, result.finish_reason, result.text) == (state, reason, "Paris")
-    assert (result.prompt_tokens, result.completion_tokens, result.cached_prompt_tokens) == (12, 3, 0)
-    assert result.repeated_tokens == 7
+    assert result.usage == usage
 
 
 def test_a_finish_reason_of_a_later_contract_is_not_taken_for_an_answer() -> None:

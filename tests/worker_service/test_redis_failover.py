@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from live.answer_stream import Cursor, read_texts
+from live.answer_stream import ReadPosition, read_texts
 from live.signals import ENDED_CHANNEL
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
@@ -53,7 +53,7 @@ async def test_a_worker_goes_on_and_uses_the_server_to_which_the_name_leads_now(
             answer_id = await answer("afterwards")
 
             async def has_its_text() -> bool:
-                (reading,) = await read_texts(redis, [Cursor(answer_id, 0, 0)])
+                (reading,) = await read_texts(redis, [ReadPosition(answer_id, 0, 0)])
                 return reading is not None and reading.finished
 
             await eventually(has_its_text, "its text is there")

@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings
-from live.answer_stream import Append, Cursor, Usage, append, open_text, read_texts
+from live.answer_stream import ReadPosition, RunningUsage, TextAppend, append, open_text, read_texts
 from models.identity import identity
-from questions import claims
+from questions import worker_leases
 from questions.states import FinishReason
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
@@ -39,11 +39,13 @@ async def break_off(
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
-    usage = Usage(6, 2, None, 0, 2)
-    assert await append(redis, [Append(claim.answer_id, claim.token, 0, b"Answer to", usage, finish, writer)]) == [0]
+    usage = RunningUsage(prompt_tokens=6, completion_tokens=2, pieces=2)
+    assert await append(redis, [TextAppend(claim.answer_id, claim.token, 0, b"Answer to", usage, finish, writer)]) == [
+        0
+    ]
     worker.claimer.give_back(claim)
     assert worker.lease.worker_id is not None
-    await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
+    await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ async def test_another_model_begins_anew_and_readers_are_told(
     assert [spec.answer_prefix for spec in llm.specs] == ["Answer to", ""]
     assert llm.specs[1].max_output_tokens == OWN.max_output_tokens
     assert (row.text, row.epoch, row.written_by) == (ANSWER, 1, identity("fake-model", "2"))
-    (reading,) = await read_texts(redis, [Cursor(row.id, 0, 9)])
+    (reading,) = await read_texts(redis, [ReadPosition(row.id, 0, 9)])
     assert reading is not None
     assert (reading.epoch, reading.offset, reading.text.decode()) == (1, 0, ANSWER)
 

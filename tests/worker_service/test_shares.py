@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from owners.api_keys import create
-from owners.census import are_several
 from owners.roles import Role
-from questions.claims import MOST_PASSED_OVER, claim, register_worker
+from owners.tenancy import has_several_owners
+from questions.claims import MOST_PASSED_OVER, claim
+from questions.worker_leases import register_worker
 from tests.questions.actors import rows
 from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker
@@ -240,4 +241,4 @@ async def test_several_owners_are_known_by_keys_by_what_is_live_and_by_what_was_
                 owner=owner,
                 number=number,
             )
-    assert await are_several(engine) is several
+    assert await has_several_owners(engine) is several

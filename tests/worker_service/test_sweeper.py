@@ -6,7 +6,7 @@ from sqlalchemy import text
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.answer_stream import FINAL_CHANNEL
-from questions import claims
+from questions import claims, suspects, worker_leases
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import Worker
 from worker_service.outages import Outage
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.integration
 
 async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worker: Worker, redis: MeshRedis) -> None:
     await ask(worker.engine, "kills workers")
-    dead = await claims.register_worker(worker.engine, "dead", 60)
+    dead = await worker_leases.register_worker(worker.engine, "dead", 60)
     (claim,) = await claims.claim(worker.engine, dead, 1)
     async with worker.engine.begin() as connection:
-        await connection.execute(text("UPDATE answers SET losses = :losses"), {"losses": claims.POISON_FROM - 1})
-    await claims.retire_worker(worker.engine, dead)
+        await connection.execute(text("UPDATE answers SET losses = :losses"), {"losses": suspects.POISON_FROM - 1})
+    await worker_leases.retire_worker(worker.engine, dead)
     sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"), WorkerSettings())
 
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:

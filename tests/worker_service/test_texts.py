@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from live.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
+from live.answer_stream import ReadPosition, RunningUsage, TextChunk, TextSlice, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
@@ -62,7 +62,7 @@ async def opened(texts: Texts, claim: Claim) -> Text:
 
 
 async def stored(redis: MeshRedis, answer_id: int = 1, epoch: int = 0) -> str | None:
-    (reading,) = await read_texts(redis, [Cursor(answer_id, epoch, 0)])
+    (reading,) = await read_texts(redis, [ReadPosition(answer_id, epoch, 0)])
     return reading.text.decode() if reading else None
 
 
@@ -81,7 +81,7 @@ async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
         await pubsub.get_message(timeout=5)
         await pubsub.get_message(timeout=5)
         monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 3_600.0)
-        texts.add(await opened(texts, claim_of(1)), "first", Usage())
+        texts.add(await opened(texts, claim_of(1)), "first", RunningUsage())
         monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 0.01)
         await opened(texts, claim_of(2))
         messages: list[bytes] = []
@@ -100,7 +100,7 @@ async def test_in_a_flood_one_call_serves_many_answers(redis: MeshRedis) -> None
         statistics = await redis.info("commandstats")
         before, began = calls(), time.monotonic()
         for number in range(300):
-            texts.add(await opened(texts, claim_of(number + 1)), "text", Usage())
+            texts.add(await opened(texts, claim_of(number + 1)), "text", RunningUsage())
             await asyncio.sleep(0.001)
         await eventually(lambda: not texts._pending, "all are stored")
         seconds = time.monotonic() - began
@@ -143,7 +143,7 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
         await pubsub.get_message(timeout=5)
         text = await opened(texts, claim_of())
         for number, piece in enumerate(pieces):
-            text_usage = Usage(1, number, None, 0, number)
+            text_usage = RunningUsage(prompt_tokens=1, completion_tokens=number, pieces=number)
             texts.add(text, piece, text_usage)
             if number in pauses:
                 await texts.settle(text)
@@ -155,14 +155,14 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
                 assert str(again) == whole.rstrip()
                 again.held = [whole[len(str(again)) :]]  # the model writes it again
                 text = again
-        texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, RunningUsage())
         await texts.settle(text)
         final = str(text)
         assert final == "".join(pieces)
         while len(together) < len(final.encode()):
             message = await pubsub.get_message(timeout=5)
             assert message is not None
-            more = Chunk.parse(message["data"]).after(len(together))
+            more = TextChunk.parse(message["data"]).after(len(together))
             assert more is not None
             more.decode()
             together += more
@@ -175,15 +175,15 @@ async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: Me
         text = await opened(texts, claim_of())
         await texts.settle(text)
         await redis.config_resetstat()
-        texts.add(text, "first", Usage())
+        texts.add(text, "first", RunningUsage())
         assert text.due_at == 0.0
         await until_stored(redis, "first")
         assert text.due_at > 0.0
         held_until = text.due_at = asyncio.get_running_loop().time() + 3_600
         for number in range(50):
-            texts.add(text, f" {number}", Usage())
+            texts.add(text, f" {number}", RunningUsage())
         assert text.due_at == held_until
-        texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, RunningUsage())
         await texts.settle(text)
         calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
         assert calls == 2
@@ -197,11 +197,11 @@ def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Val
         async with writing(redis) as (texts, _):
             several = [await opened(texts, claim_of(number)) for number in range(1, 4)]
             for text in several:
-                texts.add(text, "first", Usage())
+                texts.add(text, "first", RunningUsage())
                 await texts.settle(text)
                 text.due_at = asyncio.get_running_loop().time() - 1
             for text in several:
-                texts.add(text, " late", Usage())
+                texts.add(text, " late", RunningUsage())
             await until_stored(redis, "first late")
         await redis.aclose()
 
@@ -215,7 +215,7 @@ async def test_somebody_who_listens_gets_smaller_chunks(redis: MeshRedis) -> Non
         alone = text.interval
         await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
-        texts.add(text, "first", Usage())
+        texts.add(text, "first", RunningUsage())
         await texts.settle(text)
         assert text.interval < alone / 10
 
@@ -225,31 +225,31 @@ async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confi
 ) -> None:
     async with writing(redis) as (texts, lease):
         text = await opened(texts, claim_of())
-        texts.add(text, "one", Usage())
+        texts.add(text, "one", RunningUsage())
         await texts.settle(text)
         await redis.flushall()
-        texts.add(text, " two", Usage())
+        texts.add(text, " two", RunningUsage())
         await texts.settle(text)
         await eventually(lambda: lease.asked == 1, "the lease is to be renewed")
-        texts.add(text, " three", Usage())
+        texts.add(text, " three", RunningUsage())
         assert await stored(redis) is None
         texts.lease_renewed(frozenset({11}))
         assert await stored(redis) is None
         texts.lease_renewed(frozenset({10}))
         await until_stored(redis, "one two three")
-        texts.end(text, FinishReason.STOP, Usage())
+        texts.end(text, FinishReason.STOP, RunningUsage())
         await texts.settle(text)
-        assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(0, 3, b" two three", 13, finished=True)]
+        assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(0, 3, b" two three", 13, finished=True)]
 
 
 async def test_a_former_holder_writes_nothing_more(redis: MeshRedis) -> None:
     async with writing(redis) as (former, lease), writing(redis) as (later, _):
         text = await opened(former, claim_of())
-        former.add(text, "one", Usage())
+        former.add(text, "one", RunningUsage())
         await former.settle(text)
         again = await opened(later, claim_of(token=11, attempt=2))
-        former.add(text, " wrong", Usage())
-        later.add(again, " right", Usage())
+        former.add(text, " wrong", RunningUsage())
+        later.add(again, " right", RunningUsage())
         await former.settle(text)
         await later.settle(again)
         assert await stored(redis) == "one right"
@@ -261,11 +261,11 @@ async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: Mes
     """As after PostgreSQL was restored from a backup: ids and tokens begin again."""
     async with writing(redis) as (texts, lease):
         old = await opened(texts, claim_of(token=99))
-        texts.add(old, "old", Usage())
+        texts.add(old, "old", RunningUsage())
         await texts.settle(old)
         await close_texts(redis, [1])
         text = await opened(texts, claim_of())
-        texts.add(text, "new", Usage())
+        texts.add(text, "new", RunningUsage())
         await eventually(lambda: lease.asked == 1, "PostgreSQL is asked whose it is")
         texts.lease_renewed(frozenset({10}))
         await until_stored(redis, "new")
@@ -274,13 +274,13 @@ async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: Mes
 async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
     async with writing(redis) as (texts, _):
         text = await opened(texts, claim_of())
-        texts.add(text, "one", Usage(3, 1, None, 0, 1))
+        texts.add(text, "one", RunningUsage(prompt_tokens=3, completion_tokens=1, pieces=1))
         await texts.settle(text)
         texts.begin_anew(text, 1)
-        assert text.usage == Usage(repeated_tokens=4)
-        texts.add(text, "two", Usage())
+        assert text.usage == RunningUsage(repeated_tokens=4)
+        texts.add(text, "two", RunningUsage())
         await texts.settle(text)
-        assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(1, 0, b"two", 3, finished=False)]
+        assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(1, 0, b"two", 3, finished=False)]
 
 
 async def test_without_redis_nothing_waits_and_the_log_has_one_line(
@@ -291,20 +291,20 @@ async def test_without_redis_nothing_waits_and_the_log_has_one_line(
         redis = redis_at(valkey.url())
         async with writing(redis) as (texts, _):
             text = await opened(texts, claim_of())
-            texts.add(text, "one", Usage())
+            texts.add(text, "one", RunningUsage())
             await texts.settle(text)
             valkey.kill()
-            texts.add(text, " two", Usage())
+            texts.add(text, " two", RunningUsage())
             await texts.settle(text)
             for number in range(20):
-                texts.add(text, f" {number}", Usage())
+                texts.add(text, f" {number}", RunningUsage())
                 await texts.settle(text)
             assert await texts.open(claim_of(2, attempt=2)) is None
             lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
             assert len(lines) == 1, lines
             valkey.start()
             other = await opened(texts, claim_of(3))
-            texts.add(other, "three", Usage())
+            texts.add(other, "three", RunningUsage())
 
             async def is_back() -> bool:
                 return await stored(redis, 3) == "three"

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from questions import claims
+from questions import claims, suspects
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import Context, FakeLlmService, Script
 from tests.worker_service.in_process import Worker, refuse_with, working
@@ -30,7 +30,7 @@ async def ask_suspects(engine: AsyncEngine, *questions: str, by: str = "interrup
                 UPDATE answers SET {by} = :times, due_at = 'infinity'
                 WHERE id IN (SELECT answer_id FROM questions WHERE text = ANY(:questions))
             """),
-            {"times": claims.SUSPECT_FROM, "questions": list(questions)},
+            {"times": suspects.SUSPECT_FROM, "questions": list(questions)},
         )
 
 
@@ -84,7 +84,7 @@ async def test_a_suspect_is_not_even_tried_while_the_engine_breaks_off_everythin
 
     row = (await answers(worker.engine))["suspect"]
     assert llm.asked["suspect"] == 0
-    assert (row.state, row.attempt, row.interruptions) == ("queued", 0, claims.SUSPECT_FROM)
+    assert (row.state, row.attempt, row.interruptions) == ("queued", 0, suspects.SUSPECT_FROM)
 
 
 async def test_a_suspect_is_blamed_where_the_engine_answers_others_and_ends_as_poison(
@@ -95,7 +95,7 @@ async def test_a_suspect_is_blamed_where_the_engine_answers_others_and_ends_as_p
     llm.after = breaks(lambda question: question == "suspect")
     await try_them(worker)
     row = (await answers(worker.engine))["suspect"]
-    assert (row.state, row.waits, row.interruptions) == ("queued", 0, claims.SUSPECT_FROM + 1)
+    assert (row.state, row.waits, row.interruptions) == ("queued", 0, suspects.SUSPECT_FROM + 1)
 
     await try_them(worker)
     row = (await answers(worker.engine))["suspect"]
@@ -118,7 +118,7 @@ async def test_of_several_suspects_that_broke_together_none_is_blamed(worker: Wo
 
     rows = await answers(worker.engine)
     assert rows["fine"].state == "completed"
-    assert [rows[name].interruptions for name in ("a", "b", "c")] == [claims.SUSPECT_FROM] * 3
+    assert [rows[name].interruptions for name in ("a", "b", "c")] == [suspects.SUSPECT_FROM] * 3
     assert [rows[name].attempt for name in ("a", "b", "c")] == [1, 1, 0]
 
 

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from embedded.valkey import Valkey
 from foundation.settings import BrokerSettings, RedisSettings
-from live.answer_stream import FINAL_CHANNEL, Cursor, read_texts, text_channel
+from live.answer_stream import FINAL_CHANNEL, ReadPosition, read_texts, text_channel
 from live.signals import ENDED_CHANNEL
 from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import ask, text_of, watch, watching
@@ -90,7 +90,7 @@ async def test_what_another_mesh_publishes_is_not_heard(meshes: list[Mesh]) -> N
     foreign = redis_at(other.redis_url, mesh_id=other.id)
     async with redis, foreign, watching(mine.api, question_id) as stream:
         seen = await stream.text(10)
-        (reading,) = await read_texts(redis, [Cursor(1, 0, 0)])
+        (reading,) = await read_texts(redis, [ReadPosition(1, 0, 0)])
         assert reading is not None
         secret = b"0:%d:SECRET" % (reading.length - 5)
         for name in (foreign.name, lambda *parts: ":".join(map(str, ("askmesh", *parts)))):

@@ -18,7 +18,7 @@ from foundation.settings import BrokerSettings, GenerationSettings
 from live.hints import Hints, celery_app
 from live.signals import publish_ended
 from models.identity import identity
-from questions.reading import cancel
+from questions.cancelling import cancel
 from tests.servers import redis_at
 from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker

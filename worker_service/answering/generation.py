@@ -15,7 +15,7 @@ from askmesh_client import GenerationClient, GenerationError, GenerationStream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import GenerationSettings
-from live.answer_stream import Usage
+from live.answer_stream import RunningUsage
 from models.identity import identity
 from questions import claims
 from questions.claims import Claim
@@ -194,7 +194,7 @@ class Generating:
                 return
             await asyncio.sleep(max(_seconds_to_write(left), _DATABASE_RETRY_SECONDS))
 
-    def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
+    def _finish(self, text: Text, finish: FinishReason, usage: RunningUsage) -> Outcome:
         self._texts.end(text, finish, usage)
         return outcome_of_finish(finish, str(text), usage, text.writer)
 
@@ -238,13 +238,20 @@ def _check_writer(text: Text, started: Started, *, continued: bool) -> None:
         raise _CannotContinueError
 
 
-def _usage(before: Usage, event: TextDelta | Completed, pieces: int) -> Usage:
+def _usage(before: RunningUsage, event: TextDelta | Completed, pieces: int) -> RunningUsage:
     call = event.usage
     sane = max(call.prompt_tokens, call.completion_tokens, call.cached_prompt_tokens) <= _MOST_TOKENS
     if not (event.HasField("usage") and sane):
         return replace(before, pieces=pieces)
     cached = call.cached_prompt_tokens if call.HasField("cached_prompt_tokens") else None
-    return before.and_of_call(call.prompt_tokens, call.completion_tokens, cached, pieces)
+    return before.and_of_call(
+        RunningUsage(
+            prompt_tokens=call.prompt_tokens,
+            completion_tokens=call.completion_tokens,
+            cached_prompt_tokens=cached,
+            pieces=pieces,
+        )
+    )
 
 
 def _seconds_to_write(left: float) -> float:

@@ -18,8 +18,8 @@ from askmesh_client import (
 )
 from grpc import StatusCode
 
-from live.answer_stream import Usage
-from questions.claims import Result
+from owners.token_counts import TokenCounts
+from questions.claims import GenerationResult
 from questions.states import ErrorReason, FinishReason, State
 from worker_service.claiming.engine_gate import LONGEST_RETRY_AFTER_SECONDS
 
@@ -32,7 +32,7 @@ _LONGEST_PAUSE_SECONDS: Final = 4.0
 class Finished:
     """There is an answer."""
 
-    result: Result
+    result: GenerationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +101,16 @@ def finish_of_error(error: GenerationError, *, continued: bool) -> FinishReason 
     return None
 
 
-def outcome_of_finish(finish_reason: FinishReason, text: str, usage: Usage, written_by: str | None = None) -> Finished:
+def outcome_of_finish(
+    finish_reason: FinishReason, text: str, usage: TokenCounts, written_by: str | None = None
+) -> Finished:
     """The outcome of a generation that has ended. ``written_by``: the model's identity, where it is known."""
     return Finished(
-        Result(
+        GenerationResult(
             state=State.COMPLETED if finish_reason is FinishReason.STOP else State.INCOMPLETE,
             text=text,
             finish_reason=finish_reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_prompt_tokens=usage.cached_prompt_tokens,
-            repeated_tokens=usage.repeated_tokens,
+            usage=usage,
             written_by=written_by,
         )
     )

@@ -14,9 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from foundation.settings import GenerationSettings
-from owners import ledger
-from questions import claims
-from questions.claims import Claim, Result
+from questions import booking, claims, suspects
+from questions.claims import Claim, GenerationResult
 from questions.states import ErrorReason
 from worker_service.answering.generation import Generating
 from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
@@ -148,10 +147,10 @@ class Answering:
         def went_on() -> None:
             running.went_on = True
             running.tried.set()
-            if running.claim.interruptions >= claims.SUSPECT_FROM:
+            if running.claim.interruptions >= suspects.SUSPECT_FROM:
                 self._acquitting.add(acquitting := asyncio.create_task(self._acquit(running.claim)))
                 acquitting.add_done_callback(self._acquitting.discard)
-            if running.claim.losses < claims.SUSPECT_FROM:  # what kills workers may do so at any moment
+            if running.claim.losses < suspects.SUSPECT_FROM:  # what kills workers may do so at any moment
                 _pass(passed, True)
 
         try:
@@ -186,7 +185,7 @@ class Answering:
                 delay = pause(claim.interruptions, retry_after)
                 blamed = self._is_blamed(running)
                 write = lambda: claims.interrupted(self._engine, claim, delay, blamed=blamed)  # noqa: E731
-                is_final = blamed and claim.interruptions + 1 >= claims.POISON_FROM
+                is_final = blamed and claim.interruptions + 1 >= suspects.POISON_FROM
         if not isinstance(outcome, Finished):  # an overload may come after text
             await self._book(running)
         if not await self._write(running, write):
@@ -194,7 +193,7 @@ class Answering:
         elif is_final:
             self._texts.close(claim.answer_id)
 
-    async def _finish(self, claim: Claim, result: Result) -> bool:
+    async def _finish(self, claim: Claim, result: GenerationResult) -> bool:
         try:
             return await claims.finish(self._engine, claim, result, self._reuse_seconds)
         except DATABASE_ERRORS as error:
@@ -234,7 +233,7 @@ class Answering:
         if running.text is None:
             return
         try:
-            await ledger.book(self._engine, running.claim, running.text.usage)
+            await booking.book(self._engine, running.claim, running.text.usage)
         except DATABASE_ERRORS as error:
             if not is_defect(error):
                 self._database.begins(error)

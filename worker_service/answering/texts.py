@@ -11,12 +11,12 @@ from redis.exceptions import RedisError
 
 from foundation.redis import MeshRedis
 from live.answer_stream import (
-    Append,
     FencedError,
-    Opened,
     Refusal,
-    Usage,
-    Whole,
+    RunningUsage,
+    StoredText,
+    TextAppend,
+    TextSnapshot,
     append,
     close_texts,
     open_text,
@@ -54,8 +54,8 @@ class Text:
     the text that a continuation begins with, so that it would not fit.
     """
 
-    def __init__(self, claim: Claim, opened: Opened | None = None) -> None:
-        opened = opened or Opened("", Usage(), None)
+    def __init__(self, claim: Claim, opened: StoredText | None = None) -> None:
+        opened = opened or StoredText("", RunningUsage(), None)
         self.claim = claim
         self.epoch = claim.epoch
         self.usage = opened.usage
@@ -166,7 +166,7 @@ class Texts:
         text.begin_anew(epoch)
         self._send_soon(text)
 
-    def add(self, text: Text, more: str, usage: Usage) -> None:
+    def add(self, text: Text, more: str, usage: RunningUsage) -> None:
         """More of the text, to be seen by readers soon. Never waits."""
         is_first = not text.released
         text.add(more)
@@ -179,7 +179,7 @@ class Texts:
             self._pending.add(text)
             self._wake_at(text.due_at)
 
-    def end(self, text: Text, finish: FinishReason, usage: Usage) -> None:
+    def end(self, text: Text, finish: FinishReason, usage: RunningUsage) -> None:
         """The model has written the last of it: tell Redis why and what it took. Never waits."""
         text.end(finish)
         text.usage = usage
@@ -253,7 +253,7 @@ class Texts:
 
     async def _store(self, texts: Sequence[Text]) -> None:
         wholes = [
-            Whole(
+            TextSnapshot(
                 text.claim.answer_id,
                 text.claim.token,
                 text.epoch,
@@ -273,7 +273,7 @@ class Texts:
 
     async def _append(self, texts: Sequence[Text]) -> None:
         appends = [
-            Append(
+            TextAppend(
                 text.claim.answer_id,
                 text.claim.token,
                 text.stored,

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.background import watched
-from questions import claims
+from questions import claims, worker_leases
 from questions.claims import Claim
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.leases import Lease
@@ -106,7 +106,7 @@ class Claimer:
             if (worker_id := self._lease.worker_id) is None:
                 return
             try:
-                await claims.hand_back_all_but(self._engine, worker_id, self._held)
+                await worker_leases.hand_back_all_but(self._engine, worker_id, self._held)
             except DATABASE_ERRORS as error:
                 self._database.begins(error)  # the next heartbeat finds them again
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.settings import WorkerSettings
-from questions import claims
+from questions import worker_leases
 from worker_service.outages import DATABASE_ERRORS, Outage
 
 logger = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ class Lease:
 
     async def _end_former(self) -> None:
         if self._former_id is not None:
-            await claims.hand_back_all_but(self._engine, self._former_id, ())
-            await claims.retire_worker(self._engine, self._former_id)
+            await worker_leases.hand_back_all_but(self._engine, self._former_id, ())
+            await worker_leases.retire_worker(self._engine, self._former_id)
             self._former_id = None
 
     async def _obtain(self) -> None:
@@ -105,7 +105,7 @@ class Lease:
                 # What was held is no loss: this process has stopped working on it, and is alive.
                 await self._end_former()
                 sent = self._clock()
-                self._worker_id = await claims.register_worker(self._engine, self._name, self._seconds)
+                self._worker_id = await worker_leases.register_worker(self._engine, self._name, self._seconds)
             except DATABASE_ERRORS as error:
                 self._database.begins(error)
                 await asyncio.sleep(_RETRY_SECONDS)
@@ -121,7 +121,7 @@ class Lease:
             await self._pause(pause)
             asked, sent = holder.held, self._clock()
             try:
-                owned = await claims.renew_lease(self._engine, worker_id, self._seconds)
+                owned = await worker_leases.renew_lease(self._engine, worker_id, self._seconds)
             except DATABASE_ERRORS as error:
                 self._database.begins(error)
                 pause = min(self._heartbeat, _RETRY_SECONDS)

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Final
 
-from questions.claims import SUSPECT_FROM, TRIAL_SECONDS, Claim
+from questions.claims import TRIAL_SECONDS, Claim
+from questions.suspects import SUSPECT_FROM
 from worker_service.answering.runner import Answering
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.signals import publish_ended
-from owners.census import are_several
+from owners.tenancy import has_several_owners
 from questions.sweeping import Availability, sweep
 from worker_service.claiming.shares import Shares
 from worker_service.claiming.slots import Slots
@@ -73,7 +73,7 @@ class Sweeper:
     async def sweep_once(self) -> None:
         """One round. Raises one of DATABASE_ERRORS if PostgreSQL does not answer."""
         if self._shares is not None:
-            self._shares.several_owners = await are_several(self._engine)
+            self._shares.several_owners = await has_several_owners(self._engine)
         swept = await sweep(self._engine, max(self._slots.free, 1), self._availability)
         self._tell(swept.failures)
         if swept.due:

@@ -23,7 +23,7 @@ from api_service.core.principal import Principal
 from api_service.core.turns import TurnKeeper
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
-from owners.concurrency_limit import NoRoomError, Room
+from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitError
 from owners.limits import NO_OVERRIDES
 
 _STREAM_RETRY_SECONDS: Final = 5
@@ -31,11 +31,11 @@ _STREAM_RETRY_SECONDS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class AdmissionDecision:
-    """Whether a question may be asked. ``rate_limits``: to be told in any case. ``room``: for its answer."""
+    """Whether a question may be asked. ``rate_limits`` go with any reply, ``concurrency_limit`` is for its answer."""
 
     rate_limits: RateLimits = UNLIMITED
     refusal: ServiceError | None = None
-    room: Room | None = None
+    concurrency_limit: ConcurrencyLimit | None = None
 
 
 FREE: Final = AdmissionDecision()
@@ -71,15 +71,15 @@ class Limits:
             rate_limits, refusal = _check_tokens(spending, allowance)
         if refusal is None and (limit := allowance.requests_per_minute):
             rate_limits, refusal = await self._take_request(caller, limit, rate_limits)
-        room = Room(allowance.queued_questions, allowance.concurrent_questions)
-        return AdmissionDecision(rate_limits, refusal, room or None)
+        concurrency_limit = ConcurrencyLimit(allowance.queued_questions, allowance.concurrent_questions)
+        return AdmissionDecision(rate_limits, refusal, concurrency_limit or None)
 
     async def give_back(self, caller: Principal) -> None:
         """The request was a repetition of one that was counted."""
         if (allowance := self.allowance(caller)) is not None and (limit := allowance.requests_per_minute):
             await self._rate.take(_bucket(caller), limit, -1)
 
-    def no_room(self, error: NoRoomError) -> ServiceError:
+    def over_concurrency_limit(self, error: ConcurrencyLimitError) -> ServiceError:
         """What a caller is told who has too many questions."""
         what = "wait for a worker" if error.what == "queued" else "wait or are being answered"
         detail = (

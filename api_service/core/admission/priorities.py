@@ -2,8 +2,8 @@
 
 from api_service.core.errors import ErrorCode, InvalidField, ServiceError
 from api_service.core.principal import Principal
+from owners.priority import Priority
 from owners.roles import Role
-from owners.turns import Priority
 
 
 def check_priority(caller: Principal, priority: Priority) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from api_service.answers.phrases import ACCEPTED, ENDED, FAILED, FAILURES, NOT_READY, answer_text
 from api_service.core.languages import Language
+from owners.token_counts import NO_TOKENS
 from questions.reading import Question
 from questions.states import ENDED as ENDED_STATES
 from questions.states import LIVE, ErrorReason, State
@@ -20,9 +21,7 @@ QUESTION = Question(
     written_by=None,
     finish_reason=None,
     error_reason=None,
-    prompt_tokens=None,
-    completion_tokens=None,
-    cached_prompt_tokens=None,
+    usage=NO_TOKENS,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
     finished_at=None,
     replayed_as=None,

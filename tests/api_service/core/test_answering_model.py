@@ -66,7 +66,7 @@ async def ask(api: ClientSession, words: str) -> Any:
 
 
 async def complete(engine: AsyncEngine, words: str, answer: str, *, by: str) -> None:
-    result = claims.Result(State.COMPLETED, answer, FinishReason.STOP, written_by=by)
+    result = claims.GenerationResult(State.COMPLETED, answer, FinishReason.STOP, written_by=by)
     assert await claims.finish(engine, await claim(engine, words), result, 3_600)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api_service.history.list_cursor import decode_cursor, encode_cursor
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
-from questions.listing import Place
+from questions.listing import ListCursor
 from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving, settings_for
 from tests.api_service.sse import ask, read, watching
@@ -107,7 +107,7 @@ async def test_a_cursor_reads_as_it_was_written(api: ClientSession) -> None:
     place = decode_cursor(page["next_cursor"])
     assert place is not None
     assert place.question_id == page["questions"][0]["question_id"]
-    assert encode_cursor(Place(place.created_at, place.question_id)) == page["next_cursor"]
+    assert encode_cursor(ListCursor(place.created_at, place.question_id)) == page["next_cursor"]
 
 
 async def test_an_erased_question_is_gone_everywhere(

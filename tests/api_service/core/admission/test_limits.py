@@ -23,7 +23,7 @@ from api_service.core.turns import TurnKeeper
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
-from owners.concurrency_limit import NoRoomError, Room, refusal
+from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitError, refusal
 from owners.limits import LimitOverrides
 from owners.roles import Role
 from tests.api_service import worker_actions
@@ -203,10 +203,10 @@ async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_wai
 ) -> None:
     tried = 0
 
-    async def count(connection: AsyncConnection, owner: str, room: Room) -> NoRoomError | None:
+    async def count(connection: AsyncConnection, owner: str, limit: ConcurrencyLimit) -> ConcurrencyLimitError | None:
         nonlocal tried
         tried += owner == "held"
-        return await refusal(connection, owner, room)
+        return await refusal(connection, owner, limit)
 
     async def is_tried() -> bool:
         return tried >= 4

@@ -18,7 +18,7 @@ _SEVERAL: Final = text("""
 """)
 
 
-async def are_several(engine: AsyncEngine) -> bool:
+async def has_several_owners(engine: AsyncEngine) -> bool:
     """Whether more than one owner asks, has ever been booked for asking, or has a key to ask with."""
     async with engine.connect() as connection:
         return bool((await connection.execute(_SEVERAL)).scalar_one())
