@@ -36,7 +36,7 @@ from live.signals import ENDED_CHANNEL, Subscriber
 from live.wakeups import WAIT_SECONDS
 from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering.forgotten_texts import end_forgotten_texts
-from worker_service.answering.runner import Answering
+from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.texts import Texts
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control, Prober
@@ -104,7 +104,7 @@ class Runtime:
         shares = Shares(settings.worker.worker_slots, settings.worker.reserved_slots)
         claimer = Claimer(self._engine, self._lease, gate, self._database, shares)
         self._texts = Texts(self._redis, self._lease, self._mesh.outage)
-        answering = Answering(
+        runner = AnswerRunner(
             self._engine,
             self._client,
             self._lease,
@@ -116,7 +116,7 @@ class Runtime:
         )
         self._retention_days = settings.questions.retention_days
         control = Control(self._client, settings.generation, gate)
-        self.slots = Slots(settings.worker.worker_slots, claimer, answering, control)
+        self.slots = Slots(settings.worker.worker_slots, claimer, runner, control)
         self._record = ProcessRecord(
             self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
         )

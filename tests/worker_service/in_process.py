@@ -16,7 +16,7 @@ from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
-from worker_service.answering.runner import Answering
+from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.texts import Texts
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control
@@ -34,7 +34,7 @@ class Worker:
     lease: Lease
     gate: EngineGate
     claimer: Claimer
-    answering: Answering
+    runner: AnswerRunner
     slots: Slots
     texts: Texts
     control: Control
@@ -44,7 +44,7 @@ class Worker:
         """Ask, claim and answer one question; its answer's row."""
         await ask(self.engine, question)
         claim = await self.claim()
-        await self.answering.answer(claim)
+        await self.runner.answer(claim)
         self.claimer.give_back(claim)
         return (await answers(self.engine))[question]
 
@@ -64,14 +64,14 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
     claimer = Claimer(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
         texts = Texts(redis, lease, Outage("Redis", "tests"))
-        answering = Answering(
+        runner = AnswerRunner(
             engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
         )
         control = Control(client, GenerationSettings(), gate)
-        slots = Slots(8, claimer, answering, control)
+        slots = Slots(8, claimer, runner, control)
         parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, answering, slots, texts, control, redis)
+        yield Worker(engine, lease, gate, claimer, runner, slots, texts, control, redis)
         while parts:
             for part in parts:
                 part.cancel()

@@ -41,7 +41,7 @@ async def test_logs_and_llm_service_are_told_the_request_by_which_a_question_cam
     llm.before = refuse_with(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
     await ask(worker.engine, "question", request_id="mine-1")
     claim = await worker.claim()
-    await worker.answering.answer(claim)
+    await worker.runner.answer(claim)
 
     assert [spec.request_id for spec in llm.specs] == [f"mine-1:answer-{claim.answer_id}-1"]
     (line,) = [record for record in caplog.records if record.name == "worker_service.answering.runner"]
@@ -150,16 +150,16 @@ async def test_stopping_ends_the_call_and_writes_nothing(worker: Worker, llm: Fa
     llm.flowing.clear()
     await ask(worker.engine, "question")
     claim = await worker.claim()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await eventually(lambda: llm.running == 1, "the question is being answered")
 
     match by:
         case "token":
-            worker.answering.stop(frozenset({claim.token}))
+            worker.runner.stop(frozenset({claim.token}))
         case "answer":
-            worker.answering.stop_answer(claim.answer_id)
+            worker.runner.stop_answer(claim.answer_id)
         case _:
-            worker.answering.stop_all()
+            worker.runner.stop_all()
 
     await asyncio.wait_for(answering, 10)  # not cancelled: its slot goes on
     await eventually(lambda: llm.aborted["question"] == 1, "the call is ended")
@@ -171,11 +171,11 @@ async def test_stopping_another_claim_changes_nothing(worker: Worker, llm: FakeL
     llm.flowing.clear()
     await ask(worker.engine, "question")
     claim = await worker.claim()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await eventually(lambda: llm.running == 1, "the question is being answered")
 
-    worker.answering.stop(frozenset({claim.token + 1}))
-    worker.answering.stop_answer(claim.answer_id + 1)
+    worker.runner.stop(frozenset({claim.token + 1}))
+    worker.runner.stop_answer(claim.answer_id + 1)
     llm.flowing.set()
     await asyncio.wait_for(answering, 10)
 
@@ -233,10 +233,10 @@ async def test_repeating_a_write_ends_with_the_lease(
 
     monkeypatch.setattr(claims, "finish", fail)
     await ask(worker.engine, "question")
-    answering = asyncio.create_task(worker.answering.answer(await worker.claim()))
+    answering = asyncio.create_task(worker.runner.answer(await worker.claim()))
     await asyncio.wait_for(tried.wait(), 10)
 
-    worker.answering.stop_all()
+    worker.runner.stop_all()
 
     await asyncio.wait_for(answering, 10)
 

@@ -46,7 +46,7 @@ async def break_off(
 async def answer_again(worker: Worker) -> Any:
     claim = await worker.claim()
     assert claim.attempt == 2
-    await worker.answering.answer(claim)
+    await worker.runner.answer(claim)
     worker.claimer.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
@@ -185,7 +185,7 @@ async def test_a_claim_that_is_not_current_takes_nothing_back(
     await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     current = await worker.claim()
 
-    await worker.answering.answer(stale)
+    await worker.runner.answer(stale)
 
     row = (await answers(worker.engine))[QUESTION]
     assert (row.epoch, row.token, row.state) == (0, current.token, "in_progress")
@@ -222,7 +222,7 @@ async def test_a_text_that_redis_lost_is_back_after_a_renewal_of_the_lease(
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     llm.pause_before_last = asyncio.Event()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await asyncio.wait_for(waiting.wait(), 30)
     await until_text(worker.engine, redis, ANSWER.rpartition(" ")[0])
     llm.pause_before_last.set()

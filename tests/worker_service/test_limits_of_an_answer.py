@@ -48,7 +48,7 @@ async def test_a_continued_flood_ends_there_as_well(worker: Worker, llm: FakeLlm
         await connection.execute(text("UPDATE answers SET state = 'queued', text = NULL, finished_at = NULL"))
     again = await worker.claim()
     assert again.attempt == 2
-    await worker.answering.answer(again)
+    await worker.runner.answer(again)
 
     assert (await answers(worker.engine))["endless"].text == row.text
 
@@ -165,7 +165,7 @@ async def test_a_schema_that_does_not_fit_fails_nothing(
 async def test_an_answer_ends_with_its_text_before_its_deadline(worker: Worker, llm: FakeLlmService) -> None:
     llm.flowing.clear()
     await ask(worker.engine, "question", max_wait_seconds=3)
-    await asyncio.wait_for(worker.answering.answer(await worker.claim()), 30)
+    await asyncio.wait_for(worker.runner.answer(await worker.claim()), 30)
 
     row = (await answers(worker.engine))["question"]
     assert (row.state, row.finish_reason, row.text, row.reusable) == ("incomplete", "time_limit", "Answer", False)
@@ -181,7 +181,7 @@ async def test_an_answer_without_text_waits_for_some_and_then_ends(worker: Worke
     llm.before = hold
     llm.flowing.clear()
     await ask(worker.engine, "question", max_wait_seconds=1)
-    answering = asyncio.create_task(worker.answering.answer(await worker.claim()))
+    answering = asyncio.create_task(worker.runner.answer(await worker.claim()))
     done, _ = await asyncio.wait({answering}, timeout=1.5)
     assert not done
     begin.set()
@@ -202,7 +202,7 @@ async def test_it_goes_on_for_those_who_wait_for_longer(worker: Worker, llm: Fak
             """),
             {"answer_id": claim.answer_id},
         )
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     done, _ = await asyncio.wait({answering}, timeout=2)
     assert not done
     llm.flowing.set()

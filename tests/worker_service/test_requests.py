@@ -27,7 +27,7 @@ OWN = GenerationSettings()
 
 async def answer(worker: Worker) -> Any:
     claim = await worker.claim()
-    await worker.answering.answer(claim)
+    await worker.runner.answer(claim)
     worker.claimer.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
@@ -94,7 +94,7 @@ async def test_a_request_that_names_a_model_gets_it(worker: Worker, llm: FakeLlm
     claim = await worker.claim()
     assert claim.request is not None
     named = b"\x12\x05large" + claim.request  # field 2
-    await worker.answering.answer(replace(claim, request=named))
+    await worker.runner.answer(replace(claim, request=named))
     worker.claimer.give_back(claim)
     assert llm.specs[0].model == "large"
     assert (await answers(worker.engine))[QUESTION].written_by == identity("large", "")
@@ -106,7 +106,7 @@ async def test_what_only_a_later_contract_knows_is_sent_on(worker: Worker, llm: 
     claim = await worker.claim()
     assert claim.request is not None
     unknown = b"\xa2\x7d\x03new"  # field 2004, a string
-    await worker.answering.answer(replace(claim, request=claim.request + unknown))
+    await worker.runner.answer(replace(claim, request=claim.request + unknown))
     worker.claimer.give_back(claim)
     assert unknown in llm.specs[0].SerializeToString()
 

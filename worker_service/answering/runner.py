@@ -55,7 +55,7 @@ class _Running:
         self.stopped = True
 
 
-class Answering:
+class AnswerRunner:
     """Answers claims, many at a time, and can be told to stop with any of them."""
 
     def __init__(

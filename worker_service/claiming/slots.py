@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Final
 
 from foundation.background import watched
-from worker_service.answering.runner import Answering
+from worker_service.answering.runner import AnswerRunner
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control
 from worker_service.claiming.trials import Trials
@@ -20,12 +20,12 @@ _WRITE_SECONDS: Final = 5.0
 class Slots:
     """Up to ``capacity`` slots, and places for suspects; each claims and answers until nothing is due."""
 
-    def __init__(self, capacity: int, claimer: Claimer, answering: Answering, control: Control) -> None:
+    def __init__(self, capacity: int, claimer: Claimer, runner: AnswerRunner, control: Control) -> None:
         self._capacity = capacity
         self._claimer = claimer
-        self._answering = answering
+        self._runner = runner
         self._busy: set[asyncio.Task[None]] = set()
-        self._trials = Trials(capacity, claimer, answering, control, self._start)
+        self._trials = Trials(capacity, claimer, runner, control, self._start)
         self._trying: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
@@ -81,19 +81,19 @@ class Slots:
 
     def stop_answer(self, answer_id: int) -> None:
         """Nobody waits for this answer any more."""
-        self._answering.stop_answer(answer_id)
+        self._runner.stop_answer(answer_id)
 
     def lease_renewed(self, asked: frozenset[int], owned: frozenset[int]) -> None:
         """Stop with what is not ours any more, and hand back what is and nobody here knows of."""
-        self._answering.stop(asked - owned)
-        self._answering.confirm(owned)
+        self._runner.stop(asked - owned)
+        self._runner.confirm(owned)
         if owned - self.held:
             self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
             watched(self._reconciling, "handing back strays")
 
     def lease_lost(self) -> None:
         """Stop with everything."""
-        self._answering.stop_all()
+        self._runner.stop_all()
 
     async def close(self, grace: float, hurry: asyncio.Event) -> None:
         """Start no question any more, finish what can be, and stop with the rest, which is then to be handed back.
@@ -107,10 +107,10 @@ class Slots:
         idle = asyncio.create_task(self._wait_until_idle())
         await asyncio.wait({hurried, idle}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        self._answering.stop_generating()
+        self._runner.stop_generating()
         await asyncio.wait({idle}, timeout=_WRITE_SECONDS)
         idle.cancel()
-        self._answering.stop_all()
+        self._runner.stop_all()
 
     async def _wait_until_idle(self) -> None:
         while self._busy:
@@ -136,7 +136,7 @@ class Slots:
             has_answered = True
             try:
                 if not self._closing:
-                    await self._answering.answer(claim)
+                    await self._runner.answer(claim)
             finally:
                 self._claimer.give_back(claim)
             if self._claimer.passes_over:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from questions.claims import SUSPECT_FROM, TRIAL_SECONDS, Claim
-from worker_service.answering.runner import Answering
+from worker_service.answering.runner import AnswerRunner
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control
 
@@ -26,14 +26,14 @@ class Trials:
         self,
         most: int,
         claimer: Claimer,
-        answering: Answering,
+        runner: AnswerRunner,
         control: Control,
         start: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
     ) -> None:
         """``most``: suspects at a time. ``start`` makes the tasks in which they are answered."""
         self._most = most
         self._claimer = claimer
-        self._answering = answering
+        self._runner = runner
         self._control = control
         self._start = start
         self._count = 1
@@ -51,7 +51,7 @@ class Trials:
         """
         while not self._closing and await self._control.is_answered():
             with self._claimer.pausing() as end_pause:
-                await self._answering.until_tried(_SETTLE_SECONDS)
+                await self._runner.until_tried(_SETTLE_SECONDS)
                 suspects = await self._claimer.suspects(self._count) if not self._closing else []
                 if not suspects:
                     return
@@ -73,6 +73,6 @@ class Trials:
 
     async def _answer(self, suspect: Claim, passed: asyncio.Future[bool]) -> None:
         try:
-            await self._answering.answer(suspect, passed)
+            await self._runner.answer(suspect, passed)
         finally:
             self._claimer.give_back(suspect)
