@@ -54,7 +54,7 @@ class _CannotContinueError(Exception):
     """The model server cannot go on from the text that was given out, or it is another model's by now."""
 
 
-class Generating:
+class AnswerGeneration:
     """Generates answers for claims."""
 
     def __init__(

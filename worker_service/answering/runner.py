@@ -18,7 +18,7 @@ from owners import ledger
 from questions import claims
 from questions.claims import Claim, Result
 from questions.states import ErrorReason
-from worker_service.answering.generation import Generating
+from worker_service.answering.generation import AnswerGeneration
 from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
 from worker_service.answering.texts import Text, Texts
 from worker_service.claiming.engine_gate import EngineGate
@@ -75,7 +75,7 @@ class AnswerRunner:
         self._gate = gate
         self._texts = texts
         self._database = database
-        self._generating = Generating(engine, client, gate, database, texts=texts, settings=generation)
+        self._generation = AnswerGeneration(engine, client, gate, database, texts=texts, settings=generation)
         self._reuse_seconds = reuse_seconds
         self._running: set[_Running] = set()
         self._new_broke_at = -_TOGETHER_SECONDS
@@ -155,7 +155,7 @@ class AnswerRunner:
                 _pass(passed, True)
 
         try:
-            return await self._generating.generate(running.claim, running.opened, went_on)
+            return await self._generation.generate(running.claim, running.opened, went_on)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
                 self._forget_text(running)
