@@ -37,7 +37,7 @@ from live.wakeups import WAIT_SECONDS
 from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering.forgotten_texts import end_forgotten_texts
 from worker_service.answering.runner import AnswerRunner
-from worker_service.answering.texts import Texts
+from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control, Prober
 from worker_service.claiming.engine_gate import EngineGate
@@ -103,14 +103,14 @@ class Runtime:
         gate = EngineGate()
         shares = Shares(settings.worker.worker_slots, settings.worker.reserved_slots)
         claimer = Claimer(self._engine, self._lease, gate, self._database, shares)
-        self._texts = Texts(self._redis, self._lease, self._mesh.outage)
+        self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
         runner = AnswerRunner(
             self._engine,
             self._client,
             self._lease,
             gate,
             self._database,
-            texts=self._texts,
+            publisher=self._publisher,
             generation=settings.generation,
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
@@ -153,7 +153,7 @@ class Runtime:
             await self._look_for_schema(needed)
         run = self._background.run
         run("keeping the lease", partial(self._lease.keep, self.slots))
-        run("writing texts to Redis", self._texts.run)
+        run("writing texts to Redis", self._publisher.run)
         run("saying that this process runs", self._record.keep)
         run("sweeping", self._sweeper.run)
         run("probing the engine", self._prober.run)

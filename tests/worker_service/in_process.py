@@ -17,7 +17,7 @@ from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
 from worker_service.answering.runner import AnswerRunner
-from worker_service.answering.texts import Texts
+from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control
 from worker_service.claiming.engine_gate import EngineGate
@@ -36,7 +36,7 @@ class Worker:
     claimer: Claimer
     runner: AnswerRunner
     slots: Slots
-    texts: Texts
+    publisher: TextPublisher
     control: Control
     redis: MeshRedis
 
@@ -63,15 +63,22 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
     gate = EngineGate()
     claimer = Claimer(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
-        texts = Texts(redis, lease, Outage("Redis", "tests"))
+        publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
         runner = AnswerRunner(
-            engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
+            engine,
+            client,
+            lease,
+            gate,
+            database,
+            publisher=publisher,
+            generation=GenerationSettings(),
+            reuse_seconds=3_600,
         )
         control = Control(client, GenerationSettings(), gate)
         slots = Slots(8, claimer, runner, control)
-        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
+        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(publisher.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, runner, slots, texts, control, redis)
+        yield Worker(engine, lease, gate, claimer, runner, slots, publisher, control, redis)
         while parts:
             for part in parts:
                 part.cancel()

@@ -18,7 +18,7 @@ from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
-from worker_service.answering import texts as texts_module
+from worker_service.answering import text_publisher
 
 pytestmark = pytest.mark.integration
 
@@ -58,9 +58,9 @@ async def test_long_texts_come_to_redis_in_several_calls(
 ) -> None:
     sent: list[int] = []
     for name in ("append", "put_texts"):
-        monkeypatch.setattr(texts_module, name, _noting(getattr(texts_module, name), sent))
-    monkeypatch.setattr(texts_module, "_BYTES_A_TEXT", 1_000)
-    monkeypatch.setattr(texts_module, "_BYTES_A_CALL", 3_000)
+        monkeypatch.setattr(text_publisher, name, _noting(getattr(text_publisher, name), sent))
+    monkeypatch.setattr(text_publisher, "_BYTES_A_TEXT", 1_000)
+    monkeypatch.setattr(text_publisher, "_BYTES_A_CALL", 3_000)
     llm.pause_before_last = asyncio.Event()
     question = "\N{GRINNING FACE}" * 2_000 + " end"
     for _ in range(8):

@@ -29,7 +29,7 @@ from worker_service.answering.outcomes import (
     outcome_of_error,
     outcome_of_finish,
 )
-from worker_service.answering.texts import Text, Texts
+from worker_service.answering.text_publisher import AnswerText, TextPublisher
 from worker_service.claiming.control import Progress
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
@@ -64,27 +64,27 @@ class AnswerGeneration:
         gate: EngineGate,
         database: Outage,
         *,
-        texts: Texts,
+        publisher: TextPublisher,
         settings: GenerationSettings,
     ) -> None:
         self._engine = engine
         self._client = client
         self._gate = gate
-        self._texts = texts
+        self._publisher = publisher
         self._database = database
         self._settings = settings
 
     async def generate(
-        self, claim: Claim, opened: Callable[[Text], None], went_on: Callable[[], None]
+        self, claim: Claim, opened: Callable[[AnswerText], None], went_on: Callable[[], None]
     ) -> Outcome | None:
         """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
 
         ``opened`` is told the text that is being written, whose ``usage`` counts what it takes. Who calls forgets it.
         ``went_on`` is called once it has gone further than the attempts before, as ``Progress`` says.
         """
-        text = await self._texts.open(claim)
+        text = await self._publisher.open(claim)
         lost = text is None
-        text = text or Text(claim)
+        text = text or AnswerText(claim)
         text.usage = text.usage.not_below(claim.spent)
         opened(text)
         if lost and not await self._take_back(text):
@@ -96,7 +96,7 @@ class AnswerGeneration:
         except _CannotContinueError:
             return await self._go_on(text, went_on) if await self._take_back(text) else None
 
-    async def _go_on(self, text: Text, went_on: Callable[[], None]) -> Outcome:
+    async def _go_on(self, text: AnswerText, went_on: Callable[[], None]) -> Outcome:
         prefix, before = str(text), text.usage
         request = self._request(text.claim)
         if request.HasField("max_output_tokens") and before.written_tokens >= request.max_output_tokens:
@@ -119,11 +119,11 @@ class AnswerGeneration:
                 raise _CannotContinueError from None
             if (finish := finish_of_error(error, continued=bool(prefix))) is not None:
                 return self._finish(text, finish, text.usage)
-            await self._texts.settle(text)
+            await self._publisher.settle(text)
             return outcome_of_error(error)
 
     async def _read(
-        self, events: GenerationStream, text: Text, request: GenerationSpec, went_on: Callable[[], None]
+        self, events: GenerationStream, text: AnswerText, request: GenerationSpec, went_on: Callable[[], None]
     ) -> Outcome:
         before, continued = text.usage, bool(text.length)
         pieces = before.pieces
@@ -142,7 +142,7 @@ class AnswerGeneration:
                     room -= len(more.encode())
                     if room < 0:  # a model server that does not know its limit would fill this process, and Redis
                         more = more.encode()[:room].decode(errors="ignore")
-                    self._texts.add(text, more, _usage(before, event, pieces))
+                    self._publisher.add(text, more, _usage(before, event, pieces))
                     if progress is not None and progress.is_enough(text.usage.written_tokens):
                         progress = None
                         self._gate.answered()
@@ -157,11 +157,11 @@ class AnswerGeneration:
                     if finish is None:
                         return Broken(f"unknown finish reason {event.finish_reason}")
                     return self._finish(text, finish, usage)
-        await self._texts.settle(text)
+        await self._publisher.settle(text)
         return Broken("no end")
 
     @asynccontextmanager
-    async def _until_deadline(self, text: Text) -> AsyncIterator[None]:
+    async def _until_deadline(self, text: AnswerText) -> AsyncIterator[None]:
         """Raise TimeoutError shortly before nobody would wait for the answer any more, if it has any text by then."""
         loop = asyncio.get_running_loop()
         watching: asyncio.Task[None] | None = None
@@ -179,7 +179,7 @@ class AnswerGeneration:
                 if watching is not None:
                     watching.cancel()
 
-    async def _watch_deadline(self, text: Text, scope: asyncio.Timeout) -> None:
+    async def _watch_deadline(self, text: AnswerText, scope: asyncio.Timeout) -> None:
         """The earliest deadline has come; others may have joined, or have asked with a later one."""
         while True:
             try:
@@ -194,8 +194,8 @@ class AnswerGeneration:
                 return
             await asyncio.sleep(max(_seconds_to_write(left), _DATABASE_RETRY_SECONDS))
 
-    def _finish(self, text: Text, finish: FinishReason, usage: Usage) -> Outcome:
-        self._texts.end(text, finish, usage)
+    def _finish(self, text: AnswerText, finish: FinishReason, usage: Usage) -> Outcome:
+        self._publisher.end(text, finish, usage)
         return outcome_of_finish(finish, str(text), usage, text.writer)
 
     def _request(self, claim: Claim) -> GenerationSpec:
@@ -204,7 +204,7 @@ class AnswerGeneration:
         assert claim.question_text is not None
         return request_for(claim.question_text, self._settings)
 
-    async def _take_back(self, text: Text) -> bool:
+    async def _take_back(self, text: AnswerText) -> bool:
         """Begin anew; False if the claim is not current."""
         while True:
             try:
@@ -219,7 +219,7 @@ class AnswerGeneration:
                 break
         if epoch is None:
             return False
-        self._texts.begin_anew(text, epoch)
+        self._publisher.begin_anew(text, epoch)
         return True
 
 
@@ -229,7 +229,7 @@ def _request_id(claim: Claim) -> str:
     return f"{claim.request_id[:80]}:{attempt}" if claim.request_id else attempt
 
 
-def _check_writer(text: Text, started: Started, *, continued: bool) -> None:
+def _check_writer(text: AnswerText, started: Started, *, continued: bool) -> None:
     """One model writes an answer. Of text whose writer is not known, nobody can say that it is another's."""
     writer = identity(started.model, started.revision) or None
     if not continued:

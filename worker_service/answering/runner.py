@@ -20,7 +20,7 @@ from questions.claims import Claim, Result
 from questions.states import ErrorReason
 from worker_service.answering.generation import AnswerGeneration
 from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
-from worker_service.answering.texts import Text, Texts
+from worker_service.answering.text_publisher import AnswerText, TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect, is_wrong_data
@@ -36,7 +36,7 @@ _TOGETHER_SECONDS: Final = 1.0
 class _Running:
     claim: Claim
     task: asyncio.Task[object]
-    text: Text | None = None
+    text: AnswerText | None = None
     generating: bool = True
     stopped: bool = False
     unwanted: bool = False
@@ -46,7 +46,7 @@ class _Running:
     tried: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it has gone on for long enough, or has ended."""
 
-    def opened(self, text: Text) -> None:
+    def opened(self, text: AnswerText) -> None:
         self.text = text
 
     def stop(self) -> None:
@@ -66,16 +66,16 @@ class AnswerRunner:
         gate: EngineGate,
         database: Outage,
         *,
-        texts: Texts,
+        publisher: TextPublisher,
         generation: GenerationSettings,
         reuse_seconds: float,
     ) -> None:
         self._engine = engine
         self._lease = lease
         self._gate = gate
-        self._texts = texts
+        self._publisher = publisher
         self._database = database
-        self._generation = AnswerGeneration(engine, client, gate, database, texts=texts, settings=generation)
+        self._generation = AnswerGeneration(engine, client, gate, database, publisher=publisher, settings=generation)
         self._reuse_seconds = reuse_seconds
         self._running: set[_Running] = set()
         self._new_broke_at = -_TOGETHER_SECONDS
@@ -131,7 +131,7 @@ class AnswerRunner:
 
     def confirm(self, tokens: frozenset[int]) -> None:
         """PostgreSQL says that these claims are ours."""
-        self._texts.lease_renewed(tokens)
+        self._publisher.lease_renewed(tokens)
 
     def stop_all(self) -> None:
         """As ``stop``, for all."""
@@ -192,7 +192,7 @@ class AnswerRunner:
         if not await self._write(running, write):
             await self._book(running)
         elif is_final:
-            self._texts.close(claim.answer_id)
+            self._publisher.close(claim.answer_id)
 
     async def _finish(self, claim: Claim, result: Result) -> bool:
         try:
@@ -227,7 +227,7 @@ class AnswerRunner:
 
     def _forget_text(self, running: _Running) -> None:
         if running.text is not None:
-            self._texts.forget(running.text)
+            self._publisher.forget(running.text)
 
     async def _book(self, running: _Running) -> None:
         """Book what was received. Once: who stops an answer does not wait for the ledger."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from foundation.redis import MeshRedis
 from live.wakeups import next_wakeup
-from worker_service.answering.texts import REDIS_ERRORS
+from worker_service.answering.text_publisher import REDIS_ERRORS
 from worker_service.claiming.slots import Slots
 from worker_service.outages import Outage
 

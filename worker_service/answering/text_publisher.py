@@ -47,7 +47,7 @@ _BYTES_A_TEXT: Final = 1 << 18
 """Of one text in a call. What is longer comes in several calls, in order."""
 
 
-class Text:
+class AnswerText:
     """The text of one answer under one claim.
 
     What is released never ends in white space, which is held back until something follows it: a chat template trims
@@ -126,7 +126,7 @@ class Text:
         self.lost = False
 
 
-class Texts:
+class TextPublisher:
     """All texts of the process, and the one task that brings them to Redis."""
 
     def __init__(self, redis: MeshRedis, lease: Lease, outage: Outage) -> None:
@@ -134,8 +134,8 @@ class Texts:
         self._redis = redis
         self._lease = lease
         self._outage = outage
-        self._pending: set[Text] = set()
-        self._lost: set[Text] = set()
+        self._pending: set[AnswerText] = set()
+        self._lost: set[AnswerText] = set()
         self._ended: set[int] = set()
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -143,10 +143,10 @@ class Texts:
         self._renewal_asked_at = 0.0
         self._loop = asyncio.get_running_loop()
 
-    async def open(self, claim: Claim) -> Text | None:
+    async def open(self, claim: Claim) -> AnswerText | None:
         """The claim's text, with what attempts before it have given out; None if that is lost."""
         if claim.attempt == 1:
-            text = Text(claim)
+            text = AnswerText(claim)
             text.whole_due = True
             text.due_at = self._loop.time() + _OPENING_SECONDS
             self._pending.add(text)
@@ -159,14 +159,14 @@ class Texts:
         except REDIS_ERRORS as error:
             self._outage.begins(error)
             return None
-        return Text(claim, opened) if opened else None
+        return AnswerText(claim, opened) if opened else None
 
-    def begin_anew(self, text: Text, epoch: int) -> None:
+    def begin_anew(self, text: AnswerText, epoch: int) -> None:
         """Take the text back, under an epoch that PostgreSQL has just given."""
         text.begin_anew(epoch)
         self._send_soon(text)
 
-    def add(self, text: Text, more: str, usage: Usage) -> None:
+    def add(self, text: AnswerText, more: str, usage: Usage) -> None:
         """More of the text, to be seen by readers soon. Never waits."""
         is_first = not text.released
         text.add(more)
@@ -179,21 +179,21 @@ class Texts:
             self._pending.add(text)
             self._wake_at(text.due_at)
 
-    def end(self, text: Text, finish: FinishReason, usage: Usage) -> None:
+    def end(self, text: AnswerText, finish: FinishReason, usage: Usage) -> None:
         """The model has written the last of it: tell Redis why and what it took. Never waits."""
         text.end(finish)
         text.usage = usage
         if text.is_pending and not text.lost:
             self._send_soon(text)
 
-    async def settle(self, text: Text) -> None:
+    async def settle(self, text: AnswerText) -> None:
         """Wait until Redis has all that is released, or does not answer."""
         if text.is_pending and not text.lost and not self._outage.lasts:
             text.settled.clear()
             self._send_soon(text)
             await text.settled.wait()
 
-    def forget(self, text: Text) -> None:
+    def forget(self, text: AnswerText) -> None:
         """Write nothing of this text any more."""
         self._pending.discard(text)
         self._lost.discard(text)
@@ -251,7 +251,7 @@ class Texts:
         if self._pending:
             self._wake_at(min(text.due_at for text in self._pending))
 
-    async def _store(self, texts: Sequence[Text]) -> None:
+    async def _store(self, texts: Sequence[AnswerText]) -> None:
         wholes = [
             Whole(
                 text.claim.answer_id,
@@ -271,7 +271,7 @@ class Texts:
                 text.writer_stored = sent.writer == text.writer
                 self._note(text, reply, len(sent.text), sent.finish)
 
-    async def _append(self, texts: Sequence[Text]) -> None:
+    async def _append(self, texts: Sequence[AnswerText]) -> None:
         appends = [
             Append(
                 text.claim.answer_id,
@@ -291,7 +291,7 @@ class Texts:
                 text.writer_stored = text.writer_stored or (not isinstance(reply, Refusal) and sent.writer is not None)
                 self._note(text, reply, sent.offset + len(sent.text), sent.finish)
 
-    def _note(self, text: Text, reply: int | Refusal, stored: int, finish: FinishReason | None) -> None:
+    def _note(self, text: AnswerText, reply: int | Refusal, stored: int, finish: FinishReason | None) -> None:
         self._outage.ends()
         if text not in self._pending:
             return  # forgotten meanwhile
@@ -317,7 +317,7 @@ class Texts:
             self._renewal_asked_at = at
             self._loop.call_at(at, self._lease.renew_soon)
 
-    def _send_soon(self, text: Text) -> None:
+    def _send_soon(self, text: AnswerText) -> None:
         text.due_at = 0.0
         self._pending.add(text)
         self._wake.set()
@@ -344,9 +344,9 @@ def _part(released: bytearray, start: int = 0) -> bytes:
     return bytes(released[start:end])
 
 
-def _calls(texts: Sequence[Text]) -> Iterator[list[Text]]:
+def _calls(texts: Sequence[AnswerText]) -> Iterator[list[AnswerText]]:
     """The texts, as many together as one call takes."""
-    call: list[Text] = []
+    call: list[AnswerText] = []
     size = 0
     for text in texts:
         sent = min(len(text.released) - (0 if text.whole_due else text.stored), _BYTES_A_TEXT)
