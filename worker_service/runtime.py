@@ -41,8 +41,8 @@ from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.claimer import Claimer
 from worker_service.claiming.control import Control, Prober
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.leases import Lease
-from worker_service.claiming.shares import Shares
 from worker_service.claiming.slots import Slots
 from worker_service.health import HealthServer
 from worker_service.outages import DATABASE_ERRORS, Outage
@@ -101,8 +101,8 @@ class Runtime:
             Outage("PostgreSQL", "the lease cannot be renewed"),
         )
         gate = EngineGate()
-        shares = Shares(settings.worker.worker_slots, settings.worker.reserved_slots)
-        claimer = Claimer(self._engine, self._lease, gate, self._database, shares)
+        fair_share = FairShare(settings.worker.worker_slots, settings.worker.reserved_slots)
+        claimer = Claimer(self._engine, self._lease, gate, self._database, fair_share)
         self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
         runner = AnswerRunner(
             self._engine,
@@ -120,7 +120,9 @@ class Runtime:
         self._record = ProcessRecord(
             self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
         )
-        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, settings.worker, shares=shares)
+        self._sweeper = Sweeper(
+            self._engine, self._redis, self.slots, self._database, settings.worker, fair_share=fair_share
+        )
         self._prober = Prober(control, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()

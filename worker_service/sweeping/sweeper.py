@@ -14,7 +14,7 @@ from foundation.settings import WorkerSettings
 from live.signals import publish_ended
 from owners.census import are_several
 from questions.sweeping import Availability, sweep
-from worker_service.claiming.shares import Shares
+from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.slots import Slots
 from worker_service.outages import DATABASE_ERRORS, Outage, describe
 
@@ -38,14 +38,14 @@ class Sweeper:
         database: Outage,
         settings: WorkerSettings,
         *,
-        shares: Shares | None = None,
+        fair_share: FairShare | None = None,
     ) -> None:
-        """``shares`` learns from it whether there are several owners."""
+        """``fair_share`` learns from it whether there are several owners."""
         self._engine = engine
         self._redis = redis
         self._slots = slots
         self._database = database
-        self._shares = shares
+        self._fair_share = fair_share
         self._availability = Availability(settings.lease_seconds, settings.heartbeat_seconds)
         self._failing: frozenset[str] = frozenset()
         self._hurry = asyncio.Event()
@@ -72,8 +72,8 @@ class Sweeper:
 
     async def sweep_once(self) -> None:
         """One round. Raises one of DATABASE_ERRORS if PostgreSQL does not answer."""
-        if self._shares is not None:
-            self._shares.several_owners = await are_several(self._engine)
+        if self._fair_share is not None:
+            self._fair_share.several_owners = await are_several(self._engine)
         swept = await sweep(self._engine, max(self._slots.free, 1), self._availability)
         self._tell(swept.failures)
         if swept.due:

@@ -16,15 +16,15 @@ from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.waiting import eventually
-from worker_service.claiming.shares import Shares
+from worker_service.claiming.fair_share import FairShare
 
 
 class Slots:
-    """The slots of a worker over a queue without end, of which each owner's share is what Shares lets it have."""
+    """The slots of a worker over a queue without end, of which each owner's share is what FairShare lets it have."""
 
     def __init__(self, capacity: int, reserve: int | None = None) -> None:
         self.capacity = capacity
-        self.shares = Shares(capacity, reserve)
+        self.fair_share = FairShare(capacity, reserve)
         self.held: Counter[str] = Counter()
         self.turns: Counter[str] = Counter()
 
@@ -32,7 +32,7 @@ class Slots:
         """Claim for all free slots, in turns of owners that never have enough."""
         to_all = False
         while free := self.capacity - self.held.total():
-            offer = self.shares.offer(free, to_all=to_all)
+            offer = self.fair_share.offer(free, to_all=to_all)
             wanting = [owner for owner in owners if owner not in offer.but_for]
             assert 0 < offer.limit <= free
             if not wanting:
@@ -46,12 +46,12 @@ class Slots:
                 self.take(owner)
 
     def take(self, owner: str) -> None:
-        self.shares.took(owner)
+        self.fair_share.took(owner)
         self.held[owner] += 1
 
     def end(self, owner: str, count: int = 1) -> None:
         for _ in range(count):
-            self.shares.gave_back(owner)
+            self.fair_share.gave_back(owner)
             self.held[owner] -= 1
 
 
@@ -76,10 +76,10 @@ def test_one_owner_has_all_but_the_reserve_and_another_begins_at_once(
 
 def test_alone_an_owner_has_all() -> None:
     slots = Slots(512)
-    slots.shares.several_owners = False
+    slots.fair_share.several_owners = False
     slots.fill("a")
     assert slots.held["a"] == 512
-    assert not slots.shares.somebody_is_passed_over
+    assert not slots.fair_share.somebody_is_passed_over
 
 
 def test_no_slot_waits_for_an_owner_that_has_nothing_due() -> None:
@@ -127,7 +127,7 @@ def test_what_is_offered_may_all_be_one_owners(
     free = capacity - slots.held.total()
     if not free:
         return
-    offer = slots.shares.offer(min(wanted, free), to_all=to_all)
+    offer = slots.fair_share.offer(min(wanted, free), to_all=to_all)
     reserve = min(reserve, capacity - 1)
     for owner in [*slots.held, "new"]:
         left, has = free, slots.held[owner]

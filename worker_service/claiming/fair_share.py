@@ -25,7 +25,7 @@ class Offer:
     last: bool = True
 
 
-class Shares:
+class FairShare:
     """Two rules, of which the first says what an owner may have, and the second who comes first.
 
     A dynamic threshold, as switches share a buffer by: an owner is given a slot only while it has fewer than
