@@ -38,9 +38,9 @@ from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering.forgotten_texts import end_forgotten_texts
 from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.text_publisher import TextPublisher
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control, Prober
+from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.engine_probe import EngineProbe, ProbeLoop
 from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
@@ -102,7 +102,7 @@ class Runtime:
         )
         gate = EngineGate()
         fair_share = FairShare(settings.worker.worker_slots, settings.worker.reserved_slots)
-        claimer = Claimer(self._engine, self._lease, gate, self._database, fair_share)
+        dispatcher = ClaimDispatcher(self._engine, self._lease, gate, self._database, fair_share)
         self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
         runner = AnswerRunner(
             self._engine,
@@ -115,15 +115,15 @@ class Runtime:
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
         self._retention_days = settings.questions.retention_days
-        control = Control(self._client, settings.generation, gate)
-        self.slots = Slots(settings.worker.worker_slots, claimer, runner, control)
+        probe = EngineProbe(self._client, settings.generation, gate)
+        self.slots = Slots(settings.worker.worker_slots, dispatcher, runner, probe)
         self._record = ProcessRecord(
             self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
         )
         self._sweeper = Sweeper(
             self._engine, self._redis, self.slots, self._database, settings.worker, fair_share=fair_share
         )
-        self._prober = Prober(control, gate, self._sweeper.hurry)
+        self._probe_loop = ProbeLoop(probe, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -158,7 +158,7 @@ class Runtime:
         run("writing texts to Redis", self._publisher.run)
         run("saying that this process runs", self._record.keep)
         run("sweeping", self._sweeper.run)
-        run("probing the engine", self._prober.run)
+        run("probing the engine", self._probe_loop.run)
         run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)

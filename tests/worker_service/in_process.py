@@ -18,9 +18,9 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
 from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.text_publisher import TextPublisher
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control
+from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.engine_probe import EngineProbe
 from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
 from worker_service.outages import Outage
@@ -33,11 +33,11 @@ class Worker:
     engine: AsyncEngine
     lease: Lease
     gate: EngineGate
-    claimer: Claimer
+    dispatcher: ClaimDispatcher
     runner: AnswerRunner
     slots: Slots
     publisher: TextPublisher
-    control: Control
+    probe: EngineProbe
     redis: MeshRedis
 
     async def answer(self, question: str) -> Any:
@@ -45,11 +45,11 @@ class Worker:
         await ask(self.engine, question)
         claim = await self.claim()
         await self.runner.answer(claim)
-        self.claimer.give_back(claim)
+        self.dispatcher.give_back(claim)
         return (await answers(self.engine))[question]
 
     async def claim(self) -> Claim:
-        claim = await self.claimer.next()
+        claim = await self.dispatcher.next()
         assert claim is not None
         return claim
 
@@ -61,7 +61,7 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
     database = Outage("PostgreSQL", "tests")
     lease = Lease(engine, "tests", settings, database)
     gate = EngineGate()
-    claimer = Claimer(engine, lease, gate, database)
+    dispatcher = ClaimDispatcher(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
         publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
         runner = AnswerRunner(
@@ -74,11 +74,11 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
             generation=GenerationSettings(),
             reuse_seconds=3_600,
         )
-        control = Control(client, GenerationSettings(), gate)
-        slots = Slots(8, claimer, runner, control)
+        probe = EngineProbe(client, GenerationSettings(), gate)
+        slots = Slots(8, dispatcher, runner, probe)
         parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(publisher.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, runner, slots, publisher, control, redis)
+        yield Worker(engine, lease, gate, dispatcher, runner, slots, publisher, probe, redis)
         while parts:
             for part in parts:
                 part.cancel()

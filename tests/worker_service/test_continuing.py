@@ -37,7 +37,7 @@ async def break_off(
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
     replies = await append(redis, [Append(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
     assert replies == [0]
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert worker.lease.worker_id is not None
     await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     return claim
@@ -47,7 +47,7 @@ async def answer_again(worker: Worker) -> Any:
     claim = await worker.claim()
     assert claim.attempt == 2
     await worker.runner.answer(claim)
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
 
@@ -180,7 +180,7 @@ async def test_a_claim_that_is_not_current_takes_nothing_back(
     await break_off(worker, redis, "Answer", Usage())
     await redis.flushall()
     stale = await worker.claim()
-    worker.claimer.give_back(stale)
+    worker.dispatcher.give_back(stale)
     assert worker.lease.worker_id is not None
     await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     current = await worker.claim()

@@ -32,26 +32,26 @@ class Slots:
         """Claim for all free slots, in turns of owners that never have enough."""
         to_all = False
         while free := self.capacity - self.held.total():
-            offer = self.fair_share.offer(free, to_all=to_all)
-            wanting = [owner for owner in owners if owner not in offer.but_for]
-            assert 0 < offer.limit <= free
+            limits = self.fair_share.limits(free, to_all=to_all)
+            wanting = [owner for owner in owners if owner not in limits.excluded_owners]
+            assert 0 < limits.count <= free
             if not wanting:
-                if offer.last:
+                if limits.is_last:
                     return
                 to_all = True
                 continue
-            for _ in range(offer.limit):
+            for _ in range(limits.count):
                 owner = min(wanting, key=lambda owner: self.turns[owner])
                 self.turns[owner] = max(self.turns[owner], min(self.turns.values(), default=0)) + 1
                 self.take(owner)
 
     def take(self, owner: str) -> None:
-        self.fair_share.took(owner)
+        self.fair_share.acquired(owner)
         self.held[owner] += 1
 
     def end(self, owner: str, count: int = 1) -> None:
         for _ in range(count):
-            self.fair_share.gave_back(owner)
+            self.fair_share.released(owner)
             self.held[owner] -= 1
 
 
@@ -127,15 +127,15 @@ def test_what_is_offered_may_all_be_one_owners(
     free = capacity - slots.held.total()
     if not free:
         return
-    offer = slots.fair_share.offer(min(wanted, free), to_all=to_all)
+    limits = slots.fair_share.limits(min(wanted, free), to_all=to_all)
     reserve = min(reserve, capacity - 1)
     for owner in [*slots.held, "new"]:
         left, has = free, slots.held[owner]
-        for _ in range(offer.limit if owner not in offer.but_for else 0):
+        for _ in range(limits.count if owner not in limits.excluded_owners else 0):
             assert not reserve or has * reserve < (capacity - reserve) * left
             left, has = left - 1, has + 1
-    assert 1 <= offer.limit <= min(wanted, free)
-    assert all(slots.held[owner] for owner in offer.but_for), "who has nothing may begin"
+    assert 1 <= limits.count <= min(wanted, free)
+    assert all(slots.held[owner] for owner in limits.excluded_owners), "who has nothing may begin"
 
 
 @pytest.mark.integration

@@ -113,7 +113,7 @@ async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
     question = "A broken one? [[tokens=50 fault=error at=10 times=1]]"
     _, claim, answering = await begin(worker, question)
     await answering
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     if redis_forgets:
         await redis.flushdb()
     async with worker.engine.begin() as connection:

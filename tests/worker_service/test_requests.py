@@ -28,7 +28,7 @@ OWN = GenerationSettings()
 async def answer(worker: Worker) -> Any:
     claim = await worker.claim()
     await worker.runner.answer(claim)
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
 
@@ -41,7 +41,7 @@ async def break_off(
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
     usage = Usage(6, 2, None, 0, 2)
     assert await append(redis, [Append(claim.answer_id, claim.token, 0, b"Answer to", usage, finish, writer)]) == [0]
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert worker.lease.worker_id is not None
     await claims.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
 
@@ -95,7 +95,7 @@ async def test_a_request_that_names_a_model_gets_it(worker: Worker, llm: FakeLlm
     assert claim.request is not None
     named = b"\x12\x05large" + claim.request  # field 2
     await worker.runner.answer(replace(claim, request=named))
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert llm.specs[0].model == "large"
     assert (await answers(worker.engine))[QUESTION].written_by == identity("large", "")
 
@@ -107,7 +107,7 @@ async def test_what_only_a_later_contract_knows_is_sent_on(worker: Worker, llm: 
     assert claim.request is not None
     unknown = b"\xa2\x7d\x03new"  # field 2004, a string
     await worker.runner.answer(replace(claim, request=claim.request + unknown))
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert unknown in llm.specs[0].SerializeToString()
 
 

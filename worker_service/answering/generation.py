@@ -30,8 +30,8 @@ from worker_service.answering.outcomes import (
     outcome_of_finish,
 )
 from worker_service.answering.text_publisher import AnswerText, TextPublisher
-from worker_service.claiming.control import Progress
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.engine_probe import Progress
 from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
 
 logger = logging.getLogger(__name__)

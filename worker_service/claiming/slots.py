@@ -7,8 +7,8 @@ from typing import Final
 
 from foundation.background import watched
 from worker_service.answering.runner import AnswerRunner
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control
+from worker_service.claiming.dispatcher import ClaimDispatcher
+from worker_service.claiming.engine_probe import EngineProbe
 from worker_service.claiming.trials import Trials
 
 _LONGEST_HINT_SECONDS: Final = 600.0
@@ -20,12 +20,12 @@ _WRITE_SECONDS: Final = 5.0
 class Slots:
     """Up to ``capacity`` slots, and places for suspects; each claims and answers until nothing is due."""
 
-    def __init__(self, capacity: int, claimer: Claimer, runner: AnswerRunner, control: Control) -> None:
+    def __init__(self, capacity: int, dispatcher: ClaimDispatcher, runner: AnswerRunner, probe: EngineProbe) -> None:
         self._capacity = capacity
-        self._claimer = claimer
+        self._dispatcher = dispatcher
         self._runner = runner
         self._busy: set[asyncio.Task[None]] = set()
-        self._trials = Trials(capacity, claimer, runner, control, self._start)
+        self._trials = Trials(capacity, dispatcher, runner, probe, self._start)
         self._trying: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
@@ -44,7 +44,7 @@ class Slots:
     @property
     def held(self) -> frozenset[int]:
         """Tokens of the claims that the slots hold."""
-        return self._claimer.held
+        return self._dispatcher.held
 
     async def work(self, count: int) -> None:
         """Do what a hint asks for: let up to ``count`` slots look for due questions now.
@@ -69,7 +69,7 @@ class Slots:
         for _ in range(starting):
             self._start(self._answer_due())
         if not starting:
-            self._claimer.hurry()
+            self._dispatcher.hurry()
 
     def start_trials(self) -> None:
         """Try questions that may be what kills workers or engines, unless some are being tried.
@@ -88,7 +88,7 @@ class Slots:
         self._runner.stop(asked - owned)
         self._runner.confirm(owned)
         if owned - self.held:
-            self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
+            self._reconciling = asyncio.create_task(self._dispatcher.hand_back_strays())
             watched(self._reconciling, "handing back strays")
 
     def lease_lost(self) -> None:
@@ -130,7 +130,7 @@ class Slots:
     async def _answer_due(self) -> None:
         has_answered = False
         while not self._closing:
-            claim = await self._claimer.next(patiently=has_answered)
+            claim = await self._dispatcher.next(patiently=has_answered)
             if claim is None:
                 return
             has_answered = True
@@ -138,6 +138,6 @@ class Slots:
                 if not self._closing:
                     await self._runner.answer(claim)
             finally:
-                self._claimer.give_back(claim)
-            if self._claimer.passes_over:
+                self._dispatcher.give_back(claim)
+            if self._dispatcher.passes_over:
                 self.start(1)  # this slot and another: where one is free again, an owner may have a bit more than that

@@ -6,8 +6,8 @@ from typing import Final
 
 from questions.claims import SUSPECT_FROM, TRIAL_SECONDS, Claim
 from worker_service.answering.runner import AnswerRunner
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control
+from worker_service.claiming.dispatcher import ClaimDispatcher
+from worker_service.claiming.engine_probe import EngineProbe
 
 _SETTLE_SECONDS: Final = 5.0
 """What is being generated gets so long to show that it breaks nothing."""
@@ -25,16 +25,16 @@ class Trials:
     def __init__(
         self,
         most: int,
-        claimer: Claimer,
+        dispatcher: ClaimDispatcher,
         runner: AnswerRunner,
-        control: Control,
+        probe: EngineProbe,
         start: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
     ) -> None:
         """``most``: suspects at a time. ``start`` makes the tasks in which they are answered."""
         self._most = most
-        self._claimer = claimer
+        self._dispatcher = dispatcher
         self._runner = runner
-        self._control = control
+        self._probe = probe
         self._start = start
         self._count = 1
         self._closing = False
@@ -49,10 +49,10 @@ class Trials:
         Without the latter an outage in which the model server breaks off every answer would make poison of the few
         questions that are open.
         """
-        while not self._closing and await self._control.is_answered():
-            with self._claimer.pausing() as end_pause:
+        while not self._closing and await self._probe.is_answered():
+            with self._dispatcher.pausing() as end_pause:
                 await self._runner.until_tried(_SETTLE_SECONDS)
-                suspects = await self._claimer.suspects(self._count) if not self._closing else []
+                suspects = await self._dispatcher.suspects(self._count) if not self._closing else []
                 if not suspects:
                     return
                 trials = {self._try(suspect) for suspect in suspects}
@@ -75,4 +75,4 @@ class Trials:
         try:
             await self._runner.answer(suspect, passed)
         finally:
-            self._claimer.give_back(suspect)
+            self._dispatcher.give_back(suspect)

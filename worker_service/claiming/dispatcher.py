@@ -12,7 +12,7 @@ from foundation.background import watched
 from questions import claims
 from questions.claims import Claim
 from worker_service.claiming.engine_gate import EngineGate
-from worker_service.claiming.fair_share import FairShare, Offer
+from worker_service.claiming.fair_share import ClaimLimits, FairShare
 from worker_service.claiming.leases import Lease
 from worker_service.outages import DATABASE_ERRORS, Outage
 
@@ -20,7 +20,7 @@ from worker_service.outages import DATABASE_ERRORS, Outage
 _PATIENCE_SECONDS: Final = 0.1
 
 
-class Claimer:
+class ClaimDispatcher:
     """Gives slots their claims. One statement claims for all slots that wait, however many those are."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Claimer:
         """The slot has nothing more to do with this claim."""
         if claim.token in self._held:
             self._held.discard(claim.token)
-            self._fair_share.gave_back(claim.owner)
+            self._fair_share.released(claim.owner)
 
     async def hand_back_strays(self) -> None:
         """Hand back what PostgreSQL thinks is held here and is not.
@@ -154,19 +154,21 @@ class Claimer:
         """Add to ``claimed``: in one statement where no owner has its share, else in a few."""
         to_all = False
         while (rest := permitted - len(claimed)) > 0:
-            offer = Offer(rest) if suspects else self._fair_share.offer(rest, to_all=to_all)
-            found = await claims.claim(self._engine, worker_id, offer.limit, suspects=suspects, but_for=offer.but_for)
+            limits = ClaimLimits(rest) if suspects else self._fair_share.limits(rest, to_all=to_all)
+            found = await claims.claim(
+                self._engine, worker_id, limits.count, suspects=suspects, but_for=limits.excluded_owners
+            )
             self._hold(found)
             claimed += found
-            if len(found) < offer.limit:
-                if offer.last:
+            if len(found) < limits.count:
+                if limits.is_last:
                     return
                 to_all = True
 
     def _hold(self, claimed: Iterable[Claim]) -> None:
         for claim in claimed:
             self._held.add(claim.token)
-            self._fair_share.took(claim.owner)
+            self._fair_share.acquired(claim.owner)
 
     def _distribute(self, waiting: Iterable[asyncio.Future[Claim | None]], claimed: Iterable[Claim]) -> None:
         for waiter, claim in zip_longest((w for w in waiting if not w.done()), claimed):
