@@ -9,7 +9,7 @@ from foundation.background import watched
 from worker_service.answering.runner import AnswerRunner
 from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_probe import EngineProbe
-from worker_service.claiming.trials import Trials
+from worker_service.claiming.suspect_trials import SuspectTrials
 
 _LONGEST_HINT_SECONDS: Final = 600.0
 """A hint waits no longer for a free slot: RabbitMQ closes the channel of one kept for 1,800 s."""
@@ -25,7 +25,7 @@ class Slots:
         self._dispatcher = dispatcher
         self._runner = runner
         self._busy: set[asyncio.Task[None]] = set()
-        self._trials = Trials(capacity, dispatcher, runner, probe, self._start)
+        self._trials = SuspectTrials(capacity, dispatcher, runner, probe, self._start)
         self._trying: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Trials: suspects are answered where nothing else is to blame, so that what breaks shows which of them breaks it."""
+"""Suspects are answered where nothing else is to blame, so that what breaks shows which of them breaks it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,7 +15,7 @@ _HANGS_AFTER_SECONDS: Final = 30.0
 """A suspect of which nothing is heard for so long does not keep the others waiting."""
 
 
-class Trials:
+class SuspectTrials:
     """Answers suspects: one at first, and twice as many each time that none of them broke anything.
 
     Nothing else is claimed until they have gone on for long enough: at most ``TRIAL_SECONDS``. When several were tried
