@@ -128,7 +128,7 @@ class Runtime:
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
-        self._told_of_schema = False
+        self._schema_wait_logged = False
 
     def start(self) -> None:
         """Begin to answer, as soon as PostgreSQL is there and migrated."""
@@ -163,7 +163,7 @@ class Runtime:
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)
         run("following the mesh's id", self._follow_mesh_id)
-        run("telling that it is ready", self._tell_ready)
+        run("telling that it is ready", self._announce_ready)
         if self._retention_days:
             run("removing old questions", partial(keep_retention, self._engine, self._retention_days, self._database))
 
@@ -175,8 +175,8 @@ class Runtime:
             self._database.begins(error)
         else:
             self._database.ends()
-            if self._mesh.id is None and not self._told_of_schema:
-                self._told_of_schema = True
+            if self._mesh.id is None and not self._schema_wait_logged:
+                self._schema_wait_logged = True
                 logger.warning("waiting for the database to have revision %s", needed)
         if self._mesh.id is None:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -197,7 +197,7 @@ class Runtime:
             "model server": "does not answer, probed" if gate.is_closed else "answers",
         }
 
-    async def _tell_ready(self) -> None:
+    async def _announce_ready(self) -> None:
         await self._lease.obtained.wait()
         # Without the broker it answers all the same, a little later.
         with suppress(TimeoutError):

@@ -156,7 +156,7 @@ async def test_who_went_on_for_long_enough_is_not_blamed_and_soon_due(worker: Wo
     await ask(worker.engine, LONG)
     claim = await worker.claim()
     answering = asyncio.create_task(worker.runner.answer(claim))
-    await asyncio.wait_for(worker.runner.until_tried(30), 30)
+    await asyncio.wait_for(worker.runner.until_settled(30), 30)
     llm.fail_at_the_end = BREAK_OFF
     llm.pause_before_last.set()
     await asyncio.wait_for(answering, 10)

@@ -44,7 +44,7 @@ _MOST_TOKENS: Final = 2**31 - 1
 # The longest tokens of usual vocabularies have 16 letters, or a few of other scripts.
 _BYTES_A_TOKEN: Final = 32
 _FEW_BYTES: Final = 4_096
-"""Limits of a few tokens may be passed by as much: some tokens are runs of 128 spaces."""
+"""Limits of a few tokens may be exceeded by as much: some tokens are runs of 128 spaces."""
 _FINAL_WRITE_SECONDS: Final = 1.0
 """So long before its deadline, at most, an answer ends with what there is, to be final in time."""
 _FINAL_WRITE_SHARE: Final = 0.1
@@ -75,12 +75,12 @@ class AnswerGeneration:
         self._settings = settings
 
     async def generate(
-        self, claim: Claim, opened: Callable[[AnswerText], None], went_on: Callable[[], None]
+        self, claim: Claim, opened: Callable[[AnswerText], None], on_progress: Callable[[], None]
     ) -> Outcome | None:
         """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
 
         ``opened`` is told the text that is being written, whose ``usage`` counts what it takes. Who calls forgets it.
-        ``went_on`` is called once it has gone further than the attempts before, as ``Progress`` says.
+        ``on_progress`` is called once it has gone further than the attempts before, as ``Progress`` says.
         """
         text = await self._publisher.open(claim)
         lost = text is None
@@ -92,11 +92,11 @@ class AnswerGeneration:
         if text.finish is not None:  # only the final write is missing
             return outcome_of_finish(text.finish, str(text), text.usage, text.writer)
         try:
-            return await self._go_on(text, went_on)
+            return await self._go_on(text, on_progress)
         except _CannotContinueError:
-            return await self._go_on(text, went_on) if await self._take_back(text) else None
+            return await self._go_on(text, on_progress) if await self._take_back(text) else None
 
-    async def _go_on(self, text: AnswerText, went_on: Callable[[], None]) -> Outcome:
+    async def _go_on(self, text: AnswerText, on_progress: Callable[[], None]) -> Outcome:
         prefix, before = str(text), text.usage
         request = self._request(text.claim)
         if request.HasField("max_output_tokens") and before.written_tokens >= request.max_output_tokens:
@@ -111,7 +111,7 @@ class AnswerGeneration:
         deadline = self._settings.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
         try:
             async with self._until_deadline(text), self._client.stream(spec, timeout=deadline) as events:
-                return await self._read(events, text, request, went_on)
+                return await self._read(events, text, request, on_progress)
         except TimeoutError:
             return self._finish(text, FinishReason.TIME_LIMIT, text.usage)
         except GenerationError as error:
@@ -123,7 +123,7 @@ class AnswerGeneration:
             return outcome_of_error(error)
 
     async def _read(
-        self, events: GenerationStream, text: AnswerText, request: GenerationSpec, went_on: Callable[[], None]
+        self, events: GenerationStream, text: AnswerText, request: GenerationSpec, on_progress: Callable[[], None]
     ) -> Outcome:
         before, continued = text.usage, bool(text.length)
         pieces = before.pieces
@@ -146,7 +146,7 @@ class AnswerGeneration:
                     if progress is not None and progress.is_enough(text.usage.written_tokens):
                         progress = None
                         self._gate.answered()
-                        went_on()
+                        on_progress()
                     if room < 0:
                         logger.info("answer %d was longer than it may be", text.claim.answer_id)
                         return self._finish(text, FinishReason.OUTPUT_LIMIT, text.usage)

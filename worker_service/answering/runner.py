@@ -33,7 +33,7 @@ _TOGETHER_SECONDS: Final = 1.0
 
 
 @dataclass(eq=False, slots=True)
-class _Running:
+class _RunningAnswer:
     claim: Claim
     task: asyncio.Task[object]
     text: AnswerText | None = None
@@ -41,9 +41,9 @@ class _Running:
     stopped: bool = False
     unwanted: bool = False
     """Stopped because the answer has ended, so that no other attempt will say what this one took."""
-    went_on: bool = False
+    has_progressed: bool = False
     """It has gone on for long enough to show that it breaks nothing at once."""
-    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it has gone on for long enough, or has ended."""
 
     def opened(self, text: AnswerText) -> None:
@@ -77,24 +77,24 @@ class AnswerRunner:
         self._database = database
         self._generation = AnswerGeneration(engine, client, gate, database, publisher=publisher, settings=generation)
         self._reuse_seconds = reuse_seconds
-        self._running: set[_Running] = set()
+        self._running: set[_RunningAnswer] = set()
         self._new_broke_at = -_TOGETHER_SECONDS
         self._acquitting: set[asyncio.Task[None]] = set()
 
-    async def answer(self, claim: Claim, passed: asyncio.Future[bool] | None = None) -> None:
+    async def answer(self, claim: Claim, verdict: asyncio.Future[bool] | None = None) -> None:
         """Generate the claim's answer and write what becomes of it; nothing is written once it was stopped.
 
         Never raises but for cancellation. What it cannot write is handed back when the lease is next renewed.
-        ``passed`` learns of a suspect, once that is known, whether it broke nothing.
+        ``verdict`` learns of a suspect, once that is known, whether it broke nothing.
         """
         task = asyncio.current_task()
         assert task is not None
         set_request_id(claim.request_id)
-        running = _Running(claim, task)
+        running = _RunningAnswer(claim, task)
         self._running.add(running)
         outcome: Outcome | None = None
         try:
-            outcome = await self._generate_until_stopped(running, passed)
+            outcome = await self._generate_until_stopped(running, verdict)
             if outcome is not None:
                 await self._write_outcome(running, outcome)
             elif running.unwanted:
@@ -105,11 +105,12 @@ class AnswerRunner:
             self._running.discard(running)
             self._forget_text(running)
             set_request_id(None)
-            _pass(passed, isinstance(outcome, Finished | Failed))
+            _settle(verdict, isinstance(outcome, Finished | Failed))
 
-    async def until_tried(self, seconds: float) -> None:
+    async def until_settled(self, seconds: float) -> None:
         """Wait until what is being generated now has gone on for long enough or has ended, but no longer."""
-        waiting = [asyncio.create_task(running.tried.wait()) for running in self._running if not running.tried.is_set()]
+        unsettled = [running.settled for running in self._running if not running.settled.is_set()]
+        waiting = [asyncio.create_task(settled.wait()) for settled in unsettled]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=seconds)
             for wait in late:
@@ -144,18 +145,20 @@ class AnswerRunner:
             if running.generating:
                 running.stop()
 
-    async def _generate_until_stopped(self, running: _Running, passed: asyncio.Future[bool] | None) -> Outcome | None:
-        def went_on() -> None:
-            running.went_on = True
-            running.tried.set()
+    async def _generate_until_stopped(
+        self, running: _RunningAnswer, verdict: asyncio.Future[bool] | None
+    ) -> Outcome | None:
+        def on_progress() -> None:
+            running.has_progressed = True
+            running.settled.set()
             if running.claim.interruptions >= claims.SUSPECT_FROM:
                 self._acquitting.add(acquitting := asyncio.create_task(self._acquit(running.claim)))
                 acquitting.add_done_callback(self._acquitting.discard)
             if running.claim.losses < claims.SUSPECT_FROM:  # what kills workers may do so at any moment
-                _pass(passed, True)
+                _settle(verdict, True)
 
         try:
-            return await self._generation.generate(running.claim, running.opened, went_on)
+            return await self._generation.generate(running.claim, running.opened, on_progress)
         except asyncio.CancelledError:
             if running.stopped and running.task.uncancel() == 0:
                 self._forget_text(running)
@@ -163,9 +166,9 @@ class AnswerRunner:
             raise
         finally:
             running.generating = False
-            running.tried.set()
+            running.settled.set()
 
-    async def _write_outcome(self, running: _Running, outcome: Outcome) -> None:
+    async def _write_outcome(self, running: _RunningAnswer, outcome: Outcome) -> None:
         claim = running.claim
         write: Callable[[], Awaitable[bool]]
         is_final = True
@@ -204,17 +207,17 @@ class AnswerRunner:
             logger.error("answer %d cannot be stored: %s", claim.answer_id, describe(error))  # noqa: TRY400
             return await claims.fail(self._engine, claim, ErrorReason.NOT_STORABLE)
 
-    def _is_blamed(self, running: _Running) -> bool:
+    def _is_blamed(self, running: _RunningAnswer) -> bool:
         """Whether an answer that was broken off may be what broke the engine.
 
-        What breaks it does so at the same place again: who has gone beyond that is innocent. A suspect is only blamed
-        if nobody else is to be blamed, which is why a trial waits until nothing else is new.
+        What breaks it does so at the same place again: whoever has gone beyond that is innocent. A suspect is
+        only blamed if nobody else is to be blamed, which is why a trial waits until nothing else is new.
         """
-        if running.went_on:
+        if running.has_progressed:
             return False
         now = time.monotonic()
         others = now - self._new_broke_at < _TOGETHER_SECONDS or any(
-            other is not running and not other.tried.is_set() for other in self._running
+            other is not running and not other.settled.is_set() for other in self._running
         )
         self._new_broke_at = now
         return not (running.claim.is_suspect and others)
@@ -225,11 +228,11 @@ class AnswerRunner:
         except DATABASE_ERRORS as error:
             self._database.begins(error)  # it stays a suspect, and will be tried again if it breaks off
 
-    def _forget_text(self, running: _Running) -> None:
+    def _forget_text(self, running: _RunningAnswer) -> None:
         if running.text is not None:
             self._publisher.forget(running.text)
 
-    async def _book(self, running: _Running) -> None:
+    async def _book(self, running: _RunningAnswer) -> None:
         """Book what was received. Once: who stops an answer does not wait for the ledger."""
         if running.text is None:
             return
@@ -240,7 +243,7 @@ class AnswerRunner:
                 self._database.begins(error)
             logger.warning("what answer %d took is not in the ledger: %s", running.claim.answer_id, describe(error))
 
-    async def _write(self, running: _Running, write: Callable[[], Awaitable[bool]]) -> bool:
+    async def _write(self, running: _RunningAnswer, write: Callable[[], Awaitable[bool]]) -> bool:
         """Repeat the write until its outcome is known, as long as the claim is ours; whether it was written.
 
         Repeating is safe when a commit's outcome is not known: a write changes the state that it depends on.
@@ -259,6 +262,6 @@ class AnswerRunner:
         return False
 
 
-def _pass(passed: asyncio.Future[bool] | None, innocent: bool) -> None:
-    if passed is not None and not passed.done():
-        passed.set_result(innocent)
+def _settle(verdict: asyncio.Future[bool] | None, broke_nothing: bool) -> None:
+    if verdict is not None and not verdict.done():
+        verdict.set_result(broke_nothing)

@@ -51,7 +51,7 @@ class SuspectTrials:
         """
         while not self._closing and await self._probe.is_answered():
             with self._dispatcher.pausing() as end_pause:
-                await self._runner.until_tried(_SETTLE_SECONDS)
+                await self._runner.until_settled(_SETTLE_SECONDS)
                 suspects = await self._dispatcher.suspects(self._count) if not self._closing else []
                 if not suspects:
                     return
@@ -61,18 +61,18 @@ class SuspectTrials:
             # What kills workers may do so at any moment: until it has ended it is tried alone.
             kills_workers = any(suspect.losses >= SUSPECT_FROM for suspect in suspects)
             await asyncio.wait(trials, timeout=None if kills_workers else _HANGS_AFTER_SECONDS)
-            innocent = all(trial.done() and trial.result() for trial in trials)
-            self._count = min(self._count * 2, self._most) if innocent else 1
-            if not innocent:
+            broke_nothing = all(trial.done() and trial.result() for trial in trials)
+            self._count = min(self._count * 2, self._most) if broke_nothing else 1
+            if not broke_nothing:
                 return
 
     def _try(self, suspect: Claim) -> asyncio.Future[bool]:
-        passed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._start(self._answer(suspect, passed))
-        return passed
+        verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._start(self._answer(suspect, verdict))
+        return verdict
 
-    async def _answer(self, suspect: Claim, passed: asyncio.Future[bool]) -> None:
+    async def _answer(self, suspect: Claim, verdict: asyncio.Future[bool]) -> None:
         try:
-            await self._runner.answer(suspect, passed)
+            await self._runner.answer(suspect, verdict)
         finally:
             self._dispatcher.give_back(suspect)

@@ -75,7 +75,7 @@ class Sweeper:
         if self._fair_share is not None:
             self._fair_share.several_owners = await are_several(self._engine)
         swept = await sweep(self._engine, max(self._slots.free, 1), self._availability)
-        self._tell(swept.failures)
+        self._log_changes(swept.failures)
         if swept.due:
             self._slots.start(swept.due)
         if swept.suspects:
@@ -85,7 +85,7 @@ class Sweeper:
                 self._slots.stop_answer(answer_id)
             await publish_ended(self._redis, swept.ended_answers)
 
-    def _tell(self, failures: Mapping[str, BaseException]) -> None:
+    def _log_changes(self, failures: Mapping[str, BaseException]) -> None:
         for name in failures.keys() - self._failing:
             logger.warning("sweeping: %s fails (%s), and is tried each round", name, describe(failures[name]))
         for name in self._failing - failures.keys():
