@@ -18,7 +18,9 @@ from fleet.mesh import read_mesh_id
 from fleet.processes import ProcessRecord, shown_settings
 from foundation import garbage
 from foundation.background import Background
+from foundation.outages import Outage
 from foundation.postgresql.database import create_engine
+from foundation.postgresql.errors import DATABASE_ERRORS
 from foundation.readiness import notify_ready
 from foundation.redis import Mesh, create_redis
 from foundation.settings import (
@@ -45,7 +47,6 @@ from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
 from worker_service.health import HealthServer
-from worker_service.outages import DATABASE_ERRORS, Outage
 from worker_service.sweeping.retention import keep_retention
 from worker_service.sweeping.sweeper import Sweeper
 from worker_service.waking.wakeups import take_wakeups

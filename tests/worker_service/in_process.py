@@ -11,6 +11,7 @@ from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
@@ -23,7 +24,6 @@ from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.engine_probe import EngineProbe
 from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
-from worker_service.outages import Outage
 
 
 @dataclass

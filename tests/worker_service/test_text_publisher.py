@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from live.answer_stream import Chunk, Cursor, Reading, Usage, close_texts, read_texts, text_channel
 from questions.claims import Claim
@@ -20,7 +21,6 @@ from tests.servers import redis_at
 from tests.worker_service.waiting import eventually
 from worker_service.answering.text_publisher import AnswerText, TextPublisher
 from worker_service.claiming.leases import Lease
-from worker_service.outages import Outage
 
 pytestmark = pytest.mark.integration
 

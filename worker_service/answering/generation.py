@@ -14,6 +14,8 @@ from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
 from askmesh_client import GenerationClient, GenerationError, GenerationStream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS, is_defect
 from foundation.settings import GenerationSettings
 from live.answer_stream import Usage
 from models.identity import identity
@@ -32,7 +34,6 @@ from worker_service.answering.outcomes import (
 from worker_service.answering.text_publisher import AnswerText, TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.engine_probe import Progress
-from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
 
 logger = logging.getLogger(__name__)
 

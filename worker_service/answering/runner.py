@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS, describe, is_defect, is_wrong_data
 from foundation.settings import GenerationSettings
 from owners import ledger
 from questions import claims
@@ -23,7 +25,6 @@ from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome,
 from worker_service.answering.text_publisher import AnswerText, TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.leases import Lease
-from worker_service.outages import DATABASE_ERRORS, Outage, describe, is_defect, is_wrong_data
 
 logger = logging.getLogger(__name__)
 

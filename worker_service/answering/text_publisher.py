@@ -9,6 +9,7 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from live.answer_stream import (
     Append,
@@ -25,7 +26,6 @@ from live.answer_stream import (
 from questions.claims import Claim
 from questions.states import FinishReason
 from worker_service.claiming.leases import Lease
-from worker_service.outages import Outage
 
 REDIS_ERRORS: Final = (RedisError, OSError)
 

@@ -9,12 +9,13 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.background import watched
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS
 from questions import claims
 from questions.claims import Claim
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.fair_share import ClaimLimits, FairShare
 from worker_service.claiming.leases import Lease
-from worker_service.outages import DATABASE_ERRORS, Outage
 
 # Slots that have answered look for more together: with a statement for each, every other statement finds nothing.
 _PATIENCE_SECONDS: Final = 0.1

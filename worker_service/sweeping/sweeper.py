@@ -9,6 +9,8 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS, describe
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.signals import publish_ended
@@ -16,7 +18,6 @@ from owners.census import are_several
 from questions.sweeping import Availability, sweep
 from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.slots import Slots
-from worker_service.outages import DATABASE_ERRORS, Outage, describe
 
 logger = logging.getLogger(__name__)
 
