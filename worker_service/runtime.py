@@ -38,6 +38,7 @@ from live.signals import ENDED_CHANNEL, Subscriber
 from live.wakeups import WAIT_SECONDS
 from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering.forgotten_texts import end_forgotten_texts
+from worker_service.answering.generation import AnswerGeneration
 from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.dispatcher import ClaimDispatcher
@@ -61,7 +62,7 @@ _BROKER_SECONDS: Final = 5.0
 _RETIRE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
     """The groups of settings that a worker reads."""
 
@@ -105,14 +106,21 @@ class Runtime:
         fair_share = FairShare(settings.worker.worker_slots, settings.worker.reserved_slots)
         dispatcher = ClaimDispatcher(self._engine, self._lease, gate, self._database, fair_share)
         self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
-        runner = AnswerRunner(
-            self._engine,
+        generation = AnswerGeneration(
             self._client,
-            self._lease,
-            gate,
-            self._database,
+            engine=self._engine,
+            gate=gate,
+            database=self._database,
             publisher=self._publisher,
-            generation=settings.generation,
+            settings=settings.generation,
+        )
+        runner = AnswerRunner(
+            generation,
+            engine=self._engine,
+            lease=self._lease,
+            gate=gate,
+            database=self._database,
+            publisher=self._publisher,
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
         self._retention_days = settings.questions.retention_days

@@ -17,6 +17,7 @@ from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
+from worker_service.answering.generation import AnswerGeneration
 from worker_service.answering.runner import AnswerRunner
 from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.dispatcher import ClaimDispatcher
@@ -26,7 +27,7 @@ from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Worker:
     """The parts of a worker process, under one lease that nobody renews."""
 
@@ -64,21 +65,33 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
     dispatcher = ClaimDispatcher(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
         publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
+        generation = AnswerGeneration(
+            client, engine=engine, gate=gate, database=database, publisher=publisher, settings=GenerationSettings()
+        )
         runner = AnswerRunner(
-            engine,
-            client,
-            lease,
-            gate,
-            database,
+            generation,
+            engine=engine,
+            lease=lease,
+            gate=gate,
+            database=database,
             publisher=publisher,
-            generation=GenerationSettings(),
             reuse_seconds=3_600,
         )
         probe = EngineProbe(client, GenerationSettings(), gate)
         slots = Slots(8, dispatcher, runner, probe)
         parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(publisher.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, dispatcher, runner, slots, publisher, probe, redis)
+        yield Worker(
+            engine=engine,
+            lease=lease,
+            gate=gate,
+            dispatcher=dispatcher,
+            runner=runner,
+            slots=slots,
+            publisher=publisher,
+            probe=probe,
+            redis=redis,
+        )
         while parts:
             for part in parts:
                 part.cancel()

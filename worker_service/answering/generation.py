@@ -60,11 +60,11 @@ class AnswerGeneration:
 
     def __init__(
         self,
-        engine: AsyncEngine,
         client: GenerationClient,
+        *,
+        engine: AsyncEngine,
         gate: EngineGate,
         database: Outage,
-        *,
         publisher: TextPublisher,
         settings: GenerationSettings,
     ) -> None:

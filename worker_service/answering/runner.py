@@ -6,16 +6,15 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
 from foundation.outages import Outage
 from foundation.postgresql.errors import DATABASE_ERRORS, describe, is_defect, is_wrong_data
-from foundation.settings import GenerationSettings
 from owners import ledger
 from questions import claims
 from questions.claims import Claim, Result
@@ -57,26 +56,25 @@ class _RunningAnswer:
 
 
 class AnswerRunner:
-    """Answers claims, many at a time, and can be told to stop with any of them."""
+    """Answers claims, many at a time, and stops any of them when asked to."""
 
     def __init__(
         self,
+        generation: AnswerGeneration,
+        *,
         engine: AsyncEngine,
-        client: GenerationClient,
         lease: Lease,
         gate: EngineGate,
         database: Outage,
-        *,
         publisher: TextPublisher,
-        generation: GenerationSettings,
         reuse_seconds: float,
     ) -> None:
+        self._generation = generation
         self._engine = engine
         self._lease = lease
         self._gate = gate
-        self._publisher = publisher
         self._database = database
-        self._generation = AnswerGeneration(engine, client, gate, database, publisher=publisher, settings=generation)
+        self._publisher = publisher
         self._reuse_seconds = reuse_seconds
         self._running: set[_RunningAnswer] = set()
         self._new_broke_at = -_TOGETHER_SECONDS
@@ -125,7 +123,7 @@ class AnswerRunner:
                 running.stop()
 
     def stop_answer(self, answer_id: int) -> None:
-        """As ``stop``, for whichever claim is for this answer."""
+        """Stop generating this answer, under whichever claim, and write nothing for it."""
         for running in self._running:
             if running.claim.answer_id == answer_id:
                 running.unwanted = True
@@ -136,12 +134,12 @@ class AnswerRunner:
         self._publisher.lease_renewed(tokens)
 
     def stop_all(self) -> None:
-        """As ``stop``, for all."""
+        """Stop everything, and write nothing."""
         for running in self._running:
             running.stop()
 
     def stop_generating(self) -> None:
-        """As ``stop``, for all whose answer is not at its end; outcomes that are being written are."""
+        """Stop all whose answer is still being generated. Outcomes that are being written are not stopped."""
         for running in self._running:
             if running.generating:
                 running.stop()
@@ -175,21 +173,20 @@ class AnswerRunner:
         is_final = True
         match outcome:
             case Finished(result):
-                write = lambda: self._finish(claim, result)  # noqa: E731
+                write = partial(self._finish, claim, result)
             case Failed(reason):
                 logger.info("answer %d failed: %s", claim.answer_id, reason)
-                write = lambda: claims.fail(self._engine, claim, reason)  # noqa: E731
+                write = partial(claims.fail, self._engine, claim, reason)
             case Refused(why, retry_after):
                 self._gate.refused(why, retry_after)
-                delay = pause(claim.waits, retry_after)
-                write = lambda: claims.wait(self._engine, claim, delay)  # noqa: E731
+                write = partial(claims.wait, self._engine, claim, pause(claim.waits, retry_after))
                 is_final = False
             case Broken(why, retry_after):
                 self._gate.broke(why)
                 logger.info("answer %d was interrupted: %s", claim.answer_id, why)
                 delay = pause(claim.interruptions, retry_after)
                 blamed = self._is_blamed(running)
-                write = lambda: claims.interrupted(self._engine, claim, delay, blamed=blamed)  # noqa: E731
+                write = partial(claims.interrupted, self._engine, claim, delay, blamed=blamed)
                 is_final = blamed and claim.interruptions + 1 >= claims.POISON_FROM
         if not isinstance(outcome, Finished):  # an overload may come after text
             await self._book(running)
