@@ -19,10 +19,13 @@ from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
 from tests.worker_service.waiting import eventually
-from worker_service.answering.text_publisher import AnswerText, TextPublisher
+from worker_service.answering.answer_text import AnswerText, CopyState
+from worker_service.answering.text_publisher import GATHER_NOTHING, Gathering, TextPublisher
 from worker_service.claiming.leases import Lease
 
 pytestmark = pytest.mark.integration
+
+GATHERED = Gathering()
 
 
 class ConfirmedLease(Lease):
@@ -44,9 +47,11 @@ def claim_of(answer_id: int = 1, token: int = 10, attempt: int = 1, epoch: int =
 
 
 @asynccontextmanager
-async def writing(redis: MeshRedis) -> AsyncIterator[tuple[TextPublisher, ConfirmedLease]]:
+async def writing(
+    redis: MeshRedis, gathering: Gathering = GATHERED
+) -> AsyncIterator[tuple[TextPublisher, ConfirmedLease]]:
     lease = ConfirmedLease()
-    publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
+    publisher = TextPublisher(redis, lease, Outage("Redis", "tests"), gathering)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, lease
@@ -73,17 +78,18 @@ async def until_stored(redis: MeshRedis, expected: str) -> None:
     await eventually(is_stored, f"Redis has {expected!r}")
 
 
-async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
-    redis: MeshRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (publisher, _):
+async def test_an_answer_is_stored_with_its_first_text_or_soon_without(redis: MeshRedis) -> None:
+    patient, hasty = Gathering(opening=3_600.0), Gathering(opening=0.01)
+    async with (
+        redis.pubsub(ignore_subscribe_messages=True) as pubsub,
+        writing(redis, patient) as (publisher, _),
+        writing(redis, hasty) as (other, _),
+    ):
         await pubsub.subscribe(redis.name(text_channel(1)), redis.name(text_channel(2)))
         await pubsub.get_message(timeout=5)
         await pubsub.get_message(timeout=5)
-        monkeypatch.setattr("worker_service.answering.text_publisher._OPENING_SECONDS", 3_600.0)
         publisher.add(await opened(publisher, claim_of(1)), "first", Usage())
-        monkeypatch.setattr("worker_service.answering.text_publisher._OPENING_SECONDS", 0.01)
-        await opened(publisher, claim_of(2))
+        await opened(other, claim_of(2))
         messages: list[bytes] = []
         while len(messages) < 2:
             if message := await pubsub.get_message(timeout=5):
@@ -130,15 +136,16 @@ def test_released_text_never_ends_in_white_space_and_adds_up(pieces: list[str]) 
     assert text.released.decode() == "".join(pieces)
 
 
+@pytest.mark.parametrize("gathering", [GATHERED, GATHER_NOTHING], ids=["gathered", "plain"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PIECES, st.sets(st.integers(0, 19)), st.sets(st.integers(0, 19)))
 async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
-    redis: MeshRedis, pieces: list[str], pauses: set[int], deaths: set[int]
+    redis: MeshRedis, gathering: Gathering, pieces: list[str], pauses: set[int], deaths: set[int]
 ) -> None:
     """A worker that dies loses what it has not released; the next goes on from what there is."""
     await redis.flushdb()
     together = b""
-    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (publisher, _):
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis, gathering) as (publisher, _):
         await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
         text = await opened(publisher, claim_of())
@@ -170,19 +177,32 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
     assert await stored(redis) == final
 
 
+async def test_without_gathering_each_piece_is_a_call_of_its_own(redis: MeshRedis) -> None:
+    async with writing(redis, GATHER_NOTHING) as (publisher, _):
+        text = await opened(publisher, claim_of())
+        await until_stored(redis, "")
+        await redis.config_resetstat()
+        for number in range(20):
+            publisher.add(text, str(number % 10), Usage())
+            await until_stored(redis, str(text))
+        calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
+
+    assert calls == 20
+
+
 async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: MeshRedis) -> None:
     async with writing(redis) as (publisher, _):
         text = await opened(publisher, claim_of())
         await publisher.settle(text)
         await redis.config_resetstat()
         publisher.add(text, "first", Usage())
-        assert text.due_at == 0.0
+        assert text.copy.due_at == 0.0
         await until_stored(redis, "first")
-        assert text.due_at > 0.0
-        held_until = text.due_at = asyncio.get_running_loop().time() + 3_600
+        assert text.copy.due_at > 0.0
+        held_until = text.copy.due_at = asyncio.get_running_loop().time() + 3_600
         for number in range(50):
             publisher.add(text, f" {number}", Usage())
-        assert text.due_at == held_until
+        assert text.copy.due_at == held_until
         publisher.end(text, FinishReason.STOP, Usage())
         await publisher.settle(text)
         calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
@@ -199,7 +219,7 @@ def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Val
             for text in several:
                 publisher.add(text, "first", Usage())
                 await publisher.settle(text)
-                text.due_at = asyncio.get_running_loop().time() - 1
+                text.copy.due_at = asyncio.get_running_loop().time() - 1
             for text in several:
                 publisher.add(text, " late", Usage())
             await until_stored(redis, "first late")
@@ -209,15 +229,16 @@ def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Val
 
 
 async def test_somebody_who_listens_gets_smaller_chunks(redis: MeshRedis) -> None:
-    async with writing(redis) as (publisher, _), redis.pubsub() as pubsub:
+    now = asyncio.get_running_loop().time
+    async with writing(redis, Gathering(read=60.0, unread=3_600.0)) as (publisher, _), redis.pubsub() as pubsub:
         text = await opened(publisher, claim_of())
         await publisher.settle(text)
-        alone = text.interval
+        assert text.copy.due_at - now() > 60
         await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
         publisher.add(text, "first", Usage())
         await publisher.settle(text)
-        assert text.interval < alone / 10
+        assert text.copy.due_at - now() <= 60
 
 
 async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confirmed_the_lease(
@@ -253,7 +274,7 @@ async def test_a_former_holder_writes_nothing_more(redis: MeshRedis) -> None:
         await former.settle(text)
         await later.settle(again)
         assert await stored(redis) == "one right"
-        assert text.lost
+        assert text.copy.state is CopyState.REFUSED
         await eventually(lambda: lease.asked == 1, "PostgreSQL is asked whose it is")
 
 

@@ -23,6 +23,7 @@ from questions import claims
 from questions.claims import Claim
 from questions.requests import generation_spec, request_for
 from questions.states import FinishReason
+from worker_service.answering.answer_text import AnswerText
 from worker_service.answering.outcomes import (
     Broken,
     Outcome,
@@ -31,7 +32,7 @@ from worker_service.answering.outcomes import (
     outcome_of_error,
     outcome_of_finish,
 )
-from worker_service.answering.text_publisher import AnswerText, TextPublisher
+from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.engine_probe import Progress
 

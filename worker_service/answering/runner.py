@@ -19,9 +19,10 @@ from owners import ledger
 from questions import claims
 from questions.claims import Claim, Result
 from questions.states import ErrorReason
+from worker_service.answering.answer_text import AnswerText
 from worker_service.answering.generation import AnswerGeneration
 from worker_service.answering.outcomes import Broken, Failed, Finished, Outcome, Refused, pause
-from worker_service.answering.text_publisher import AnswerText, TextPublisher
+from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
 from worker_service.claiming.leases import Lease
 
