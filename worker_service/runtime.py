@@ -18,7 +18,9 @@ from fleet.mesh import read_mesh_id
 from fleet.processes import ProcessRecord, shown_settings
 from foundation import garbage
 from foundation.background import Background
+from foundation.outages import Outage
 from foundation.postgresql.database import create_engine
+from foundation.postgresql.errors import DATABASE_ERRORS
 from foundation.readiness import notify_ready
 from foundation.redis import Mesh, create_redis
 from foundation.settings import (
@@ -36,16 +38,16 @@ from live.signals import ENDED_CHANNEL, Subscriber
 from live.wakeups import WAIT_SECONDS
 from schema.migrations import engine_is_up_to_date, needed_revision
 from worker_service.answering.forgotten_texts import end_forgotten_texts
-from worker_service.answering.runner import Answering
-from worker_service.answering.texts import Texts
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control, Prober
+from worker_service.answering.generation import AnswerGeneration
+from worker_service.answering.runner import AnswerRunner
+from worker_service.answering.text_publisher import TextPublisher
+from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.engine_probe import EngineProbe, ProbeLoop
+from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.leases import Lease
-from worker_service.claiming.shares import Shares
 from worker_service.claiming.slots import Slots
 from worker_service.health import HealthServer
-from worker_service.outages import DATABASE_ERRORS, Outage
 from worker_service.sweeping.retention import keep_retention
 from worker_service.sweeping.sweeper import Sweeper
 from worker_service.waking.wakeups import take_wakeups
@@ -60,7 +62,7 @@ _BROKER_SECONDS: Final = 5.0
 _RETIRE_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RuntimeSettings:
     """The groups of settings that a worker reads."""
 
@@ -101,32 +103,41 @@ class Runtime:
             Outage("PostgreSQL", "the lease cannot be renewed"),
         )
         gate = EngineGate()
-        shares = Shares(settings.worker.worker_slots, settings.worker.reserved_slots)
-        claimer = Claimer(self._engine, self._lease, gate, self._database, shares)
-        self._texts = Texts(self._redis, self._lease, self._mesh.outage)
-        answering = Answering(
-            self._engine,
+        fair_share = FairShare(settings.worker.worker_slots, settings.worker.reserved_slots)
+        dispatcher = ClaimDispatcher(self._engine, self._lease, gate, self._database, fair_share)
+        self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
+        generation = AnswerGeneration(
             self._client,
-            self._lease,
-            gate,
-            self._database,
-            texts=self._texts,
-            generation=settings.generation,
+            engine=self._engine,
+            gate=gate,
+            database=self._database,
+            publisher=self._publisher,
+            settings=settings.generation,
+        )
+        runner = AnswerRunner(
+            generation,
+            engine=self._engine,
+            lease=self._lease,
+            gate=gate,
+            database=self._database,
+            publisher=self._publisher,
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
         self._retention_days = settings.questions.retention_days
-        control = Control(self._client, settings.generation, gate)
-        self.slots = Slots(settings.worker.worker_slots, claimer, answering, control)
+        probe = EngineProbe(self._client, settings.generation, gate)
+        self.slots = Slots(settings.worker.worker_slots, dispatcher, runner, probe)
         self._record = ProcessRecord(
             self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
         )
-        self._sweeper = Sweeper(self._engine, self._redis, self.slots, self._database, settings.worker, shares=shares)
-        self._prober = Prober(control, gate, self._sweeper.hurry)
+        self._sweeper = Sweeper(
+            self._engine, self._redis, self.slots, self._database, settings.worker, fair_share=fair_share
+        )
+        self._probe_loop = ProbeLoop(probe, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
         self._hurry = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
-        self._told_of_schema = False
+        self._schema_wait_logged = False
 
     def start(self) -> None:
         """Begin to answer, as soon as PostgreSQL is there and migrated."""
@@ -153,15 +164,15 @@ class Runtime:
             await self._look_for_schema(needed)
         run = self._background.run
         run("keeping the lease", partial(self._lease.keep, self.slots))
-        run("writing texts to Redis", self._texts.run)
+        run("writing texts to Redis", self._publisher.run)
         run("saying that this process runs", self._record.keep)
         run("sweeping", self._sweeper.run)
-        run("probing the engine", self._prober.run)
+        run("probing the engine", self._probe_loop.run)
         run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)
         run("following the mesh's id", self._follow_mesh_id)
-        run("telling that it is ready", self._tell_ready)
+        run("telling that it is ready", self._announce_ready)
         if self._retention_days:
             run("removing old questions", partial(keep_retention, self._engine, self._retention_days, self._database))
 
@@ -173,8 +184,8 @@ class Runtime:
             self._database.begins(error)
         else:
             self._database.ends()
-            if self._mesh.id is None and not self._told_of_schema:
-                self._told_of_schema = True
+            if self._mesh.id is None and not self._schema_wait_logged:
+                self._schema_wait_logged = True
                 logger.warning("waiting for the database to have revision %s", needed)
         if self._mesh.id is None:
             await asyncio.sleep(_RETRY_SECONDS)
@@ -195,7 +206,7 @@ class Runtime:
             "model server": "does not answer, probed" if gate.is_closed else "answers",
         }
 
-    async def _tell_ready(self) -> None:
+    async def _announce_ready(self) -> None:
         await self._lease.obtained.wait()
         # Without the broker it answers all the same, a little later.
         with suppress(TimeoutError):

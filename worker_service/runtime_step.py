@@ -13,7 +13,7 @@ from kombu.common import ignore_errors
 
 from foundation.background import log_defect
 from worker_service.runtime import Runtime
-from worker_service.waking.asyncio_pool import AsyncioPool
+from worker_service.waking.loop_thread import LoopThread
 from worker_service.waking.tasks import add_tasks
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
@@ -31,30 +31,32 @@ class RuntimeStep(bootsteps.StartStopStep):
     acknowledged. The first signal lets answers end in the grace time; a second one, or SIGQUIT, hands them back.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    requires = ("celery.worker.components:Pool",)  # whose threads end when this has stopped
 
-    def __init__(self, worker: Any, open_runtime: Callable[[Callable[[], None]], Runtime], **options: Any) -> None:
+    def __init__(
+        self, worker: Any, loop: LoopThread, open_runtime: Callable[[Callable[[], None]], Runtime], **options: Any
+    ) -> None:
         super().__init__(worker, **options)
+        self._loop = loop
         self._worker = worker
         self._open_runtime = open_runtime
         self._stopping: asyncio.Task[None] | None = None
         self._worker.ready_callback = self._note_consuming
 
     def start(self, _parent: object) -> None:
-        """Called when the pool's loop runs."""
-        self._pool: AsyncioPool = self._worker.pool
-        self._pool.run(self._open()).result()
-        add_tasks(self._worker.app, self._runtime.slots)
+        """Called before Celery connects to the broker."""
+        self._loop.run(self._open()).result()
+        add_tasks(self._worker.app, self._runtime.slots, self._loop)
         for number in _STOP_SIGNALS:
             signal.signal(number, self._note_signal)
 
     def stop(self, _parent: object) -> None:
         """Called when Celery stops, for whatever reason."""
         self._runtime.hurry()
-        self._pool.run(self._runtime.close()).result()
+        self._loop.run(self._runtime.close()).result()
 
     def terminate(self, parent: object) -> None:
-        """As ``stop``."""
+        """Called instead of ``stop`` when Celery stops at once."""
         self.stop(parent)
 
     async def _open(self) -> None:
@@ -63,11 +65,11 @@ class RuntimeStep(bootsteps.StartStopStep):
         self._runtime.start()
 
     def _note_consuming(self, _consumer: object) -> None:
-        self._pool.call(self._runtime.consuming)
+        self._loop.call(self._runtime.consuming)
 
     def _note_signal(self, number: int, _frame: object) -> None:
         # The loop's thread goes on with it: in a signal handler no lock may be taken.
-        self._pool.call(lambda: self._begin_to_stop(hurry=number == signal.SIGQUIT))
+        self._loop.call(lambda: self._begin_to_stop(hurry=number == signal.SIGQUIT))
 
     def _begin_to_stop(self, *, hurry: bool, exit_status: int = _EXIT_OK) -> None:
         if hurry or self._stopping is not None:
@@ -83,8 +85,8 @@ class RuntimeStep(bootsteps.StartStopStep):
             log_defect("stopping", error)
             exit_status = _EXIT_DEFECT
         self._stop_celery(exit_status)
-        # Celery ends this loop when it stops. Where it waits for a broker that does not answer it would never, and
-        # nothing is left here that could be lost.
+        # This loop ends when Celery has stopped. Where Celery waits for a broker that does not answer it never stops,
+        # and nothing is left here that could be lost.
         await asyncio.sleep(_CELERY_SECONDS)
         os._exit(exit_status)
 

@@ -11,45 +11,46 @@ from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, refuse
-from worker_service.answering.runner import Answering
-from worker_service.answering.texts import Texts
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control
+from worker_service.answering.generation import AnswerGeneration
+from worker_service.answering.runner import AnswerRunner
+from worker_service.answering.text_publisher import TextPublisher
+from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.engine_probe import EngineProbe
 from worker_service.claiming.leases import Lease
 from worker_service.claiming.slots import Slots
-from worker_service.outages import Outage
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Worker:
     """The parts of a worker process, under one lease that nobody renews."""
 
     engine: AsyncEngine
     lease: Lease
     gate: EngineGate
-    claimer: Claimer
-    answering: Answering
+    dispatcher: ClaimDispatcher
+    runner: AnswerRunner
     slots: Slots
-    texts: Texts
-    control: Control
+    publisher: TextPublisher
+    probe: EngineProbe
     redis: MeshRedis
 
     async def answer(self, question: str) -> Any:
         """Ask, claim and answer one question; its answer's row."""
         await ask(self.engine, question)
         claim = await self.claim()
-        await self.answering.answer(claim)
-        self.claimer.give_back(claim)
+        await self.runner.answer(claim)
+        self.dispatcher.give_back(claim)
         return (await answers(self.engine))[question]
 
     async def claim(self) -> Claim:
-        claim = await self.claimer.next()
+        claim = await self.dispatcher.next()
         assert claim is not None
         return claim
 
@@ -61,17 +62,36 @@ async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> Asy
     database = Outage("PostgreSQL", "tests")
     lease = Lease(engine, "tests", settings, database)
     gate = EngineGate()
-    claimer = Claimer(engine, lease, gate, database)
+    dispatcher = ClaimDispatcher(engine, lease, gate, database)
     async with GenerationClient(llm_target) as client:
-        texts = Texts(redis, lease, Outage("Redis", "tests"))
-        answering = Answering(
-            engine, client, lease, gate, database, texts=texts, generation=GenerationSettings(), reuse_seconds=3_600
+        publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
+        generation = AnswerGeneration(
+            client, engine=engine, gate=gate, database=database, publisher=publisher, settings=GenerationSettings()
         )
-        control = Control(client, GenerationSettings(), gate)
-        slots = Slots(8, claimer, answering, control)
-        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(texts.run())}
+        runner = AnswerRunner(
+            generation,
+            engine=engine,
+            lease=lease,
+            gate=gate,
+            database=database,
+            publisher=publisher,
+            reuse_seconds=3_600,
+        )
+        probe = EngineProbe(client, GenerationSettings(), gate)
+        slots = Slots(8, dispatcher, runner, probe)
+        parts = {asyncio.create_task(lease.keep(slots)), asyncio.create_task(publisher.run())}
         await asyncio.wait_for(lease.obtained.wait(), 10)
-        yield Worker(engine, lease, gate, claimer, answering, slots, texts, control, redis)
+        yield Worker(
+            engine=engine,
+            lease=lease,
+            gate=gate,
+            dispatcher=dispatcher,
+            runner=runner,
+            slots=slots,
+            publisher=publisher,
+            probe=probe,
+            redis=redis,
+        )
         while parts:
             for part in parts:
                 part.cancel()

@@ -41,7 +41,7 @@ async def test_logs_and_llm_service_are_told_the_request_by_which_a_question_cam
     llm.before = refuse_with(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
     await ask(worker.engine, "question", request_id="mine-1")
     claim = await worker.claim()
-    await worker.answering.answer(claim)
+    await worker.runner.answer(claim)
 
     assert [spec.request_id for spec in llm.specs] == [f"mine-1:answer-{claim.answer_id}-1"]
     (line,) = [record for record in caplog.records if record.name == "worker_service.answering.runner"]
@@ -150,16 +150,16 @@ async def test_stopping_ends_the_call_and_writes_nothing(worker: Worker, llm: Fa
     llm.flowing.clear()
     await ask(worker.engine, "question")
     claim = await worker.claim()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await eventually(lambda: llm.running == 1, "the question is being answered")
 
     match by:
         case "token":
-            worker.answering.stop(frozenset({claim.token}))
+            worker.runner.stop(frozenset({claim.token}))
         case "answer":
-            worker.answering.stop_answer(claim.answer_id)
+            worker.runner.stop_answer(claim.answer_id)
         case _:
-            worker.answering.stop_all()
+            worker.runner.stop_all()
 
     await asyncio.wait_for(answering, 10)  # not cancelled: its slot goes on
     await eventually(lambda: llm.aborted["question"] == 1, "the call is ended")
@@ -171,11 +171,11 @@ async def test_stopping_another_claim_changes_nothing(worker: Worker, llm: FakeL
     llm.flowing.clear()
     await ask(worker.engine, "question")
     claim = await worker.claim()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await eventually(lambda: llm.running == 1, "the question is being answered")
 
-    worker.answering.stop(frozenset({claim.token + 1}))
-    worker.answering.stop_answer(claim.answer_id + 1)
+    worker.runner.stop(frozenset({claim.token + 1}))
+    worker.runner.stop_answer(claim.answer_id + 1)
     llm.flowing.set()
     await asyncio.wait_for(answering, 10)
 
@@ -235,10 +235,10 @@ async def test_repeating_a_write_ends_with_the_lease(
 
     monkeypatch.setattr(claims, "finish", fail)
     await ask(worker.engine, "question")
-    answering = asyncio.create_task(worker.answering.answer(await worker.claim()))
+    answering = asyncio.create_task(worker.runner.answer(await worker.claim()))
     await asyncio.wait_for(tried.wait(), 10)
 
-    worker.answering.stop_all()
+    worker.runner.stop_all()
 
     await asyncio.wait_for(answering, 10)
 
@@ -274,7 +274,7 @@ async def test_what_postgresql_gave_and_nobody_here_got_is_handed_back(worker: W
 
     owned = await worker_leases.renew_lease(worker.engine, worker_id, 3_600)
     assert owned == frozenset({got.token, lost.token})
-    worker.slots.lease_renewed(worker.claimer.held, owned)
+    worker.slots.lease_renewed(worker.dispatcher.held, owned)
 
     async def handed_back() -> bool:
         row = (await answers(worker.engine))["lost"]
@@ -296,12 +296,12 @@ async def test_one_statement_claims_for_all_slots_that_wait(worker: Worker, monk
     for number in range(30):
         await ask(worker.engine, f"question {number}")
 
-    got = await asyncio.gather(*(worker.claimer.next() for _ in range(40)))
+    got = await asyncio.gather(*(worker.dispatcher.next() for _ in range(40)))
 
     assert len({claim.token for claim in got if claim}) == 30
     assert got.count(None) == 10
     assert len(limits) <= 2
-    assert worker.claimer.held == {claim.token for claim in got if claim}
+    assert worker.dispatcher.held == {claim.token for claim in got if claim}
 
 
 async def test_slots_that_have_answered_look_for_more_together(
@@ -314,16 +314,16 @@ async def test_slots_that_have_answered_look_for_more_together(
         return await claim(engine, worker_id, limit, **options)
 
     monkeypatch.setattr(claims, "claim", count)
-    monkeypatch.setattr("worker_service.claiming.claimer._PATIENCE_SECONDS", 3_600.0)
+    monkeypatch.setattr("worker_service.claiming.dispatcher._PATIENCE_SECONDS", 3_600.0)
     for number in range(5):
         await ask(worker.engine, f"question {number}")
     worker.slots.start(8)
-    await eventually(lambda: worker.slots.free == 3 and not worker.claimer.held, "five are answered, and wait")
+    await eventually(lambda: worker.slots.free == 3 and not worker.dispatcher.held, "five are answered, and wait")
     assert limits == [8]
 
     await ask(worker.engine, "question 5")
     worker.slots.start(1)
-    await eventually(lambda: llm.asked.total() == 6 and not worker.claimer.held, "one has answered, and waits")
+    await eventually(lambda: llm.asked.total() == 6 and not worker.dispatcher.held, "one has answered, and waits")
     assert limits == [8, 6]
     assert worker.slots.free == 7
 
@@ -334,7 +334,7 @@ async def test_slots_that_have_answered_look_for_more_together(
 async def test_while_more_is_due_slots_do_not_wait_for_one_another(
     worker: Worker, llm: FakeLlmService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker_service.claiming.claimer._PATIENCE_SECONDS", 3_600.0)
+    monkeypatch.setattr("worker_service.claiming.dispatcher._PATIENCE_SECONDS", 3_600.0)
     for number in range(20):
         await ask(worker.engine, f"question {number}")
     worker.slots.start(3)
@@ -360,7 +360,7 @@ async def test_a_hint_waits_while_no_slot_is_free(worker: Worker, llm: FakeLlmSe
 
 async def test_a_claim_whose_slot_has_gone_is_not_held(worker: Worker) -> None:
     await ask(worker.engine, "question")
-    waiting = asyncio.create_task(worker.claimer.next())
+    waiting = asyncio.create_task(worker.dispatcher.next())
     await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.wait({waiting})
@@ -369,4 +369,4 @@ async def test_a_claim_whose_slot_has_gone_is_not_held(worker: Worker) -> None:
         return bool((await answers(worker.engine))["question"].attempt == 1)
 
     await eventually(tried, "the claim is made all the same")
-    await eventually(lambda: not worker.claimer.held, "it is given up")
+    await eventually(lambda: not worker.dispatcher.held, "it is given up")

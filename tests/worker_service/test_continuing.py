@@ -37,7 +37,7 @@ async def break_off(
     await open_text(redis, claim.answer_id, claim.token, claim.epoch, create=True)
     replies = await append(redis, [TextAppend(claim.answer_id, claim.token, 0, text.encode(), usage, finish)])
     assert replies == [0]
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert worker.lease.worker_id is not None
     await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     return claim
@@ -46,8 +46,8 @@ async def break_off(
 async def answer_again(worker: Worker) -> Any:
     claim = await worker.claim()
     assert claim.attempt == 2
-    await worker.answering.answer(claim)
-    worker.claimer.give_back(claim)
+    await worker.runner.answer(claim)
+    worker.dispatcher.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
 
@@ -190,12 +190,12 @@ async def test_a_claim_that_is_not_current_takes_nothing_back(
     await break_off(worker, redis, "Answer", RunningUsage())
     await redis.flushall()
     stale = await worker.claim()
-    worker.claimer.give_back(stale)
+    worker.dispatcher.give_back(stale)
     assert worker.lease.worker_id is not None
     await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
     current = await worker.claim()
 
-    await worker.answering.answer(stale)
+    await worker.runner.answer(stale)
 
     row = (await answers(worker.engine))[QUESTION]
     assert (row.epoch, row.token, row.state) == (0, current.token, "in_progress")
@@ -232,7 +232,7 @@ async def test_a_text_that_redis_lost_is_back_after_a_renewal_of_the_lease(
     await ask(worker.engine, QUESTION)
     claim = await worker.claim()
     llm.pause_before_last = asyncio.Event()
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     await asyncio.wait_for(waiting.wait(), 30)
     await until_text(worker.engine, redis, ANSWER.rpartition(" ")[0])
     llm.pause_before_last.set()

@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
 from foundation.settings import WorkerSettings
 from tests.worker_service.waiting import eventually
 from worker_service.claiming.leases import FENCE_SECONDS, Lease
-from worker_service.outages import Outage
 
 
 class Clock:

@@ -53,14 +53,14 @@ def prompt_tokens(question: str) -> int:
 async def begin(worker: Worker, question: str) -> tuple[int, Claim, asyncio.Task[None]]:
     question_id = await ask(worker.engine, question)
     claim = await worker.claim()
-    return question_id, claim, asyncio.create_task(worker.answering.answer(claim))
+    return question_id, claim, asyncio.create_task(worker.runner.answer(claim))
 
 
 def received(worker: Worker, tokens: int) -> Callable[[], Awaitable[bool]]:
     async def condition() -> bool:
         return any(
             running.text is not None and running.text.usage.written_tokens >= tokens
-            for running in worker.answering._running
+            for running in worker.runner._running
         )
 
     return condition
@@ -81,7 +81,7 @@ async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker,
     question_id, claim, answering = await begin(worker, question)
     await eventually(received(worker, 10), "ten tokens")
     assert await cancel(worker.engine, "tests", question_id) == claim.answer_id
-    worker.answering.stop_answer(claim.answer_id)
+    worker.runner.stop_answer(claim.answer_id)
     await answering
     assert fake.counts.tokens_written == 10
     assert await spent(worker.engine) == UsageTotals(
@@ -96,7 +96,7 @@ async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, 
     async with worker.engine.begin() as connection:
         await connection.execute(text("DELETE FROM questions"))
         await connection.execute(text("DELETE FROM answers"))
-    worker.answering.stop_answer(claim.answer_id)
+    worker.runner.stop_answer(claim.answer_id)
     await answering
     assert await spent(worker.engine) == UsageTotals(
         requests=1, prompt_tokens=prompt_tokens(question), completion_tokens=fake.counts.tokens_written
@@ -121,12 +121,12 @@ async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
     question = "A broken one? [[tokens=50 fault=error at=10 times=1]]"
     _, claim, answering = await begin(worker, question)
     await answering
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     if redis_forgets:
         await redis.flushdb()
     async with worker.engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET due_at = NULL"))
-    await worker.answering.answer(await worker.claim())
+    await worker.runner.answer(await worker.claim())
     once = prompt_tokens(question)
     booked = await spent(worker.engine)
     assert fake.counts.completed == 1

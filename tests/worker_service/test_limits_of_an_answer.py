@@ -18,7 +18,7 @@ from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
-from worker_service.answering import texts as texts_module
+from worker_service.answering import text_publisher
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ async def test_a_continued_flood_ends_there_as_well(worker: Worker, llm: FakeLlm
         await connection.execute(text("UPDATE answers SET state = 'queued', text = NULL, finished_at = NULL"))
     again = await worker.claim()
     assert again.attempt == 2
-    await worker.answering.answer(again)
+    await worker.runner.answer(again)
 
     assert (await answers(worker.engine))["endless"].text == row.text
 
@@ -58,9 +58,9 @@ async def test_long_texts_come_to_redis_in_several_calls(
 ) -> None:
     sent: list[int] = []
     for name in ("append", "put_texts"):
-        monkeypatch.setattr(texts_module, name, _noting(getattr(texts_module, name), sent))
-    monkeypatch.setattr(texts_module, "_BYTES_A_TEXT", 1_000)
-    monkeypatch.setattr(texts_module, "_BYTES_A_CALL", 3_000)
+        monkeypatch.setattr(text_publisher, name, _noting(getattr(text_publisher, name), sent))
+    monkeypatch.setattr(text_publisher, "_BYTES_A_TEXT", 1_000)
+    monkeypatch.setattr(text_publisher, "_BYTES_A_CALL", 3_000)
     llm.pause_before_last = asyncio.Event()
     question = "\N{GRINNING FACE}" * 2_000 + " end"
     for _ in range(8):
@@ -165,7 +165,7 @@ async def test_a_schema_that_does_not_fit_fails_nothing(
 async def test_an_answer_ends_with_its_text_before_its_deadline(worker: Worker, llm: FakeLlmService) -> None:
     llm.flowing.clear()
     await ask(worker.engine, "question", max_wait_seconds=3)
-    await asyncio.wait_for(worker.answering.answer(await worker.claim()), 30)
+    await asyncio.wait_for(worker.runner.answer(await worker.claim()), 30)
 
     row = (await answers(worker.engine))["question"]
     assert (row.state, row.finish_reason, row.text, row.reusable) == ("incomplete", "time_limit", "Answer", False)
@@ -181,7 +181,7 @@ async def test_an_answer_without_text_waits_for_some_and_then_ends(worker: Worke
     llm.before = hold
     llm.flowing.clear()
     await ask(worker.engine, "question", max_wait_seconds=1)
-    answering = asyncio.create_task(worker.answering.answer(await worker.claim()))
+    answering = asyncio.create_task(worker.runner.answer(await worker.claim()))
     done, _ = await asyncio.wait({answering}, timeout=1.5)
     assert not done
     begin.set()
@@ -202,7 +202,7 @@ async def test_it_goes_on_for_those_who_wait_for_longer(worker: Worker, llm: Fak
             """),
             {"answer_id": claim.answer_id},
         )
-    answering = asyncio.create_task(worker.answering.answer(claim))
+    answering = asyncio.create_task(worker.runner.answer(claim))
     done, _ = await asyncio.wait({answering}, timeout=2)
     assert not done
     llm.flowing.set()

@@ -20,7 +20,7 @@ from tests.llm_service.processes import model_process
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import working
 from tests.worker_service.waiting import eventually
-from worker_service.claiming.control import Prober
+from worker_service.claiming.engine_probe import ProbeLoop
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ async def replaced(
         llm_service = await stack.enter_async_context(LlmServer(settings, GenerationSettings()))
         worker = await stack.enter_async_context(working(engine, f"127.0.0.1:{llm_service.port}", redis))
 
-        prober = asyncio.create_task(Prober(worker.control, worker.gate, lambda: None).run())
+        prober = asyncio.create_task(ProbeLoop(worker.probe, worker.gate, lambda: None).run())
         stack.callback(prober.cancel)
 
         async def written() -> int:

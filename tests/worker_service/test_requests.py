@@ -27,8 +27,8 @@ OWN = GenerationSettings()
 
 async def answer(worker: Worker) -> Any:
     claim = await worker.claim()
-    await worker.answering.answer(claim)
-    worker.claimer.give_back(claim)
+    await worker.runner.answer(claim)
+    worker.dispatcher.give_back(claim)
     return (await answers(worker.engine))[QUESTION]
 
 
@@ -43,7 +43,7 @@ async def break_off(
     assert await append(redis, [TextAppend(claim.answer_id, claim.token, 0, b"Answer to", usage, finish, writer)]) == [
         0
     ]
-    worker.claimer.give_back(claim)
+    worker.dispatcher.give_back(claim)
     assert worker.lease.worker_id is not None
     await worker_leases.hand_back_all_but(worker.engine, worker.lease.worker_id, ())
 
@@ -96,8 +96,8 @@ async def test_a_request_that_names_a_model_gets_it(worker: Worker, llm: FakeLlm
     claim = await worker.claim()
     assert claim.request is not None
     named = b"\x12\x05large" + claim.request  # field 2
-    await worker.answering.answer(replace(claim, request=named))
-    worker.claimer.give_back(claim)
+    await worker.runner.answer(replace(claim, request=named))
+    worker.dispatcher.give_back(claim)
     assert llm.specs[0].model == "large"
     assert (await answers(worker.engine))[QUESTION].written_by == identity("large", "")
 
@@ -108,8 +108,8 @@ async def test_what_only_a_later_contract_knows_is_sent_on(worker: Worker, llm: 
     claim = await worker.claim()
     assert claim.request is not None
     unknown = b"\xa2\x7d\x03new"  # field 2004, a string
-    await worker.answering.answer(replace(claim, request=claim.request + unknown))
-    worker.claimer.give_back(claim)
+    await worker.runner.answer(replace(claim, request=claim.request + unknown))
+    worker.dispatcher.give_back(claim)
     assert unknown in llm.specs[0].SerializeToString()
 
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from worker_service.outages import Outage
+from foundation.outages import Outage
 from worker_service.sweeping import retention
 from worker_service.sweeping.retention import keep_retention
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 from worker_service.runtime_step import RuntimeStep
+from worker_service.waking.loop_thread import LoopThread
 
 
 class BrokenRuntime:
@@ -29,7 +30,7 @@ async def test_a_part_that_breaks_at_once_stops_the_worker() -> None:
         made.append(BrokenRuntime(on_defect))
         return made[0]
 
-    step = RuntimeStep(SimpleNamespace(), open_runtime)  # type: ignore[arg-type]
+    step = RuntimeStep(SimpleNamespace(), LoopThread(), open_runtime)  # type: ignore[arg-type]
     await step._open()
     assert made[0].hurried
     assert step._stopping is not None

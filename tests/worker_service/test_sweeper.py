@@ -3,13 +3,13 @@
 import pytest
 from sqlalchemy import text
 
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.answer_stream import FINAL_CHANNEL
 from questions import claims, suspects, worker_leases
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import Worker
-from worker_service.outages import Outage
 from worker_service.sweeping.sweeper import Sweeper
 
 pytestmark = pytest.mark.integration

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from live.wakeups import WAIT_SECONDS
 from tests.servers import redis_at
@@ -14,7 +15,6 @@ from tests.worker_service.asking import ask, states
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
-from worker_service.outages import Outage
 from worker_service.waking.wakeups import take_wakeups
 
 pytestmark = pytest.mark.integration

@@ -8,9 +8,10 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS
 from foundation.redis import MeshRedis
 from live.answer_stream import close_texts, drop_texts, running_texts
-from worker_service.outages import DATABASE_ERRORS, Outage
 
 _ROUND_SECONDS: Final = 600.0
 # The rest is still being written or waits for a claim.

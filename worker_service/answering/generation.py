@@ -14,6 +14,8 @@ from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
 from askmesh_client import GenerationClient, GenerationError, GenerationStream
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS, is_defect
 from foundation.settings import GenerationSettings
 from live.answer_stream import RunningUsage
 from models.identity import identity
@@ -21,6 +23,7 @@ from questions import claims
 from questions.claims import Claim
 from questions.requests import generation_spec, request_for
 from questions.states import FinishReason
+from worker_service.answering.answer_text import AnswerText
 from worker_service.answering.outcomes import (
     Broken,
     Outcome,
@@ -29,10 +32,9 @@ from worker_service.answering.outcomes import (
     outcome_of_error,
     outcome_of_finish,
 )
-from worker_service.answering.texts import Text, Texts
-from worker_service.claiming.control import Progress
+from worker_service.answering.text_publisher import TextPublisher
 from worker_service.claiming.engine_gate import EngineGate
-from worker_service.outages import DATABASE_ERRORS, Outage, is_defect
+from worker_service.claiming.engine_probe import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ _MOST_TOKENS: Final = 2**31 - 1
 # The longest tokens of usual vocabularies have 16 letters, or a few of other scripts.
 _BYTES_A_TOKEN: Final = 32
 _FEW_BYTES: Final = 4_096
-"""Limits of a few tokens may be passed by as much: some tokens are runs of 128 spaces."""
+"""Limits of a few tokens may be exceeded by as much: some tokens are runs of 128 spaces."""
 _FINAL_WRITE_SECONDS: Final = 1.0
 """So long before its deadline, at most, an answer ends with what there is, to be final in time."""
 _FINAL_WRITE_SHARE: Final = 0.1
@@ -54,37 +56,37 @@ class _CannotContinueError(Exception):
     """The model server cannot go on from the text that was given out, or it is another model's by now."""
 
 
-class Generating:
+class AnswerGeneration:
     """Generates answers for claims."""
 
     def __init__(
         self,
-        engine: AsyncEngine,
         client: GenerationClient,
+        *,
+        engine: AsyncEngine,
         gate: EngineGate,
         database: Outage,
-        *,
-        texts: Texts,
+        publisher: TextPublisher,
         settings: GenerationSettings,
     ) -> None:
         self._engine = engine
         self._client = client
         self._gate = gate
-        self._texts = texts
+        self._publisher = publisher
         self._database = database
         self._settings = settings
 
     async def generate(
-        self, claim: Claim, opened: Callable[[Text], None], went_on: Callable[[], None]
+        self, claim: Claim, opened: Callable[[AnswerText], None], on_progress: Callable[[], None]
     ) -> Outcome | None:
         """How the claim's generation ends; None if PostgreSQL says that the claim is not current any more.
 
         ``opened`` is told the text that is being written, whose ``usage`` counts what it takes. Who calls forgets it.
-        ``went_on`` is called once it has gone further than the attempts before, as ``Progress`` says.
+        ``on_progress`` is called once it has gone further than the attempts before, as ``Progress`` says.
         """
-        text = await self._texts.open(claim)
+        text = await self._publisher.open(claim)
         lost = text is None
-        text = text or Text(claim)
+        text = text or AnswerText(claim)
         text.usage = text.usage.not_below(claim.spent)
         opened(text)
         if lost and not await self._take_back(text):
@@ -92,11 +94,11 @@ class Generating:
         if text.finish is not None:  # only the final write is missing
             return outcome_of_finish(text.finish, str(text), text.usage, text.writer)
         try:
-            return await self._go_on(text, went_on)
+            return await self._go_on(text, on_progress)
         except _CannotContinueError:
-            return await self._go_on(text, went_on) if await self._take_back(text) else None
+            return await self._go_on(text, on_progress) if await self._take_back(text) else None
 
-    async def _go_on(self, text: Text, went_on: Callable[[], None]) -> Outcome:
+    async def _go_on(self, text: AnswerText, on_progress: Callable[[], None]) -> Outcome:
         prefix, before = str(text), text.usage
         request = self._request(text.claim)
         if request.HasField("max_output_tokens") and before.written_tokens >= request.max_output_tokens:
@@ -111,7 +113,7 @@ class Generating:
         deadline = self._settings.max_generation_seconds + _DEADLINE_MARGIN_SECONDS
         try:
             async with self._until_deadline(text), self._client.stream(spec, timeout=deadline) as events:
-                return await self._read(events, text, request, went_on)
+                return await self._read(events, text, request, on_progress)
         except TimeoutError:
             return self._finish(text, FinishReason.TIME_LIMIT, text.usage)
         except GenerationError as error:
@@ -119,11 +121,11 @@ class Generating:
                 raise _CannotContinueError from None
             if (finish := finish_of_error(error, continued=bool(prefix))) is not None:
                 return self._finish(text, finish, text.usage)
-            await self._texts.settle(text)
+            await self._publisher.settle(text)
             return outcome_of_error(error)
 
     async def _read(
-        self, events: GenerationStream, text: Text, request: GenerationSpec, went_on: Callable[[], None]
+        self, events: GenerationStream, text: AnswerText, request: GenerationSpec, on_progress: Callable[[], None]
     ) -> Outcome:
         before, continued = text.usage, bool(text.length)
         pieces = before.pieces
@@ -142,11 +144,11 @@ class Generating:
                     room -= len(more.encode())
                     if room < 0:  # a model server that does not know its limit would fill this process, and Redis
                         more = more.encode()[:room].decode(errors="ignore")
-                    self._texts.add(text, more, _usage(before, event, pieces))
+                    self._publisher.add(text, more, _usage(before, event, pieces))
                     if progress is not None and progress.is_enough(text.usage.written_tokens):
                         progress = None
                         self._gate.answered()
-                        went_on()
+                        on_progress()
                     if room < 0:
                         logger.info("answer %d was longer than it may be", text.claim.answer_id)
                         return self._finish(text, FinishReason.OUTPUT_LIMIT, text.usage)
@@ -157,11 +159,11 @@ class Generating:
                     if finish is None:
                         return Broken(f"unknown finish reason {event.finish_reason}")
                     return self._finish(text, finish, usage)
-        await self._texts.settle(text)
+        await self._publisher.settle(text)
         return Broken("no end")
 
     @asynccontextmanager
-    async def _until_deadline(self, text: Text) -> AsyncIterator[None]:
+    async def _until_deadline(self, text: AnswerText) -> AsyncIterator[None]:
         """Raise TimeoutError shortly before nobody would wait for the answer any more, if it has any text by then."""
         loop = asyncio.get_running_loop()
         watching: asyncio.Task[None] | None = None
@@ -179,7 +181,7 @@ class Generating:
                 if watching is not None:
                     watching.cancel()
 
-    async def _watch_deadline(self, text: Text, scope: asyncio.Timeout) -> None:
+    async def _watch_deadline(self, text: AnswerText, scope: asyncio.Timeout) -> None:
         """The earliest deadline has come; others may have joined, or have asked with a later one."""
         while True:
             try:
@@ -194,8 +196,8 @@ class Generating:
                 return
             await asyncio.sleep(max(_seconds_to_write(left), _DATABASE_RETRY_SECONDS))
 
-    def _finish(self, text: Text, finish: FinishReason, usage: RunningUsage) -> Outcome:
-        self._texts.end(text, finish, usage)
+    def _finish(self, text: AnswerText, finish: FinishReason, usage: RunningUsage) -> Outcome:
+        self._publisher.end(text, finish, usage)
         return outcome_of_finish(finish, str(text), usage, text.writer)
 
     def _request(self, claim: Claim) -> GenerationSpec:
@@ -204,7 +206,7 @@ class Generating:
         assert claim.question_text is not None
         return request_for(claim.question_text, self._settings)
 
-    async def _take_back(self, text: Text) -> bool:
+    async def _take_back(self, text: AnswerText) -> bool:
         """Begin anew; False if the claim is not current."""
         while True:
             try:
@@ -219,7 +221,7 @@ class Generating:
                 break
         if epoch is None:
             return False
-        self._texts.begin_anew(text, epoch)
+        self._publisher.begin_anew(text, epoch)
         return True
 
 
@@ -229,7 +231,7 @@ def _request_id(claim: Claim) -> str:
     return f"{claim.request_id[:80]}:{attempt}" if claim.request_id else attempt
 
 
-def _check_writer(text: Text, started: Started, *, continued: bool) -> None:
+def _check_writer(text: AnswerText, started: Started, *, continued: bool) -> None:
     """One model writes an answer. Of text whose writer is not known, nobody can say that it is another's."""
     writer = identity(started.model, started.revision) or None
     if not continued:

@@ -35,7 +35,7 @@ class EngineGate:
         self._closed = asyncio.Event()
         self._on_trial = False
         self._relapsed = False
-        self._told = False
+        self._closing_logged = False
         self._allowed = 0
         self._allowed_again_at = 0.0
         self._pause = FIRST_PROBE_SECONDS
@@ -91,7 +91,7 @@ class EngineGate:
         """The engine has written an answer to its end, or has gone on with one for long enough."""
         self._on_trial = self._relapsed = False
         self._open()
-        self._tell_end()
+        self._log_end()
 
     def probed(self) -> None:
         """A control question is asked now. Each pause is twice as long as the one before."""
@@ -104,7 +104,7 @@ class EngineGate:
             self._on_trial = True
             self._open()
             if not self._relapsed:
-                self._tell_end()
+                self._log_end()
 
     def _close_if_due(self, why: str) -> None:
         if self.is_closed:
@@ -115,8 +115,8 @@ class EngineGate:
         self._relapsed = relapses
         if not relapses:
             self._pause = FIRST_PROBE_SECONDS
-        if not self._told:
-            self._told = True
+        if not self._closing_logged:
+            self._closing_logged = True
             logger.warning(
                 "generations fail one after the other (last: %s): questions wait until a control question is answered",
                 why,
@@ -131,9 +131,9 @@ class EngineGate:
             self._closed.clear()
             self._allowed_again_at = 0.0
 
-    def _tell_end(self) -> None:
-        if self._told:
-            self._told = False
+    def _log_end(self) -> None:
+        if self._closing_logged:
+            self._closing_logged = False
             logger.warning("generations succeed again")
 
     def _plan_probe(self) -> None:

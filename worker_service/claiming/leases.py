@@ -9,9 +9,10 @@ from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS
 from foundation.settings import WorkerSettings
 from questions import worker_leases
-from worker_service.outages import DATABASE_ERRORS, Outage
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from contextlib import suppress
 from typing import Final
 
 from foundation.background import watched
-from worker_service.answering.runner import Answering
-from worker_service.claiming.claimer import Claimer
-from worker_service.claiming.control import Control
-from worker_service.claiming.trials import Trials
+from worker_service.answering.runner import AnswerRunner
+from worker_service.claiming.dispatcher import ClaimDispatcher
+from worker_service.claiming.engine_probe import EngineProbe
+from worker_service.claiming.suspect_trials import SuspectTrials
 
 _LONGEST_HINT_SECONDS: Final = 600.0
 """A hint waits no longer for a free slot: RabbitMQ closes the channel of one kept for 1,800 s."""
@@ -20,12 +20,12 @@ _WRITE_SECONDS: Final = 5.0
 class Slots:
     """Up to ``capacity`` slots, and places for suspects; each claims and answers until nothing is due."""
 
-    def __init__(self, capacity: int, claimer: Claimer, answering: Answering, control: Control) -> None:
+    def __init__(self, capacity: int, dispatcher: ClaimDispatcher, runner: AnswerRunner, probe: EngineProbe) -> None:
         self._capacity = capacity
-        self._claimer = claimer
-        self._answering = answering
+        self._dispatcher = dispatcher
+        self._runner = runner
         self._busy: set[asyncio.Task[None]] = set()
-        self._trials = Trials(capacity, claimer, answering, control, self._start)
+        self._trials = SuspectTrials(capacity, dispatcher, runner, probe, self._start)
         self._trying: asyncio.Task[None] | None = None
         self._reconciling: asyncio.Task[None] | None = None
         self._freed = asyncio.Event()
@@ -44,7 +44,7 @@ class Slots:
     @property
     def held(self) -> frozenset[int]:
         """Tokens of the claims that the slots hold."""
-        return self._claimer.held
+        return self._dispatcher.held
 
     async def work(self, count: int) -> None:
         """Do what a hint asks for: let up to ``count`` slots look for due questions now.
@@ -69,7 +69,7 @@ class Slots:
         for _ in range(starting):
             self._start(self._answer_due())
         if not starting:
-            self._claimer.hurry()
+            self._dispatcher.hurry()
 
     def start_trials(self) -> None:
         """Try questions that may be what kills workers or engines, unless some are being tried.
@@ -81,19 +81,19 @@ class Slots:
 
     def stop_answer(self, answer_id: int) -> None:
         """Nobody waits for this answer any more."""
-        self._answering.stop_answer(answer_id)
+        self._runner.stop_answer(answer_id)
 
     def lease_renewed(self, asked: frozenset[int], owned: frozenset[int]) -> None:
         """Stop with what is not ours any more, and hand back what is and nobody here knows of."""
-        self._answering.stop(asked - owned)
-        self._answering.confirm(owned)
+        self._runner.stop(asked - owned)
+        self._runner.confirm(owned)
         if owned - self.held:
-            self._reconciling = asyncio.create_task(self._claimer.hand_back_strays())
+            self._reconciling = asyncio.create_task(self._dispatcher.hand_back_strays())
             watched(self._reconciling, "handing back strays")
 
     def lease_lost(self) -> None:
         """Stop with everything."""
-        self._answering.stop_all()
+        self._runner.stop_all()
 
     async def close(self, grace: float, hurry: asyncio.Event) -> None:
         """Start no question any more, finish what can be, and stop with the rest, which is then to be handed back.
@@ -107,10 +107,10 @@ class Slots:
         idle = asyncio.create_task(self._wait_until_idle())
         await asyncio.wait({hurried, idle}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
         hurried.cancel()
-        self._answering.stop_generating()
+        self._runner.stop_generating()
         await asyncio.wait({idle}, timeout=_WRITE_SECONDS)
         idle.cancel()
-        self._answering.stop_all()
+        self._runner.stop_all()
 
     async def _wait_until_idle(self) -> None:
         while self._busy:
@@ -130,14 +130,14 @@ class Slots:
     async def _answer_due(self) -> None:
         has_answered = False
         while not self._closing:
-            claim = await self._claimer.next(patiently=has_answered)
+            claim = await self._dispatcher.next(patiently=has_answered)
             if claim is None:
                 return
             has_answered = True
             try:
                 if not self._closing:
-                    await self._answering.answer(claim)
+                    await self._runner.answer(claim)
             finally:
-                self._claimer.give_back(claim)
-            if self._claimer.passes_over:
+                self._dispatcher.give_back(claim)
+            if self._dispatcher.passes_over:
                 self.start(1)  # this slot and another: where one is free again, an owner may have a bit more than that

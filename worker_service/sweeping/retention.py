@@ -8,8 +8,9 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS
 from questions.operating import purge
-from worker_service.outages import DATABASE_ERRORS, Outage
 
 logger = logging.getLogger(__name__)
 

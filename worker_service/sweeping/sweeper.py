@@ -9,14 +9,15 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS, describe
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.signals import publish_ended
 from owners.tenancy import has_several_owners
 from questions.sweeping import Availability, sweep
-from worker_service.claiming.shares import Shares
+from worker_service.claiming.fair_share import FairShare
 from worker_service.claiming.slots import Slots
-from worker_service.outages import DATABASE_ERRORS, Outage, describe
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +39,14 @@ class Sweeper:
         database: Outage,
         settings: WorkerSettings,
         *,
-        shares: Shares | None = None,
+        fair_share: FairShare | None = None,
     ) -> None:
-        """``shares`` learns from it whether there are several owners."""
+        """``fair_share`` learns from it whether there are several owners."""
         self._engine = engine
         self._redis = redis
         self._slots = slots
         self._database = database
-        self._shares = shares
+        self._fair_share = fair_share
         self._availability = Availability(settings.lease_seconds, settings.heartbeat_seconds)
         self._failing: frozenset[str] = frozenset()
         self._hurry = asyncio.Event()
@@ -72,10 +73,10 @@ class Sweeper:
 
     async def sweep_once(self) -> None:
         """One round. Raises one of DATABASE_ERRORS if PostgreSQL does not answer."""
-        if self._shares is not None:
-            self._shares.several_owners = await has_several_owners(self._engine)
+        if self._fair_share is not None:
+            self._fair_share.several_owners = await has_several_owners(self._engine)
         swept = await sweep(self._engine, max(self._slots.free, 1), self._availability)
-        self._tell(swept.failures)
+        self._log_changes(swept.failures)
         if swept.due:
             self._slots.start(swept.due)
         if swept.suspects:
@@ -85,7 +86,7 @@ class Sweeper:
                 self._slots.stop_answer(answer_id)
             await publish_ended(self._redis, swept.ended_answers)
 
-    def _tell(self, failures: Mapping[str, BaseException]) -> None:
+    def _log_changes(self, failures: Mapping[str, BaseException]) -> None:
         for name in failures.keys() - self._failing:
             logger.warning("sweeping: %s fails (%s), and is tried each round", name, describe(failures[name]))
         for name in self._failing - failures.keys():

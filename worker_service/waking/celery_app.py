@@ -29,8 +29,9 @@ from foundation.settings import (
 from live.hints import celery_app
 from worker_service.runtime import Runtime, RuntimeSettings
 from worker_service.runtime_step import RuntimeStep
-from worker_service.waking.asyncio_pool import AsyncioPool
 from worker_service.waking.consumer import HintConsumer
+from worker_service.waking.hint_pool import HintPool
+from worker_service.waking.loop_thread import LoopThread
 
 logger = logging.getLogger(__name__)
 
@@ -67,23 +68,20 @@ def main() -> int:
     signals.setup_logging.connect(_leave_logging_alone)
     # What it warns root of is pickle; hints are JSON.
     warnings.simplefilter("ignore", SecurityWarning)
-    worker = create_worker(broker, settings)
-    # At each lost connection it explains a default that create_worker sets on purpose.
-    warnings.simplefilter("ignore", CPendingDeprecationWarning)
-    worker.start()
+    with LoopThread() as loop:
+        worker = create_worker(broker, settings, loop)
+        # At each lost connection it explains a default that create_worker sets on purpose.
+        warnings.simplefilter("ignore", CPendingDeprecationWarning)
+        worker.start()
     return worker.exitcode or 0
 
 
-def create_worker(broker: BrokerSettings, settings: RuntimeSettings) -> WorkController:
-    """A Celery worker that is not started yet."""
+def create_worker(broker: BrokerSettings, settings: RuntimeSettings, loop: LoopThread) -> WorkController:
+    """A Celery worker that is not started yet. It will answer on ``loop``."""
     app = celery_app("worker_service", broker)
     app.conf.update(
         task_acks_late=True,
         worker_prefetch_multiplier=1,
-        # Far below the 1,800 s after which RabbitMQ closes a channel that holds a message, and above the 600 s after
-        # which a hint ends by itself: they catch defects only.
-        task_soft_time_limit=660,
-        task_time_limit=720,
         # Finds a broker that vanished without a word in 20 s.
         broker_heartbeat=10,
         broker_connection_max_retries=None,
@@ -99,7 +97,7 @@ def create_worker(broker: BrokerSettings, settings: RuntimeSettings) -> WorkCont
         app.conf.broker_transport_options |= {"health_check_interval": 10}
     app.steps["worker"].add(RuntimeStep)
     return app.Worker(
-        pool_cls=AsyncioPool,
+        pool_cls=HintPool,
         consumer_cls=HintConsumer,
         concurrency=_HINTS_AT_A_TIME,
         loglevel="WARNING",
@@ -107,6 +105,7 @@ def create_worker(broker: BrokerSettings, settings: RuntimeSettings) -> WorkCont
         without_gossip=True,
         without_mingle=True,
         without_heartbeat=True,
+        loop=loop,
         open_runtime=lambda on_defect: Runtime(settings, on_defect),
     )
 

@@ -10,7 +10,7 @@ from celery.worker.request import Request
 from celery.worker.state import maybe_shutdown
 
 from foundation.broker_errors import explain
-from worker_service.outages import Outage
+from foundation.outages import Outage
 
 
 class HintRequest(Request):

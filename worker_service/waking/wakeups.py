@@ -3,11 +3,11 @@
 import asyncio
 from typing import Final
 
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from live.wakeups import next_wakeup
-from worker_service.answering.texts import REDIS_ERRORS
+from worker_service.answering.text_publisher import REDIS_ERRORS
 from worker_service.claiming.slots import Slots
-from worker_service.outages import Outage
 
 _RETRY_SECONDS: Final = 1.0
 

@@ -14,18 +14,18 @@ _REMEMBERED_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ClaimLimits:
     """What may be claimed in one statement.
 
-    ``but_for``: owners that may have no more now. ``last``: who finds less than ``limit`` need not ask for another.
+    ``excluded_owners``: they may have no more now. ``is_last``: who finds fewer than ``count`` need not ask for others.
     """
 
-    limit: int
-    but_for: tuple[str, ...] = ()
-    last: bool = True
+    count: int
+    excluded_owners: tuple[str, ...] = ()
+    is_last: bool = True
 
 
-class Shares:
+class FairShare:
     """Two rules, of which the first says what an owner may have, and the second who comes first.
 
     A dynamic threshold, as switches share a buffer by: an owner is given a slot only while it has fewer than
@@ -51,12 +51,12 @@ class Shares:
         self.several_owners = True
         """Whether there is anybody to share with. Until that is known, there may be."""
 
-    def took(self, owner: str | None) -> None:
+    def acquired(self, owner: str | None) -> None:
         """A slot has an answer of this owner; None: nobody knows whose."""
         self._held[owner or ""] += 1
         self._left.pop(owner or "", None)
 
-    def gave_back(self, owner: str | None) -> None:
+    def released(self, owner: str | None) -> None:
         """The slot is free again."""
         self._held[owner or ""] -= 1
         if self._held[owner or ""] <= 0:
@@ -68,22 +68,22 @@ class Shares:
         """Whether an owner may have no more now, although slots may be free."""
         return self.several_owners and any(held >= self._threshold(1) for held in self._held.values())
 
-    def offer(self, wanted: int, *, to_all: bool = False) -> Offer:
+    def limits(self, wanted: int, *, to_all: bool = False) -> ClaimLimits:
         """What may be claimed for so many slots that are free; ask again once it has been.
 
         ``to_all``: those that have less than their share have nothing due.
         """
         if not self.several_owners or not self._reserve:
-            return Offer(wanted)
+            return ClaimLimits(wanted)
         most = self._threshold(wanted)
         over = tuple(owner for owner, held in self._held.items() if held >= most)
         share = math.ceil(self._capacity / max(self._owners(), 1))
         behind = tuple(owner for owner, held in self._held.items() if held >= min(share, most))
         if to_all or behind == over:
-            return Offer(min(wanted, self._claimable(wanted, over)), over)
+            return ClaimLimits(min(wanted, self._claimable(wanted, over)), over)
         # As many in a statement as bring nobody far beyond its share, and not one by one where all are close to it.
         limit = max(share - self._most(behind), self._capacity // _SLACK_OF, 1)
-        return Offer(min(wanted, limit, self._claimable(wanted, behind)), behind, last=False)
+        return ClaimLimits(min(wanted, limit, self._claimable(wanted, behind)), behind, is_last=False)
 
     def _owners(self) -> int:
         long_ago = self._clock() - _REMEMBERED_SECONDS

@@ -17,15 +17,15 @@ from tests.worker_service.asking import ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.waiting import eventually
-from worker_service.claiming.shares import Shares
+from worker_service.claiming.fair_share import FairShare
 
 
 class Slots:
-    """The slots of a worker over a queue without end, of which each owner's share is what Shares lets it have."""
+    """The slots of a worker over a queue without end, of which each owner's share is what FairShare lets it have."""
 
     def __init__(self, capacity: int, reserve: int | None = None) -> None:
         self.capacity = capacity
-        self.shares = Shares(capacity, reserve)
+        self.fair_share = FairShare(capacity, reserve)
         self.held: Counter[str] = Counter()
         self.turns: Counter[str] = Counter()
 
@@ -33,26 +33,26 @@ class Slots:
         """Claim for all free slots, in turns of owners that never have enough."""
         to_all = False
         while free := self.capacity - self.held.total():
-            offer = self.shares.offer(free, to_all=to_all)
-            wanting = [owner for owner in owners if owner not in offer.but_for]
-            assert 0 < offer.limit <= free
+            limits = self.fair_share.limits(free, to_all=to_all)
+            wanting = [owner for owner in owners if owner not in limits.excluded_owners]
+            assert 0 < limits.count <= free
             if not wanting:
-                if offer.last:
+                if limits.is_last:
                     return
                 to_all = True
                 continue
-            for _ in range(offer.limit):
+            for _ in range(limits.count):
                 owner = min(wanting, key=lambda owner: self.turns[owner])
                 self.turns[owner] = max(self.turns[owner], min(self.turns.values(), default=0)) + 1
                 self.take(owner)
 
     def take(self, owner: str) -> None:
-        self.shares.took(owner)
+        self.fair_share.acquired(owner)
         self.held[owner] += 1
 
     def end(self, owner: str, count: int = 1) -> None:
         for _ in range(count):
-            self.shares.gave_back(owner)
+            self.fair_share.released(owner)
             self.held[owner] -= 1
 
 
@@ -77,10 +77,10 @@ def test_one_owner_has_all_but_the_reserve_and_another_begins_at_once(
 
 def test_alone_an_owner_has_all() -> None:
     slots = Slots(512)
-    slots.shares.several_owners = False
+    slots.fair_share.several_owners = False
     slots.fill("a")
     assert slots.held["a"] == 512
-    assert not slots.shares.somebody_is_passed_over
+    assert not slots.fair_share.somebody_is_passed_over
 
 
 def test_no_slot_waits_for_an_owner_that_has_nothing_due() -> None:
@@ -128,15 +128,15 @@ def test_what_is_offered_may_all_be_one_owners(
     free = capacity - slots.held.total()
     if not free:
         return
-    offer = slots.shares.offer(min(wanted, free), to_all=to_all)
+    limits = slots.fair_share.limits(min(wanted, free), to_all=to_all)
     reserve = min(reserve, capacity - 1)
     for owner in [*slots.held, "new"]:
         left, has = free, slots.held[owner]
-        for _ in range(offer.limit if owner not in offer.but_for else 0):
+        for _ in range(limits.count if owner not in limits.excluded_owners else 0):
             assert not reserve or has * reserve < (capacity - reserve) * left
             left, has = left - 1, has + 1
-    assert 1 <= offer.limit <= min(wanted, free)
-    assert all(slots.held[owner] for owner in offer.but_for), "who has nothing may begin"
+    assert 1 <= limits.count <= min(wanted, free)
+    assert all(slots.held[owner] for owner in limits.excluded_owners), "who has nothing may begin"
 
 
 @pytest.mark.integration

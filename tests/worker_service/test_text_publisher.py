@@ -12,17 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
+from foundation.outages import Outage
 from foundation.redis import MeshRedis
 from live.answer_stream import ReadPosition, RunningUsage, TextChunk, TextSlice, close_texts, read_texts, text_channel
 from questions.claims import Claim
 from questions.states import FinishReason
 from tests.servers import redis_at
 from tests.worker_service.waiting import eventually
-from worker_service.answering.texts import Text, Texts
+from worker_service.answering.answer_text import AnswerText, CopyState
+from worker_service.answering.text_publisher import GATHER_NOTHING, Gathering, TextPublisher
 from worker_service.claiming.leases import Lease
-from worker_service.outages import Outage
 
 pytestmark = pytest.mark.integration
+
+GATHERED = Gathering()
 
 
 class ConfirmedLease(Lease):
@@ -44,19 +47,21 @@ def claim_of(answer_id: int = 1, token: int = 10, attempt: int = 1, epoch: int =
 
 
 @asynccontextmanager
-async def writing(redis: MeshRedis) -> AsyncIterator[tuple[Texts, ConfirmedLease]]:
+async def writing(
+    redis: MeshRedis, gathering: Gathering = GATHERED
+) -> AsyncIterator[tuple[TextPublisher, ConfirmedLease]]:
     lease = ConfirmedLease()
-    texts = Texts(redis, lease, Outage("Redis", "tests"))
-    task = asyncio.create_task(texts.run())
+    publisher = TextPublisher(redis, lease, Outage("Redis", "tests"), gathering)
+    task = asyncio.create_task(publisher.run())
     try:
-        yield texts, lease
+        yield publisher, lease
     finally:
         task.cancel()
         await asyncio.wait({task})
 
 
-async def opened(texts: Texts, claim: Claim) -> Text:
-    text = await texts.open(claim)
+async def opened(publisher: TextPublisher, claim: Claim) -> AnswerText:
+    text = await publisher.open(claim)
     assert text is not None
     return text
 
@@ -73,17 +78,18 @@ async def until_stored(redis: MeshRedis, expected: str) -> None:
     await eventually(is_stored, f"Redis has {expected!r}")
 
 
-async def test_an_answer_is_stored_with_its_first_text_or_soon_without(
-    redis: MeshRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (texts, _):
+async def test_an_answer_is_stored_with_its_first_text_or_soon_without(redis: MeshRedis) -> None:
+    patient, hasty = Gathering(opening=3_600.0), Gathering(opening=0.01)
+    async with (
+        redis.pubsub(ignore_subscribe_messages=True) as pubsub,
+        writing(redis, patient) as (publisher, _),
+        writing(redis, hasty) as (other, _),
+    ):
         await pubsub.subscribe(redis.name(text_channel(1)), redis.name(text_channel(2)))
         await pubsub.get_message(timeout=5)
         await pubsub.get_message(timeout=5)
-        monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 3_600.0)
-        texts.add(await opened(texts, claim_of(1)), "first", RunningUsage())
-        monkeypatch.setattr("worker_service.answering.texts._OPENING_SECONDS", 0.01)
-        await opened(texts, claim_of(2))
+        publisher.add(await opened(publisher, claim_of(1)), "first", RunningUsage())
+        await opened(other, claim_of(2))
         messages: list[bytes] = []
         while len(messages) < 2:
             if message := await pubsub.get_message(timeout=5):
@@ -96,13 +102,13 @@ async def test_in_a_flood_one_call_serves_many_answers(redis: MeshRedis) -> None
     def calls() -> int:
         return statistics["cmdstat_evalsha"]["calls"] if "cmdstat_evalsha" in statistics else 0
 
-    async with writing(redis) as (texts, _):
+    async with writing(redis) as (publisher, _):
         statistics = await redis.info("commandstats")
         before, began = calls(), time.monotonic()
         for number in range(300):
-            texts.add(await opened(texts, claim_of(number + 1)), "text", RunningUsage())
+            publisher.add(await opened(publisher, claim_of(number + 1)), "text", RunningUsage())
             await asyncio.sleep(0.001)
-        await eventually(lambda: not texts._pending, "all are stored")
+        await eventually(lambda: not publisher._pending, "all are stored")
         seconds = time.monotonic() - began
         statistics = await redis.info("commandstats")
 
@@ -117,7 +123,7 @@ PIECES = st.lists(
 
 @given(PIECES)
 def test_released_text_never_ends_in_white_space_and_adds_up(pieces: list[str]) -> None:
-    text = Text(claim_of())
+    text = AnswerText(claim_of())
     before = b""
     for number, piece in enumerate(pieces):
         text.add(piece)
@@ -130,33 +136,34 @@ def test_released_text_never_ends_in_white_space_and_adds_up(pieces: list[str]) 
     assert text.released.decode() == "".join(pieces)
 
 
+@pytest.mark.parametrize("gathering", [GATHERED, GATHER_NOTHING], ids=["gathered", "plain"])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(PIECES, st.sets(st.integers(0, 19)), st.sets(st.integers(0, 19)))
 async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
-    redis: MeshRedis, pieces: list[str], pauses: set[int], deaths: set[int]
+    redis: MeshRedis, gathering: Gathering, pieces: list[str], pauses: set[int], deaths: set[int]
 ) -> None:
     """A worker that dies loses what it has not released; the next goes on from what there is."""
     await redis.flushdb()
     together = b""
-    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis) as (texts, _):
+    async with redis.pubsub(ignore_subscribe_messages=True) as pubsub, writing(redis, gathering) as (publisher, _):
         await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
-        text = await opened(texts, claim_of())
+        text = await opened(publisher, claim_of())
         for number, piece in enumerate(pieces):
             text_usage = RunningUsage(prompt_tokens=1, completion_tokens=number, pieces=number)
-            texts.add(text, piece, text_usage)
+            publisher.add(text, piece, text_usage)
             if number in pauses:
-                await texts.settle(text)
+                await publisher.settle(text)
             if number in deaths:
-                await texts.settle(text)
+                await publisher.settle(text)
                 whole = str(text)
-                texts.forget(text)
-                again = await opened(texts, claim_of(token=text.claim.token + 1, attempt=2))
+                publisher.forget(text)
+                again = await opened(publisher, claim_of(token=text.claim.token + 1, attempt=2))
                 assert str(again) == whole.rstrip()
                 again.held = [whole[len(str(again)) :]]  # the model writes it again
                 text = again
-        texts.end(text, FinishReason.STOP, RunningUsage())
-        await texts.settle(text)
+        publisher.end(text, FinishReason.STOP, RunningUsage())
+        await publisher.settle(text)
         final = str(text)
         assert final == "".join(pieces)
         while len(together) < len(final.encode()):
@@ -170,38 +177,51 @@ async def test_chunks_add_up_whatever_the_cuts_and_the_attempts(
     assert await stored(redis) == final
 
 
-async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: MeshRedis) -> None:
-    async with writing(redis) as (texts, _):
-        text = await opened(texts, claim_of())
-        await texts.settle(text)
+async def test_without_gathering_each_piece_is_a_call_of_its_own(redis: MeshRedis) -> None:
+    async with writing(redis, GATHER_NOTHING) as (publisher, _):
+        text = await opened(publisher, claim_of())
+        await until_stored(redis, "")
         await redis.config_resetstat()
-        texts.add(text, "first", RunningUsage())
-        assert text.due_at == 0.0
+        for number in range(20):
+            publisher.add(text, str(number % 10), RunningUsage())
+            await until_stored(redis, str(text))
+        calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
+
+    assert calls == 20
+
+
+async def test_the_first_chunk_is_not_held_and_later_ones_are_gathered(redis: MeshRedis) -> None:
+    async with writing(redis) as (publisher, _):
+        text = await opened(publisher, claim_of())
+        await publisher.settle(text)
+        await redis.config_resetstat()
+        publisher.add(text, "first", RunningUsage())
+        assert text.copy.due_at == 0.0
         await until_stored(redis, "first")
-        assert text.due_at > 0.0
-        held_until = text.due_at = asyncio.get_running_loop().time() + 3_600
+        assert text.copy.due_at > 0.0
+        held_until = text.copy.due_at = asyncio.get_running_loop().time() + 3_600
         for number in range(50):
-            texts.add(text, f" {number}", RunningUsage())
-        assert text.due_at == held_until
-        texts.end(text, FinishReason.STOP, RunningUsage())
-        await texts.settle(text)
+            publisher.add(text, f" {number}", RunningUsage())
+        assert text.copy.due_at == held_until
+        publisher.end(text, FinishReason.STOP, RunningUsage())
+        await publisher.settle(text)
         calls = (await redis.info("commandstats"))["cmdstat_append"]["calls"]
         assert calls == 2
-        texts.forget(text)
+        publisher.forget(text)
 
 
 def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Valkey) -> None:
     async def scenario() -> None:
         redis = redis_at(valkey.url())
         await redis.flushdb()
-        async with writing(redis) as (texts, _):
-            several = [await opened(texts, claim_of(number)) for number in range(1, 4)]
+        async with writing(redis) as (publisher, _):
+            several = [await opened(publisher, claim_of(number)) for number in range(1, 4)]
             for text in several:
-                texts.add(text, "first", RunningUsage())
-                await texts.settle(text)
-                text.due_at = asyncio.get_running_loop().time() - 1
+                publisher.add(text, "first", RunningUsage())
+                await publisher.settle(text)
+                text.copy.due_at = asyncio.get_running_loop().time() - 1
             for text in several:
-                texts.add(text, " late", RunningUsage())
+                publisher.add(text, " late", RunningUsage())
             await until_stored(redis, "first late")
         await redis.aclose()
 
@@ -209,36 +229,37 @@ def test_chunks_that_are_late_already_are_sent_at_once_on_uvloop_too(valkey: Val
 
 
 async def test_somebody_who_listens_gets_smaller_chunks(redis: MeshRedis) -> None:
-    async with writing(redis) as (texts, _), redis.pubsub() as pubsub:
-        text = await opened(texts, claim_of())
-        await texts.settle(text)
-        alone = text.interval
+    now = asyncio.get_running_loop().time
+    async with writing(redis, Gathering(read=60.0, unread=3_600.0)) as (publisher, _), redis.pubsub() as pubsub:
+        text = await opened(publisher, claim_of())
+        await publisher.settle(text)
+        assert text.copy.due_at - now() > 60
         await pubsub.subscribe(redis.name(text_channel(1)))
         await pubsub.get_message(timeout=5)
-        texts.add(text, "first", RunningUsage())
-        await texts.settle(text)
-        assert text.interval < alone / 10
+        publisher.add(text, "first", RunningUsage())
+        await publisher.settle(text)
+        assert text.copy.due_at - now() <= 60
 
 
 async def test_a_flushed_redis_is_given_the_whole_text_once_postgresql_has_confirmed_the_lease(
     redis: MeshRedis,
 ) -> None:
-    async with writing(redis) as (texts, lease):
-        text = await opened(texts, claim_of())
-        texts.add(text, "one", RunningUsage())
-        await texts.settle(text)
+    async with writing(redis) as (publisher, lease):
+        text = await opened(publisher, claim_of())
+        publisher.add(text, "one", RunningUsage())
+        await publisher.settle(text)
         await redis.flushall()
-        texts.add(text, " two", RunningUsage())
-        await texts.settle(text)
+        publisher.add(text, " two", RunningUsage())
+        await publisher.settle(text)
         await eventually(lambda: lease.asked == 1, "the lease is to be renewed")
-        texts.add(text, " three", RunningUsage())
+        publisher.add(text, " three", RunningUsage())
         assert await stored(redis) is None
-        texts.lease_renewed(frozenset({11}))
+        publisher.lease_renewed(frozenset({11}))
         assert await stored(redis) is None
-        texts.lease_renewed(frozenset({10}))
+        publisher.lease_renewed(frozenset({10}))
         await until_stored(redis, "one two three")
-        texts.end(text, FinishReason.STOP, RunningUsage())
-        await texts.settle(text)
+        publisher.end(text, FinishReason.STOP, RunningUsage())
+        await publisher.settle(text)
         assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(0, 3, b" two three", 13, finished=True)]
 
 
@@ -253,33 +274,33 @@ async def test_a_former_holder_writes_nothing_more(redis: MeshRedis) -> None:
         await former.settle(text)
         await later.settle(again)
         assert await stored(redis) == "one right"
-        assert text.lost
+        assert text.copy.state is CopyState.REFUSED
         await eventually(lambda: lease.asked == 1, "PostgreSQL is asked whose it is")
 
 
 async def test_redis_that_belongs_to_another_database_stops_no_answer(redis: MeshRedis) -> None:
     """As after PostgreSQL was restored from a backup: ids and tokens begin again."""
-    async with writing(redis) as (texts, lease):
-        old = await opened(texts, claim_of(token=99))
-        texts.add(old, "old", RunningUsage())
-        await texts.settle(old)
+    async with writing(redis) as (publisher, lease):
+        old = await opened(publisher, claim_of(token=99))
+        publisher.add(old, "old", RunningUsage())
+        await publisher.settle(old)
         await close_texts(redis, [1])
-        text = await opened(texts, claim_of())
-        texts.add(text, "new", RunningUsage())
+        text = await opened(publisher, claim_of())
+        publisher.add(text, "new", RunningUsage())
         await eventually(lambda: lease.asked == 1, "PostgreSQL is asked whose it is")
-        texts.lease_renewed(frozenset({10}))
+        publisher.lease_renewed(frozenset({10}))
         await until_stored(redis, "new")
 
 
 async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
-    async with writing(redis) as (texts, _):
-        text = await opened(texts, claim_of())
-        texts.add(text, "one", RunningUsage(prompt_tokens=3, completion_tokens=1, pieces=1))
-        await texts.settle(text)
-        texts.begin_anew(text, 1)
+    async with writing(redis) as (publisher, _):
+        text = await opened(publisher, claim_of())
+        publisher.add(text, "one", RunningUsage(prompt_tokens=3, completion_tokens=1, pieces=1))
+        await publisher.settle(text)
+        publisher.begin_anew(text, 1)
         assert text.usage == RunningUsage(repeated_tokens=4)
-        texts.add(text, "two", RunningUsage())
-        await texts.settle(text)
+        publisher.add(text, "two", RunningUsage())
+        await publisher.settle(text)
         assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(1, 0, b"two", 3, finished=False)]
 
 
@@ -289,22 +310,22 @@ async def test_without_redis_nothing_waits_and_the_log_has_one_line(
     valkey = Valkey(tmp_path)
     with valkey:
         redis = redis_at(valkey.url())
-        async with writing(redis) as (texts, _):
-            text = await opened(texts, claim_of())
-            texts.add(text, "one", RunningUsage())
-            await texts.settle(text)
+        async with writing(redis) as (publisher, _):
+            text = await opened(publisher, claim_of())
+            publisher.add(text, "one", RunningUsage())
+            await publisher.settle(text)
             valkey.kill()
-            texts.add(text, " two", RunningUsage())
-            await texts.settle(text)
+            publisher.add(text, " two", RunningUsage())
+            await publisher.settle(text)
             for number in range(20):
-                texts.add(text, f" {number}", RunningUsage())
-                await texts.settle(text)
-            assert await texts.open(claim_of(2, attempt=2)) is None
+                publisher.add(text, f" {number}", RunningUsage())
+                await publisher.settle(text)
+            assert await publisher.open(claim_of(2, attempt=2)) is None
             lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
             assert len(lines) == 1, lines
             valkey.start()
-            other = await opened(texts, claim_of(3))
-            texts.add(other, "three", RunningUsage())
+            other = await opened(publisher, claim_of(3))
+            publisher.add(other, "three", RunningUsage())
 
             async def is_back() -> bool:
                 return await stored(redis, 3) == "three"

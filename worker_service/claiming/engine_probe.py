@@ -45,7 +45,7 @@ class Progress:
         return written - self._before >= CONTROL_TOKENS or self._clock() - self._began >= LONG_ENOUGH_SECONDS
 
 
-class Control:
+class EngineProbe:
     """Asks control questions."""
 
     def __init__(self, client: GenerationClient, settings: GenerationSettings, gate: EngineGate) -> None:
@@ -78,15 +78,15 @@ class Control:
         return False
 
 
-class Prober:
+class ProbeLoop:
     """Opens the gate of a worker: while it is closed, asks control questions until one is answered.
 
     A question that hangs does not keep the next ones from being asked: a server that has come back answers those.
     """
 
-    def __init__(self, control: Control, gate: EngineGate, opened: Callable[[], None]) -> None:
+    def __init__(self, probe: EngineProbe, gate: EngineGate, opened: Callable[[], None]) -> None:
         """``opened`` is called when questions may be claimed again."""
-        self._control = control
+        self._probe = probe
         self._gate = gate
         self._opened = opened
         self._asked: set[asyncio.Task[None]] = set()
@@ -98,28 +98,28 @@ class Prober:
             try:
                 await self._probe_until_open()
             finally:
-                for probe in self._asked:
-                    probe.cancel()
+                for asked in self._asked:
+                    asked.cancel()
             self._opened()
 
     async def _probe_until_open(self) -> None:
         while self._gate.is_closed:
             if self._gate.seconds_to_probe == 0:
                 self._gate.probed()
-                probe = asyncio.create_task(self._probe())
-                self._asked.add(probe)
-                probe.add_done_callback(self._note_end)
+                asked = asyncio.create_task(self._ask())
+                self._asked.add(asked)
+                asked.add_done_callback(self._note_end)
             pause = asyncio.create_task(asyncio.sleep(self._gate.seconds_to_probe))
             try:
                 await asyncio.wait({pause, *self._asked}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 pause.cancel()
 
-    async def _probe(self) -> None:
-        if await self._control.is_answered(to_its_end=False):
+    async def _ask(self) -> None:
+        if await self._probe.is_answered(to_its_end=False):
             self._gate.probe_succeeded()
 
-    def _note_end(self, probe: asyncio.Task[None]) -> None:
-        self._asked.discard(probe)
-        if not probe.cancelled() and (defect := probe.exception()):
+    def _note_end(self, asked: asyncio.Task[None]) -> None:
+        self._asked.discard(asked)
+        if not asked.cancelled() and (defect := asked.exception()):
             logger.error("a control question could not be asked: %s", type(defect).__name__)

@@ -9,29 +9,30 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.background import watched
+from foundation.outages import Outage
+from foundation.postgresql.errors import DATABASE_ERRORS
 from questions import claims, worker_leases
 from questions.claims import Claim
 from worker_service.claiming.engine_gate import EngineGate
+from worker_service.claiming.fair_share import ClaimLimits, FairShare
 from worker_service.claiming.leases import Lease
-from worker_service.claiming.shares import Offer, Shares
-from worker_service.outages import DATABASE_ERRORS, Outage
 
 # Slots that have answered look for more together: with a statement for each, every other statement finds nothing.
 _PATIENCE_SECONDS: Final = 0.1
 
 
-class Claimer:
+class ClaimDispatcher:
     """Gives slots their claims. One statement claims for all slots that wait, however many those are."""
 
     def __init__(
-        self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage, shares: Shares | None = None
+        self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage, fair_share: FairShare | None = None
     ) -> None:
-        """``shares``: how many of the slots an owner may have; None: all of them."""
+        """``fair_share``: how many of the slots an owner may have; None: all of them."""
         self._engine = engine
         self._lease = lease
         self._gate = gate
         self._database = database
-        self._shares = shares or Shares(0)
+        self._fair_share = fair_share or FairShare(0)
         self._waiting: list[asyncio.Future[Claim | None]] = []
         self._serving: asyncio.Task[None] | None = None
         # Claims are made one statement at a time, so that nobody hands back what is just being given to a slot.
@@ -88,13 +89,13 @@ class Claimer:
     @property
     def passes_over(self) -> bool:
         """Whether something may be due that was left because its owner had as many slots as it may."""
-        return self._shares.somebody_is_passed_over
+        return self._fair_share.somebody_is_passed_over
 
     def give_back(self, claim: Claim) -> None:
         """The slot has nothing more to do with this claim."""
         if claim.token in self._held:
             self._held.discard(claim.token)
-            self._shares.gave_back(claim.owner)
+            self._fair_share.released(claim.owner)
 
     async def hand_back_strays(self) -> None:
         """Hand back what PostgreSQL thinks is held here and is not.
@@ -154,19 +155,21 @@ class Claimer:
         """Add to ``claimed``: in one statement where no owner has its share, else in a few."""
         to_all = False
         while (rest := permitted - len(claimed)) > 0:
-            offer = Offer(rest) if suspects else self._shares.offer(rest, to_all=to_all)
-            found = await claims.claim(self._engine, worker_id, offer.limit, suspects=suspects, but_for=offer.but_for)
+            limits = ClaimLimits(rest) if suspects else self._fair_share.limits(rest, to_all=to_all)
+            found = await claims.claim(
+                self._engine, worker_id, limits.count, suspects=suspects, but_for=limits.excluded_owners
+            )
             self._hold(found)
             claimed += found
-            if len(found) < offer.limit:
-                if offer.last:
+            if len(found) < limits.count:
+                if limits.is_last:
                     return
                 to_all = True
 
     def _hold(self, claimed: Iterable[Claim]) -> None:
         for claim in claimed:
             self._held.add(claim.token)
-            self._shares.took(claim.owner)
+            self._fair_share.acquired(claim.owner)
 
     def _distribute(self, waiting: Iterable[asyncio.Future[Claim | None]], claimed: Iterable[Claim]) -> None:
         for waiter, claim in zip_longest((w for w in waiting if not w.done()), claimed):

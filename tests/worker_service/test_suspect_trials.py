@@ -36,7 +36,7 @@ async def ask_suspects(engine: AsyncEngine, *questions: str, by: str = "interrup
 
 async def try_them(worker: Worker) -> None:
     worker.slots.start_trials()
-    await eventually(lambda: worker.slots.free == 8 and not worker.claimer.held, "the trials are over")
+    await eventually(lambda: worker.slots.free == 8 and not worker.dispatcher.held, "the trials are over")
 
 
 def breaks(how: Callable[[str], bool]) -> Script:
@@ -155,8 +155,8 @@ async def test_who_went_on_for_long_enough_is_not_blamed_and_soon_due(worker: Wo
     llm.pause_before_last = asyncio.Event()
     await ask(worker.engine, LONG)
     claim = await worker.claim()
-    answering = asyncio.create_task(worker.answering.answer(claim))
-    await asyncio.wait_for(worker.answering.until_tried(30), 30)
+    answering = asyncio.create_task(worker.runner.answer(claim))
+    await asyncio.wait_for(worker.runner.until_settled(30), 30)
     llm.fail_at_the_end = BREAK_OFF
     llm.pause_before_last.set()
     await asyncio.wait_for(answering, 10)
@@ -167,8 +167,8 @@ async def test_who_went_on_for_long_enough_is_not_blamed_and_soon_due(worker: Wo
 
 async def test_one_worker_at_a_time_tries_suspects(engine: AsyncEngine, worker: Worker, llm: FakeLlmService) -> None:
     await ask_suspects(engine, "suspect 1", "suspect 2")
-    first = await worker.claimer.suspects(1)
+    first = await worker.dispatcher.suspects(1)
     async with working(engine, llm.address, worker.redis) as other:
-        assert await other.claimer.suspects(1) == []
+        assert await other.dispatcher.suspects(1) == []
         assert await claims.acquit(engine, first[0])
-        assert len(await other.claimer.suspects(1)) == 1
+        assert len(await other.dispatcher.suspects(1)) == 1
