@@ -28,9 +28,9 @@ MODULES = (
     "questions.worker_leases",
 )
 MEANT = {
-    "questions.claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
-    "questions.claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
-    "questions.claims._CLAIM_SUSPECTS": {
+    "claims._CLAIM": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "claims._CLAIM_BUT_FOR": {"answers_claim", "answers_pkey", "questions_answer", "workers_pkey"},
+    "claims._CLAIM_SUSPECTS": {
         "answers_suspects",
         "answers_holder",
         "answers_pkey",

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.redis import MeshRedis
 from live.answer_stream import ReadPosition, read_texts
+from owners.token_counts import TokenCounts
 from questions import claims
 from questions.claims import Claim, GenerationResult
 from tests.worker_service.asking import answers, ask, states
@@ -109,7 +110,7 @@ async def test_the_largest_count_is_stored(worker: Worker, llm: FakeLlmService) 
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt_tokens": 2**31},
+        {"usage": TokenCounts(prompt_tokens=2**31)},
         {"text": "\0"},
         {"state": "finished"},
         {"text": None},
