@@ -23,8 +23,6 @@ from tests.api_service.answers import claim
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.askmesh_client.replica import Context, Replica, running
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def llm_service() -> AsyncIterator[Replica]:

@@ -10,7 +10,7 @@ from foundation.settings import LimitSettings
 from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_questions_are_refused_beyond_the_limit_and_taken_again_below_it(

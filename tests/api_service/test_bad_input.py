@@ -15,7 +15,7 @@ from api_service.http.problems import KINDS, MEDIA_TYPE, Problem
 from questions.asking import MAX_ID
 from tests.api_service import answers
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JSON = {"Content-Type": "application/json"}
 GOOD = b'{"question_text": "why?"}'

@@ -16,7 +16,7 @@ from tests.api_service.serving import client_of, serving, settings_for
 from tests.api_service.sse import ask, read, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def listed(api: ClientSession, query: str = "") -> Any:

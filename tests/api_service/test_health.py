@@ -3,7 +3,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import grpc
-import pytest
 import pytest_asyncio
 from aiohttp import ClientSession
 from askmesh.llm.v1.generation_service_pb2 import ListModelsResponse
@@ -13,8 +12,6 @@ from embedded.valkey import Valkey
 from foundation.settings import LlmClientSettings
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.askmesh_client.replica import Context, Replica, running
-
-pytestmark = pytest.mark.integration
 
 
 @pytest_asyncio.fixture

@@ -30,7 +30,7 @@ from tests.api_service import answers
 from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Trusting:
@@ -328,6 +328,7 @@ async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine
     assert await Limits(LimitSettings(), engine, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
 
 
+@pytest.mark.loopback
 async def test_without_redis_each_process_counts_by_itself() -> None:
     away = redis_at("redis://127.0.0.1:1")
     rate = RequestRate(away)

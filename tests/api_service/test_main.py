@@ -16,8 +16,6 @@ from api_service.__main__ import main
 from embedded.valkey import Valkey
 from tests.api_service.serving import client_of
 
-pytestmark = pytest.mark.integration
-
 SECONDS = 60
 
 

@@ -24,7 +24,7 @@ from tests.api_service import answers
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.servers import execute, run_apart
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FINE = {200, 202}
 

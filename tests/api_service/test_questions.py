@@ -24,7 +24,7 @@ from tests.api_service import answers
 from tests.api_service.serving import until
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EN, RU = Language.ENGLISH, Language.RUSSIAN
 

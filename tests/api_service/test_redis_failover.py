@@ -19,7 +19,7 @@ from tests.api_service.writing import Writer
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, tell, two_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from api_service.core.admission.spending import Spending, SpendingReader
 from owners.ledger import Budget
 from tests.api_service.serving import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Ledger:

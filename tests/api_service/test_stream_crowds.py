@@ -24,7 +24,7 @@ from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 READERS = 1_000
 PIECE = "0123456789abcdef" * 4_096

@@ -16,7 +16,7 @@ from tests.api_service.serving import until
 from tests.api_service.sse import Stream, ask, read, text_of, watch
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVENTS = {"Accept": "text/event-stream"}
 

@@ -24,7 +24,7 @@ from tests.api_service.sse import Event, Stream, ask, read, text_of, watch, watc
 from tests.api_service.writing import Writer
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import FINAL, Event, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ALPHABETS = [
     'abc \n"\\',

@@ -23,7 +23,7 @@ from tests.api_service.sse import ask, read, text_of, watching
 from tests.api_service.writing import Writer
 from tests.servers import Databases, execute, redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RUBBISH = [
     b"",

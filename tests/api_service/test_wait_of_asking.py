@@ -22,7 +22,7 @@ from tests.api_service.serving import until
 from tests.api_service.sse import Stream, read
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENT = ClientTimeout(total=None, sock_read=90)
 Reply = tuple[int, Mapping[str, str], Any]

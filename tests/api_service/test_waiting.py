@@ -21,7 +21,7 @@ from tests.api_service.serving import running, settings_for
 from tests.api_service.sse import ask
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 WAITERS = 500
 POOL = 2

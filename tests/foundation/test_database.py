@@ -11,8 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.postgresql.database import create_engine, fetch
 from foundation.settings import DatabaseSettings
 
-pytestmark = pytest.mark.integration
-
 PID = text("SELECT pg_backend_pid() AS pid")
 KILL_SELF = text("SELECT pg_terminate_backend(pg_backend_pid())")
 
@@ -90,6 +88,7 @@ async def test_a_connection_that_the_server_is_just_ending_is_told_and_replaced(
     assert await pid(engine) != before
 
 
+@pytest.mark.loopback
 async def test_a_server_that_is_not_there_is_told(tmp_path: str) -> None:
     engine = create_engine(DatabaseSettings(database_url=SecretStr(f"postgresql:///nothing?host={tmp_path}")), "tests")
     with pytest.raises(OSError, match="No such file"):

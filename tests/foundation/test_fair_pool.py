@@ -12,8 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:

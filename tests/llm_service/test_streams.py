@@ -20,8 +20,6 @@ from tests.fakes.raw_server import Ending, RawModelServer, Reply
 from tests.llm_service.conftest import Answer, Client, ask, service_over, until
 from tests.llm_service.shapes import AFTERWARDS, DONE, PLAIN, TEXT, USAGE, F, I, P, chunk, data, shapes
 
-pytestmark = pytest.mark.integration
-
 FINISHES = {
     STOP: FINISH_REASON_STOP,
     LENGTH: FINISH_REASON_OUTPUT_LIMIT,
@@ -31,7 +29,7 @@ MUCH = data(chunk("x" * 60_000))
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[RawModelServer]:
+async def raw(loopback: None) -> AsyncIterator[RawModelServer]:
     async with RawModelServer() as server:
         yield server
 

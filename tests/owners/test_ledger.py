@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from live.answer_stream import Usage
@@ -12,8 +11,6 @@ from questions.claims import finish, interrupted
 from questions.operating import purge
 from questions.reading import cancel
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, worker
-
-pytestmark = pytest.mark.integration
 
 FINISHED = Spent(0, 3, 2)
 

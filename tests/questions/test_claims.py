@@ -1,6 +1,5 @@
 import asyncio
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from questions.claims import (
@@ -20,8 +19,6 @@ from questions.reading import cancel
 from questions.states import ErrorReason, FinishReason, State
 from questions.sweeping import sweep
 from tests.questions.actors import OWNER, ask, asked, claim_one, completed, rows, seen, worker
-
-pytestmark = pytest.mark.integration
 
 
 async def test_an_answer_is_claimed_by_one_worker_only(engine: AsyncEngine) -> None:

@@ -12,8 +12,6 @@ from questions.reading import cancel
 from questions.states import State
 from tests.questions.actors import OWNER, ask, rows
 
-pytestmark = pytest.mark.integration
-
 
 async def change(engine: AsyncEngine, what: str, *ids: int) -> None:
     await rows(engine, f"UPDATE questions SET {what} WHERE id = ANY(:ids) RETURNING id", ids=list(ids))

@@ -16,8 +16,6 @@ from questions.states import ErrorReason, FinishReason, State
 from questions.sweeping import sweep
 from tests.questions.actors import MODEL, OWNER, ask, asked, claim_one, completed, rows, seen, worker
 
-pytestmark = pytest.mark.integration
-
 
 async def age(engine: AsyncEngine, days: int) -> None:
     """As if all that was asked and answered had been so long ago."""

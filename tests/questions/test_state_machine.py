@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -32,8 +31,6 @@ from questions.reading import Question, cancel, read
 from questions.states import ErrorReason
 from questions.sweeping import sweep
 from tests.questions.actors import OWNER, ask, completed, worker
-
-pytestmark = pytest.mark.integration
 
 
 @dataclass

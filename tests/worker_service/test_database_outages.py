@@ -21,8 +21,6 @@ from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PostgreSQL]:

@@ -20,8 +20,6 @@ from tests.worker_service.asking import ask
 from tests.worker_service.in_process import Worker, working
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeModelServer]:

@@ -20,8 +20,6 @@ from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
 from worker_service.answering import texts as texts_module
 
-pytestmark = pytest.mark.integration
-
 CAP = 512 * 32 + 4_096
 
 

@@ -22,8 +22,6 @@ from tests.worker_service.waiting import eventually
 from worker_service.runtime import Runtime, RuntimeSettings
 from worker_service.waking.wakeups import take_wakeups
 
-pytestmark = pytest.mark.integration
-
 
 @asynccontextmanager
 async def running(on_defect: Callable[[], None]) -> AsyncIterator[Runtime]:

@@ -22,8 +22,6 @@ from worker_service.answering.texts import Text, Texts
 from worker_service.claiming.leases import Lease
 from worker_service.outages import Outage
 
-pytestmark = pytest.mark.integration
-
 
 class ConfirmedLease(Lease):
     """A lease that lasts, and counts who wants it renewed."""
@@ -283,6 +281,7 @@ async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
         assert await read_texts(redis, [Cursor(1, 0, 3)]) == [Reading(1, 0, b"two", 3, finished=False)]
 
 
+@pytest.mark.valkey
 async def test_without_redis_nothing_waits_and_the_log_has_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -25,8 +25,6 @@ from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 async def ask_many(engine: AsyncEngine, count: int) -> list[str]:
     questions = [f"question {number}" for number in range(count)]

@@ -22,7 +22,7 @@ from owners.api_keys import ValidKey, create, find, hash_of, new_key, revoke
 from owners.roles import Role
 from tests.questions.actors import rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Statements:

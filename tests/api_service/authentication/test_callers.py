@@ -19,7 +19,7 @@ from tests.api_service.authentication.issuer import token
 from tests.api_service.serving import client_of, serving, serving_app, settings_for
 from tests.questions.actors import rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_key_goes_into_either_header_and_only_once(callers: Callers) -> None:

@@ -24,13 +24,11 @@ from foundation.settings import AccessSettings
 from owners.roles import Role
 from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, SIGNERS, Issuer, claims, issuing, public, token
 
-pytestmark = pytest.mark.integration
-
 ALICE = Principal("alice", Role.USER)
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
+async def issuer(loopback: None) -> AsyncIterator[Issuer]:
     async with issuing() as issuer:
         yield issuer
 
