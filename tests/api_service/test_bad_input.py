@@ -22,10 +22,10 @@ GOOD = b'{"question_text": "why?"}'
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
-async def _nothing_changes(engine: AsyncEngine) -> AsyncIterator[None]:
-    before = await answers.rows(engine)
+async def _nothing_changes(api_engine: AsyncEngine) -> AsyncIterator[None]:
+    before = await answers.rows(api_engine)
     yield
-    assert await answers.rows(engine) == before
+    assert await answers.rows(api_engine) == before
 
 
 async def problem_of(response: ClientResponse) -> Problem:

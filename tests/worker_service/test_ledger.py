@@ -28,7 +28,7 @@ async def fake() -> AsyncIterator[FakeModelServer]:
 
 
 @pytest.fixture
-async def worker(engine: AsyncEngine, fake: FakeModelServer, redis: MeshRedis) -> AsyncIterator[Worker]:
+async def counting_worker(engine: AsyncEngine, fake: FakeModelServer, redis: MeshRedis) -> AsyncIterator[Worker]:
     settings = LlmServiceSettings(llm_port=0, model_url=fake.url)
     async with (
         LlmServer(settings, GenerationSettings()) as server,
@@ -64,61 +64,69 @@ def received(worker: Worker, tokens: int) -> Callable[[], Awaitable[bool]]:
     return condition
 
 
-async def test_finished_answers_are_booked_as_the_server_counted(worker: Worker, fake: FakeModelServer) -> None:
+async def test_finished_answers_are_booked_as_the_server_counted(
+    counting_worker: Worker, fake: FakeModelServer
+) -> None:
     questions = [f"Question {number}? [[tokens={number + 3}]]" for number in range(5)]
     for question in questions:
-        assert (await worker.answer(question)).state == "completed"
+        assert (await counting_worker.answer(question)).state == "completed"
     assert fake.counts.tokens_written == sum(range(3, 8))
-    assert await spent(worker.engine) == Spent(5, sum(map(prompt_tokens, questions)), fake.counts.tokens_written)
+    assert await spent(counting_worker.engine) == Spent(
+        5, sum(map(prompt_tokens, questions)), fake.counts.tokens_written
+    )
 
 
-async def test_a_cancelled_answer_is_booked_up_to_the_last_count(worker: Worker, fake: FakeModelServer) -> None:
+async def test_a_cancelled_answer_is_booked_up_to_the_last_count(
+    counting_worker: Worker, fake: FakeModelServer
+) -> None:
     question = "A long one? [[tokens=50 hold=10]]"
-    question_id, claim, answering = await begin(worker, question)
-    await eventually(received(worker, 10), "ten tokens")
-    assert await cancel(worker.engine, "tests", question_id) == claim.answer_id
-    worker.answering.stop_answer(claim.answer_id)
+    question_id, claim, answering = await begin(counting_worker, question)
+    await eventually(received(counting_worker, 10), "ten tokens")
+    assert await cancel(counting_worker.engine, "tests", question_id) == claim.answer_id
+    counting_worker.answering.stop_answer(claim.answer_id)
     await answering
     assert fake.counts.tokens_written == 10
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+    assert await spent(counting_worker.engine) == Spent(1, prompt_tokens(question), 10)
 
 
-async def test_an_answer_erased_while_it_is_written_is_paid_for(worker: Worker, fake: FakeModelServer) -> None:
+async def test_an_answer_erased_while_it_is_written_is_paid_for(counting_worker: Worker, fake: FakeModelServer) -> None:
     question = "A long one? [[tokens=50 hold=10]]"
-    _, claim, answering = await begin(worker, question)
-    await eventually(received(worker, 10), "ten tokens")
-    async with worker.engine.begin() as connection:
+    _, claim, answering = await begin(counting_worker, question)
+    await eventually(received(counting_worker, 10), "ten tokens")
+    async with counting_worker.engine.begin() as connection:
         await connection.execute(text("DELETE FROM questions"))
         await connection.execute(text("DELETE FROM answers"))
-    worker.answering.stop_answer(claim.answer_id)
+    counting_worker.answering.stop_answer(claim.answer_id)
     await answering
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), fake.counts.tokens_written)
+    assert await spent(counting_worker.engine) == Spent(1, prompt_tokens(question), fake.counts.tokens_written)
 
 
-async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(worker: Worker, fake: FakeModelServer) -> None:
+async def test_an_answer_that_broke_off_and_was_cancelled_then_is_booked(
+    counting_worker: Worker, fake: FakeModelServer
+) -> None:
     question = "A broken one? [[tokens=50 fault=error at=10]]"
-    question_id, _, answering = await begin(worker, question)
+    question_id, _, answering = await begin(counting_worker, question)
     await answering
-    assert await cancel(worker.engine, "tests", question_id) is not None
+    assert await cancel(counting_worker.engine, "tests", question_id) is not None
     assert fake.counts.tokens_written == 10
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 10)
+    assert await spent(counting_worker.engine) == Spent(1, prompt_tokens(question), 10)
 
 
 @pytest.mark.parametrize("redis_forgets", [False, True])
 async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
-    worker: Worker, fake: FakeModelServer, redis: MeshRedis, redis_forgets: bool
+    counting_worker: Worker, fake: FakeModelServer, redis: MeshRedis, redis_forgets: bool
 ) -> None:
     question = "A broken one? [[tokens=50 fault=error at=10 times=1]]"
-    _, claim, answering = await begin(worker, question)
+    _, claim, answering = await begin(counting_worker, question)
     await answering
-    worker.claimer.give_back(claim)
+    counting_worker.claimer.give_back(claim)
     if redis_forgets:
         await redis.flushdb()
-    async with worker.engine.begin() as connection:
+    async with counting_worker.engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET due_at = NULL"))
-    await worker.answering.answer(await worker.claim())
+    await counting_worker.answering.answer(await counting_worker.claim())
     once = prompt_tokens(question)
-    booked = await spent(worker.engine)
+    booked = await spent(counting_worker.engine)
     assert fake.counts.completed == 1
     # What the fake read of a continuation is the prompt and the answer's beginning, counted as a third message.
     again = booked.repeated_tokens
@@ -131,8 +139,10 @@ async def test_an_answer_that_broke_off_is_booked_once_with_what_was_repeated(
         assert again == once + 4 + 10
 
 
-async def test_an_answer_that_an_overload_broke_off_waits_and_is_booked(worker: Worker, fake: FakeModelServer) -> None:
+async def test_an_answer_that_an_overload_broke_off_waits_and_is_booked(
+    counting_worker: Worker, fake: FakeModelServer
+) -> None:
     question = "Why? [[tokens=10 fault=error code=429 at=4 times=1 delay=0.001]]"
-    row = await worker.answer(question)
+    row = await counting_worker.answer(question)
     assert (row.state, row.waits, row.interruptions) == ("queued", 1, 0)
-    assert await spent(worker.engine) == Spent(1, prompt_tokens(question), 4)
+    assert await spent(counting_worker.engine) == Spent(1, prompt_tokens(question), 4)

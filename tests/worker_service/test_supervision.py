@@ -45,8 +45,8 @@ async def running(on_defect: Callable[[], None]) -> AsyncIterator[Runtime]:
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in settings.items():
+def _surroundings(worker_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in worker_settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("foundation.background._PAUSE_SECONDS", 0.01)
 
