@@ -7,7 +7,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from questions import operating
 from questions.asking import Source
 from questions.claims import Result, fail, finish, interrupted, retire_worker, wait
 from questions.operating import _CONDITIONS, _LIST, Selection, list_questions, purge, replay
@@ -214,11 +213,8 @@ async def test_a_question_that_left_long_ago_goes_while_its_answer_is_written_fo
     assert len(await rows(engine, "SELECT id FROM answers")) == 1
 
 
-async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(engine: AsyncEngine) -> None:
     """The oldest may be the last to end: it must not hide those behind it."""
-    monkeypatch.setattr(operating, "_OLDEST", text(operating._OLDEST.text.replace("LIMIT 1000", "LIMIT 2")))
     waited = [(await ask(engine, f"long {n}")).question_id for n in range(5)]
     mine = await worker(engine)
     late = [await claim_one(engine, mine) for _ in waited]
@@ -228,5 +224,5 @@ async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
         assert await finish(engine, current, completed(), 60)
     young = await fails(engine, "young")
 
-    assert await purge(engine, timedelta(days=1)) == len(old)
+    assert await purge(engine, timedelta(days=1), batch=2) == len(old)
     assert await ids(engine, Selection.ALL) == [young, *reversed(waited)]
