@@ -24,7 +24,7 @@ PIP_INSTALL := -m pip --disable-pip-version-check install $(if $(shell test -t 2
 NONE_IS_FINE = $(if $(ARGS),|| [ $$? -eq 5 ])
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench chaos fuzz vllm-test compose-test audit lint format protos requirements clean environment test-environment
+.PHONY: help run test test-unit bench chaos fuzz vllm-test compose-test audit lint format protos requirements clean environment test-environment
 
 # A virtual environment knows where it was made, and its Python can go away: then it is made anew.
 IGNORED := $(shell { test "$$(cat $(VENV)/.made)" = "$(CURDIR)" && $(BIN)/python -c ''; } 2>/dev/null || rm -f $(VENV)/.made)
@@ -48,6 +48,9 @@ test: test-environment ## run every check and test; ARGS="-k NAME" goes to pytes
 	$(BIN)/python -m pytest -n $(JOBS) -m "not alone and not vllm" $(ARGS) $(NONE_IS_FINE) || status=$$?; \
 	$(BIN)/python -m pytest -m "alone and not chaos" $(ARGS) $(NONE_IS_FINE) || status=$$?; \
 	exit $$status
+
+test-unit: test-environment ## run the tests that need no server and no network: half a minute
+	$(BIN)/python -m pytest -n $(JOBS) -m unit $(ARGS)
 
 chaos: test-environment ## play the whole fault suite, about 20 minutes; SEED=n plays one again
 	@.ci/install-packages rabbitmq-server libfaketime

@@ -33,7 +33,6 @@ _GATHERED_SECONDS = 0.05
 # The same where a wake-up through Redis has gone before (live.wakeups), so that nobody waits for the hint.
 _REMINDED_SECONDS = 0.5
 _RETRY_SECONDS = 1.0
-_WATCH_SECONDS = 1.0
 # A broker that takes no message for so long counts as away; a blocked RabbitMQ would otherwise hold the thread.
 _CONFIRM_SECONDS = 5.0
 # A connection that has been idle for so long is made anew: it may be dead without a word.
@@ -97,10 +96,10 @@ class Hints:
             self._pending = max(self._pending, min(self._pending + 1, _SLOTS_A_HINT))
             self._be_due_in(_REMINDED_SECONDS)
 
-    async def watch(self) -> None:
+    async def watch(self, every_seconds: float = 1.0) -> None:
         """Look for ever whether the thread runs. Raises RuntimeError if it has ended, having started another."""
         while self._thread.is_alive():  # noqa: ASYNC110 - a thread sets no event when it ends
-            await asyncio.sleep(_WATCH_SECONDS)
+            await asyncio.sleep(every_seconds)
         self._thread = self._start()
         raise RuntimeError("the thread that sends hints has ended")
 

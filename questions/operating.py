@@ -15,8 +15,6 @@ from questions.asking import Ask, accept
 from questions.states import State
 from questions.suspects import SUSPECT_FROM
 
-_BATCH = 1_000
-
 
 class QuestionSelection(StrEnum):
     """Which questions to list."""
@@ -73,13 +71,13 @@ _FIND_REPLAYABLE = text("""
     FOR UPDATE OF q
 """)
 _NOTE_REPLAY = text("UPDATE questions SET replayed_as = :new_id WHERE id = :id AND replayed_as IS NULL RETURNING id")
-_OLDEST = text(f"""
+_OLDEST = text("""
     SELECT id, answer_id, created_at < clock_timestamp() - CAST(:age AS interval) AS asked_long_ago,
            coalesce(ended_at, finished_at) IS NOT NULL AND greatest(created_at, ended_at, finished_at)
                < clock_timestamp() - CAST(:age AS interval) AS ended_long_ago
     FROM (
         SELECT *, (SELECT finished_at FROM answers WHERE id = questions.answer_id) AS finished_at
-        FROM questions WHERE id > :after ORDER BY id LIMIT {_BATCH}
+        FROM questions WHERE id > :after ORDER BY id LIMIT :batch
     ) AS oldest
 """)
 _DELETE_QUESTIONS = text("DELETE FROM questions WHERE id = ANY(:ids)")
@@ -154,7 +152,7 @@ async def replay(engine: AsyncEngine, question_id: int, max_wait_seconds: float)
         return accepted.question_id
 
 
-async def purge(engine: AsyncEngine, age: timedelta) -> int:
+async def purge(engine: AsyncEngine, age: timedelta, *, batch: int = 1_000) -> int:
     """Remove final questions that ended longer ago than ``age``, and answers that no question refers to.
 
     Returns how many questions were removed. Works in short transactions, oldest first, by primary key.
@@ -162,7 +160,7 @@ async def purge(engine: AsyncEngine, age: timedelta) -> int:
     removed, after = 0, 0
     while True:
         async with engine.begin() as connection:
-            rows = (await connection.execute(_OLDEST, {"age": age, "after": after})).all()
+            rows = (await connection.execute(_OLDEST, {"age": age, "after": after, "batch": batch})).all()
             removable = [row for row in rows if row.ended_long_ago]
             if removable:
                 await _remove(connection, [row.id for row in removable], {row.answer_id for row in removable})

@@ -1,7 +1,7 @@
 """Fixtures that several packages' tests share."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 
 import pytest
 from pydantic import SecretStr
@@ -16,6 +16,7 @@ from embedded.valkey import Valkey
 from foundation.postgresql.database import create_engine
 from foundation.redis import MeshRedis
 from foundation.settings import DatabaseSettings
+from tests.needs import Guard, mark_needs
 from tests.scheduling import ByServers, longest_first
 from tests.servers import FAST, Databases, redis_at
 
@@ -26,10 +27,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByServers
     return ByServers(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In each of several processes."""
+    """Before ``-m`` chooses among them; in each process, where several share the run."""
+    for item in items:
+        mark_needs(item)
     if hasattr(config, "workerinput"):
         longest_first(items)
+
+
+_GUARD = Guard()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that needs more than its marks say fails, even if it survives what it was refused."""
+    _GUARD.watch(item)
+    try:
+        result = yield
+        missing = _GUARD.refused
+    finally:
+        _GUARD.watch(None)
+    if missing:
+        pytest.fail(f"it needs the marks: {', '.join(sorted(missing))}", pytrace=False)
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +58,16 @@ def _no_settings_from_outside() -> None:
     """Settings that whoever runs the tests has set decide nothing in them."""
     for name in [name for name in os.environ if name.startswith("ASKMESH_")]:
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def loopback() -> None:
+    """A fixture that asks for it serves in this process, on sockets of this machine."""
+
+
+@pytest.fixture(scope="session")
+def processes() -> None:
+    """A fixture that asks for it starts processes."""
 
 
 @pytest.fixture(scope="session")

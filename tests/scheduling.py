@@ -24,5 +24,5 @@ class ByServers(LoadScopeScheduling):  # type: ignore[misc] # which has no types
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Sort: the longest modules, then all others that start servers; what takes milliseconds fills up the end."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(_LONG), item.get_closest_marker("integration") is None))
+    """Sort: the longest modules, then all others that need something; what takes milliseconds fills up the end."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(_LONG), item.get_closest_marker("unit") is not None))

@@ -16,7 +16,7 @@ from tests.servers import Databases, execute, redis_at
 
 
 @pytest.fixture(scope="module")
-def database_url(databases: Databases) -> Iterator[str]:
+def api_database_url(databases: Databases) -> Iterator[str]:
     """A database with the schema, the test module's own, in which the model is known that tests answer as."""
     with databases.create() as url:
         execute(url, REMEMBER_MODEL)
@@ -24,14 +24,14 @@ def database_url(databases: Databases) -> Iterator[str]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
+async def api(api_database_url: str, valkey: Valkey) -> AsyncIterator[ClientSession]:
     """A client of an API with the default settings, the test module's own."""
-    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as client:
+    async with serving(settings_for(api_database_url, valkey)) as url, client_of(url) as client:
         yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(valkey: Valkey) -> AsyncIterator[MeshRedis]:
+async def api_redis(valkey: Valkey) -> AsyncIterator[MeshRedis]:
     """The Redis of that API, emptied: it has texts of answers with the same ids in other databases."""
     client: MeshRedis = redis_at(valkey.url())
     await client.flushdb()
@@ -40,16 +40,16 @@ async def redis(valkey: Valkey) -> AsyncIterator[MeshRedis]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[ClientSession]:
+async def streams(api_database_url: str, valkey: Valkey, api_redis: MeshRedis) -> AsyncIterator[ClientSession]:
     """A client of such an API that leaves it to the test to read bodies, bit by bit."""
-    async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as client:
+    async with serving(settings_for(api_database_url, valkey)) as url, ClientSession(url) as client:
         yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def api_engine(api_database_url: str) -> AsyncIterator[AsyncEngine]:
     """A pool on the database of that API."""
-    engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(api_database_url)), "tests")
     yield engine
     await engine.dispose()
 

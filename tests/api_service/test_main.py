@@ -16,15 +16,13 @@ from api_service.__main__ import main
 from embedded.valkey import Valkey
 from tests.api_service.serving import client_of
 
-pytestmark = pytest.mark.integration
-
 SECONDS = 60
 
 
 @pytest.fixture
-def environment(database_url: str, valkey: Valkey) -> dict[str, str]:
+def environment(api_database_url: str, valkey: Valkey) -> dict[str, str]:
     return os.environ | {
-        "ASKMESH_DATABASE_URL": database_url,
+        "ASKMESH_DATABASE_URL": api_database_url,
         "ASKMESH_REDIS_URL": valkey.url(),
         "ASKMESH_BROKER_URL": valkey.broker_url,
         "ASKMESH_DRAIN_SECONDS": "20",

@@ -24,7 +24,7 @@ from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.servers import execute, run_apart
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 FINE = {200, 202}
 
@@ -38,13 +38,13 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def api(mortal: PostgreSQL, valkey: Valkey) -> AsyncIterator[ClientSession]:
+async def mortal_api(mortal: PostgreSQL, valkey: Valkey) -> AsyncIterator[ClientSession]:
     async with serving(settings_for(mortal.url, valkey)) as url, client_of(url) as client:
         yield client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(mortal: PostgreSQL) -> AsyncIterator[AsyncEngine]:
+async def mortal_engine(mortal: PostgreSQL) -> AsyncIterator[AsyncEngine]:
     engine = create_engine(DatabaseSettings(database_url=SecretStr(mortal.url)), "tests")
     yield engine
     await engine.dispose()
@@ -77,54 +77,58 @@ async def fill_the_pool(api: ClientSession, words: str) -> list[int]:
 
 
 async def test_a_restart_of_postgresql_between_requests_is_not_noticed(
-    api: ClientSession, mortal: PostgreSQL, words: str
+    mortal_api: ClientSession, mortal: PostgreSQL, words: str
 ) -> None:
-    ids = await fill_the_pool(api, words)
+    ids = await fill_the_pool(mortal_api, words)
     await stop(mortal)
     await start(mortal)
-    assert set(await asyncio.gather(*(read(api, question_id) for question_id in ids))) == {200}
-    await fill_the_pool(api, words + "?")
+    assert set(await asyncio.gather(*(read(mortal_api, question_id) for question_id in ids))) == {200}
+    await fill_the_pool(mortal_api, words + "?")
 
 
 async def test_connections_that_the_server_ends_are_replaced(
-    api: ClientSession, mortal: PostgreSQL, words: str
+    mortal_api: ClientSession, mortal: PostgreSQL, words: str
 ) -> None:
-    ids = await fill_the_pool(api, words)
+    ids = await fill_the_pool(mortal_api, words)
     ours = "application_name = 'api_service'"
     # With a time limit it returns when they have ended: a request on a connection that ends under it is refused (503).
     end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {ours}"
     await asyncio.to_thread(execute, mortal.url, end)
-    assert set(await asyncio.gather(*(read(api, question_id) for question_id in ids))) == {200}
-    await fill_the_pool(api, words + "?")
+    assert set(await asyncio.gather(*(read(mortal_api, question_id) for question_id in ids))) == {200}
+    await fill_the_pool(mortal_api, words + "?")
 
 
 async def test_without_postgresql_requests_are_refused_until_it_is_back(
-    api: ClientSession, mortal: PostgreSQL, engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
+    mortal_api: ClientSession,
+    mortal: PostgreSQL,
+    mortal_engine: AsyncEngine,
+    words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _, asked = await ask(api, words)
-    _, answered = await ask(api, words + " And why?")
-    await worker_actions.complete(engine, words + " And why?", "Because.")
-    assert await read(api, answered["question_id"]) == 200
+    _, asked = await ask(mortal_api, words)
+    _, answered = await ask(mortal_api, words + " And why?")
+    await worker_actions.complete(mortal_engine, words + " And why?", "Because.")
+    assert await read(mortal_api, answered["question_id"]) == 200
     await stop(mortal)
     try:
         refused = [
-            await api.post("/api/ask", json={"question_text": "what now?"}),
-            await api.get(f"/api/answer/{asked['question_id']}"),
-            await api.post(f"/api/answer/{asked['question_id']}/cancel"),
+            await mortal_api.post("/api/ask", json={"question_text": "what now?"}),
+            await mortal_api.get(f"/api/answer/{asked['question_id']}"),
+            await mortal_api.post(f"/api/answer/{asked['question_id']}/cancel"),
         ]
-        await until(lambda: is_ready(api, False))
-        refused.append(await api.get("/readyz"))
+        await until(lambda: is_ready(mortal_api, False))
+        refused.append(await mortal_api.get("/readyz"))
         for response in refused:
             problem = await response.json()
             assert (response.status, problem["code"], problem["retryable"]) == (503, "database_unavailable", True)
             assert int(response.headers["Retry-After"]) >= 1
-        assert (await api.get("/livez")).status == 200
-        assert await read(api, answered["question_id"]) == 200  # from Redis
+        assert (await mortal_api.get("/livez")).status == 200
+        assert await read(mortal_api, answered["question_id"]) == 200  # from Redis
     finally:
         await start(mortal)
-    await until(lambda: is_ready(api, True))
-    assert (await ask(api, words + "?"))[0] == 202
-    assert await read(api, asked["question_id"]) == 200
+    await until(lambda: is_ready(mortal_api, True))
+    assert (await ask(mortal_api, words + "?"))[0] == 202
+    assert await read(mortal_api, asked["question_id"]) == 200
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("api_service")]
     assert len(ours) == 2
     assert "cannot be used" in ours[0]
@@ -139,45 +143,45 @@ async def set_read_only(server: PostgreSQL, value: str) -> None:
 
 
 async def test_a_failover_that_leaves_connections_open_costs_at_most_a_request_a_connection(
-    api: ClientSession, mortal: PostgreSQL, words: str
+    mortal_api: ClientSession, mortal: PostgreSQL, words: str
 ) -> None:
-    await fill_the_pool(api, words)
+    await fill_the_pool(mortal_api, words)
     await set_read_only(mortal, "on")
     try:
         async with asyncio.timeout(10):
-            while (await ask(api, words + "?"))[0] != 202:
+            while (await ask(mortal_api, words + "?"))[0] != 202:
                 await asyncio.sleep(0.05)
-        await fill_the_pool(api, words + "??")
-        await until(lambda: is_ready(api, True))
+        await fill_the_pool(mortal_api, words + "??")
+        await until(lambda: is_ready(mortal_api, True))
     finally:
         await set_read_only(mortal, "off")
 
 
 async def test_a_server_that_takes_no_writes_is_told(
-    api: ClientSession, mortal: PostgreSQL, words: str, caplog: pytest.LogCaptureFixture
+    mortal_api: ClientSession, mortal: PostgreSQL, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    status, asked = await ask(api, words)
+    status, asked = await ask(mortal_api, words)
     assert status == 202
     await asyncio.to_thread(execute, mortal.url, "ALTER ROLE postgres SET default_transaction_read_only = on")
     try:
         ours = "application_name = 'api_service'"
         end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE {ours}"
         await asyncio.to_thread(execute, mortal.url, end)
-        await until(lambda: is_ready(api, False))
-        async with api.get("/readyz") as response:
+        await until(lambda: is_ready(mortal_api, False))
+        async with mortal_api.get("/readyz") as response:
             problem = await response.json()
             assert (response.status, problem["code"]) == (503, "database_unavailable")
             assert "it is read-only" in problem["detail"]
-        assert (await ask(api, words + "?"))[0] == 503
-        assert await read(api, asked["question_id"]) == 200  # what is there can be read
+        assert (await ask(mortal_api, words + "?"))[0] == 503
+        assert await read(mortal_api, asked["question_id"]) == 200  # what is there can be read
     finally:
         await asyncio.to_thread(
             execute,
             f"{mortal.url}&options=-c%20default_transaction_read_only%3Doff",
             "ALTER ROLE postgres RESET default_transaction_read_only",
         )
-    await until(lambda: is_ready(api, True))
-    assert (await ask(api, words + "?"))[0] == 202
+    await until(lambda: is_ready(mortal_api, True))
+    assert (await ask(mortal_api, words + "?"))[0] == 202
     told = [record.getMessage() for record in caplog.records if record.name == "api_service.core.database"]
     assert [("it is read-only" in line, "again" in line) for line in told] == [(True, False), (False, True)]
 
@@ -188,21 +192,21 @@ async def ask_and_wait(api: ClientSession, words: str, seconds: int) -> tuple[in
 
 
 async def test_who_asks_and_waits_is_told_that_it_was_accepted_though_postgresql_goes_away(
-    api: ClientSession, mortal: PostgreSQL, engine: AsyncEngine, words: str
+    mortal_api: ClientSession, mortal: PostgreSQL, mortal_engine: AsyncEngine, words: str
 ) -> None:
-    hasty = asyncio.create_task(ask_and_wait(api, words, 3))
-    patient = asyncio.create_task(ask_and_wait(api, words + "?", 60))
+    hasty = asyncio.create_task(ask_and_wait(mortal_api, words, 3))
+    patient = asyncio.create_task(ask_and_wait(mortal_api, words + "?", 60))
 
     for asked in (words, words + "?"):
-        await until(partial(worker_actions.stored, engine, asked))
+        await until(partial(worker_actions.stored, mortal_engine, asked))
     await stop(mortal)
     try:
         status, body = await hasty
         assert (status, body["status"]) == (202, "queued")
     finally:
         await start(mortal)
-    assert await read(api, body["question_id"]) == 200
-    await worker_actions.complete(engine, words + "?", "It says so.")
+    assert await read(mortal_api, body["question_id"]) == 200
+    await worker_actions.complete(mortal_engine, words + "?", "It says so.")
     status, body = await patient
     assert (status, body["answer_text"]) == (200, "It says so.")
 
@@ -213,7 +217,7 @@ async def is_ready(api: ClientSession, ready: bool) -> bool:
 
 
 async def test_what_was_accepted_while_postgresql_is_killed_is_there_afterwards(
-    api: ClientSession, mortal: PostgreSQL, words: str
+    mortal_api: ClientSession, mortal: PostgreSQL, words: str
 ) -> None:
     accepted: list[int] = []
     statuses: Counter[int] = Counter()
@@ -223,11 +227,11 @@ async def test_what_was_accepted_while_postgresql_is_killed_is_there_afterwards(
         number = 0
         while not over.is_set():
             number += 1
-            status, body = await ask(api, f"{words} {name} {number}")
+            status, body = await ask(mortal_api, f"{words} {name} {number}")
             statuses[status] += 1
             if status == 202:
                 accepted.append(body["question_id"])
-                statuses[await read(api, body["question_id"])] += 1
+                statuses[await read(mortal_api, body["question_id"])] += 1
 
     clients = [asyncio.create_task(client(name)) for name in range(16)]
 
@@ -245,7 +249,7 @@ async def test_what_was_accepted_while_postgresql_is_killed_is_there_afterwards(
     over.set()
     await asyncio.gather(*clients)
     assert set(statuses) <= FINE | {503}
-    assert set(await asyncio.gather(*(read(api, question_id) for question_id in accepted))) == {200}
+    assert set(await asyncio.gather(*(read(mortal_api, question_id) for question_id in accepted))) == {200}
 
 
 async def test_it_waits_for_the_schema(
@@ -264,10 +268,10 @@ async def test_it_waits_for_the_schema(
     assert "run the migrations" in ours[0]
 
 
-async def test_a_broker_that_hangs_holds_nobody_up(database_url: str, valkey: Valkey, words: str) -> None:
+async def test_a_broker_that_hangs_holds_nobody_up(api_database_url: str, valkey: Valkey, words: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hung:  # takes connections, and never says a word
         broker = BrokerSettings(broker_url=SecretStr(f"amqp://127.0.0.1:{hung.getsockname()[1]}"))
-        settings = replace(settings_for(database_url, valkey), broker=broker)
+        settings = replace(settings_for(api_database_url, valkey), broker=broker)
         async with serving(settings) as url, client_of(url) as api:
 
             async def is_missed() -> bool:
@@ -280,9 +284,9 @@ async def test_a_broker_that_hangs_holds_nobody_up(database_url: str, valkey: Va
             await fill_the_pool(api, words + "?")
 
 
-async def test_without_redis_and_broker_everything_goes_on(database_url: str, tmp_path: Path, words: str) -> None:
+async def test_without_redis_and_broker_everything_goes_on(api_database_url: str, tmp_path: Path, words: str) -> None:
     valkey = Valkey(tmp_path)
-    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as api:
+    async with serving(settings_for(api_database_url, valkey)) as url, client_of(url) as api:
 
         async def degraded() -> list[str]:
             async with api.get("/readyz") as response:

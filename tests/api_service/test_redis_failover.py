@@ -19,23 +19,23 @@ from tests.api_service.writing import Writer
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, tell, two_servers
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize(
     "kind", ["a demoted server", "a replica that lost its primary", "a full server", "a user who may not write"]
 )
 async def test_a_stream_goes_on_over_the_server_to_which_the_name_leads_now(
-    database_url: str,
+    api_database_url: str,
     valkey: Valkey,
-    engine: AsyncEngine,
+    api_engine: AsyncEngine,
     tmp_path: Path,
     words: str,
     kind: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with two_servers(tmp_path) as (one, other, name):
-        settings = settings_for(database_url, valkey)
+        settings = settings_for(api_database_url, valkey)
         settings = replace(settings, redis=RedisSettings(redis_url=SecretStr(name.url)))
         async with serving(settings) as url, ClientSession(url) as client, redis_at(name.url) as redis:
 
@@ -52,7 +52,7 @@ async def test_a_stream_goes_on_over_the_server_to_which_the_name_leads_now(
 
             await until(with_redis)
             question_id = await ask(client, words)
-            writer = await Writer.begin(engine, redis, words)
+            writer = await Writer.begin(api_engine, redis, words)
             async with watching(client, question_id) as stream:
                 await writer.write("It ")
                 assert await stream.text(3) == "It "
@@ -88,10 +88,10 @@ async def test_a_stream_goes_on_over_the_server_to_which_the_name_leads_now(
 
 
 async def test_a_server_that_is_well_again_is_used_again(
-    database_url: str, valkey: Valkey, tmp_path: Path, words: str
+    api_database_url: str, valkey: Valkey, tmp_path: Path, words: str
 ) -> None:
     with Valkey(tmp_path / "own") as own:
-        settings = replace(settings_for(database_url, valkey), redis=RedisSettings(redis_url=SecretStr(own.url())))
+        settings = replace(settings_for(api_database_url, valkey), redis=RedisSettings(redis_url=SecretStr(own.url())))
         async with serving(settings) as url, ClientSession(url) as client:
 
             async def is_degraded() -> bool:

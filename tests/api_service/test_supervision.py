@@ -23,7 +23,7 @@ from tests.api_service.sse import ask, read, text_of, watching
 from tests.api_service.writing import Writer
 from tests.servers import Databases, execute, redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RUBBISH = [
     b"",
@@ -43,38 +43,40 @@ RUBBISH = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_api(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[tuple[str, ApiServer]]:
+async def running_api(
+    api_database_url: str, valkey: Valkey, api_redis: MeshRedis
+) -> AsyncIterator[tuple[str, ApiServer]]:
     """An API that looks into PostgreSQL once and then never again: what it learns, Redis tells."""
-    del redis
+    del api_redis
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("api_service.core.watcher._LOOK_SECONDS", 3_600)
-        async with running(create_app(settings_for(database_url, valkey))) as api:
+        async with running(create_app(settings_for(api_database_url, valkey))) as api:
             yield api
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(running_api: tuple[str, ApiServer]) -> AsyncIterator[ClientSession]:
+async def running_streams(running_api: tuple[str, ApiServer]) -> AsyncIterator[ClientSession]:
     async with ClientSession(running_api[0]) as client:
         yield client
 
 
 async def test_rubbish_on_the_channels_delays_no_answer(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    running_streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
-    question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
-    async with watching(streams, question_id) as stream:
+    question_id = await ask(running_streams, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
+    async with watching(running_streams, question_id) as stream:
         await writer.write("It ")
         assert await stream.text(3) == "It "
         for rubbish in RUBBISH:
             for channel in ("final", "ended", f"text:{writer.answer_id}", "echo:0"):
-                await redis.publish(redis.name(channel), rubbish)
-                await redis.publish(f"askmesh:{channel}", rubbish)  # as another program, or a release before
-            await redis.rpush(redis.name("wakeups"), rubbish)
-        await redis.publish(redis.name("final"), f"x,{writer.answer_id},")
+                await api_redis.publish(api_redis.name(channel), rubbish)
+                await api_redis.publish(f"askmesh:{channel}", rubbish)  # as another program, or a release before
+            await api_redis.rpush(api_redis.name("wakeups"), rubbish)
+        await api_redis.publish(api_redis.name("final"), f"x,{writer.answer_id},")
 
         async def wait() -> str:
-            async with streams.get(f"/api/answer/{question_id}?wait=60") as response:
+            async with running_streams.get(f"/api/answer/{question_id}?wait=60") as response:
                 status: str = (await response.json())["status"]
                 return status
 
@@ -84,39 +86,39 @@ async def test_rubbish_on_the_channels_delays_no_answer(
         await writer.complete()
         assert [event.name for event in await stream.rest()] == ["completed"]
         assert await asyncio.wait_for(waiting, 30) == "completed"
-    async with streams.get("/livez") as response:
+    async with running_streams.get("/livez") as response:
         assert response.status == 200
 
 
 @pytest.mark.parametrize("kind", ["text", "usage", "question", "requests"])
 async def test_rubbish_in_the_keys_costs_no_answer(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, kind: str
+    running_streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str, kind: str
 ) -> None:
-    question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
-    async with watching(streams, question_id) as stream:
+    question_id = await ask(running_streams, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
+    async with watching(running_streams, question_id) as stream:
         await writer.write("It ")
         assert await stream.text(3) == "It "
         if kind == "text":
-            await redis.delete(redis.name("answer", writer.answer_id, "text"))
-            await redis.rpush(redis.name("answer", writer.answer_id, "text"), "hello")
+            await api_redis.delete(api_redis.name("answer", writer.answer_id, "text"))
+            await api_redis.rpush(api_redis.name("answer", writer.answer_id, "text"), "hello")
             await writer.restore()
         elif kind == "usage":
-            await redis.hset(redis.name("answer", writer.answer_id), mapping={"usage": "hello", "more": "x"})
+            await api_redis.hset(api_redis.name("answer", writer.answer_id), mapping={"usage": "hello", "more": "x"})
         elif kind == "question":
-            await redis.rpush(redis.name("question", 2, question_id), "hello")
+            await api_redis.rpush(api_redis.name("question", 2, question_id), "hello")
         else:
-            for key in [key async for key in redis.scan_iter(redis.name("requests", "*"))]:
-                await redis.set(key, "hello")
+            for key in [key async for key in api_redis.scan_iter(api_redis.name("requests", "*"))]:
+                await api_redis.set(key, "hello")
         await writer.write("says so.")
         await writer.complete()
         events = await stream.rest()
         assert text_of(events) == "says so."
-        assert events[-1].data == await read(streams, question_id) == await read(streams, question_id)
+        assert events[-1].data == await read(running_streams, question_id) == await read(running_streams, question_id)
 
 
 async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
-    streams: ClientSession, running_api: tuple[str, ApiServer], monkeypatch: pytest.MonkeyPatch
+    running_streams: ClientSession, running_api: tuple[str, ApiServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foundation.background._PAUSE_SECONDS", 0.01)
     monkeypatch.setattr("foundation.background._LONGEST_PAUSE_SECONDS", 0.01)
@@ -129,7 +131,7 @@ async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
         await asyncio.Event().wait()
 
     async def livez() -> tuple[int, dict[str, object]]:
-        async with streams.get("/livez") as response:
+        async with running_streams.get("/livez") as response:
             return response.status, await response.json()
 
     background.run("a part of this test", breaks)
@@ -141,7 +143,7 @@ async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
     problem = (await livez())[1]
     assert (problem["code"], problem["retryable"]) == ("process_broken", True)
     assert problem["detail"] == "Restart this process: in it breaks again and again: a part of this test."
-    async with streams.get("/readyz") as response:
+    async with running_streams.get("/readyz") as response:
         assert response.status == 200
     monkeypatch.setattr("foundation.background._SOUND_SECONDS", 0.01)
     mended.set()
@@ -154,11 +156,11 @@ async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
 
 @pytest.mark.parametrize("part", ["_follow_states", "_follow_texts"])
 async def test_a_part_of_the_watcher_that_breaks_once_costs_nobody_an_answer(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str, part: str
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, api_redis: MeshRedis, words: str, part: str
 ) -> None:
     broken = 0
 
-    async with running(create_app(settings_for(database_url, valkey))) as (url, server):
+    async with running(create_app(settings_for(api_database_url, valkey))) as (url, server):
         watcher = server.lifespan.state["watcher"]
         inner = {"_follow_states": "_update", "_follow_texts": "_read_texts"}[part]
         works = getattr(watcher, inner)
@@ -173,7 +175,7 @@ async def test_a_part_of_the_watcher_that_breaks_once_costs_nobody_an_answer(
         setattr(watcher, inner, breaks_once)
         async with ClientSession(url) as client:
             question_id = await ask(client, words)
-            writer = await Writer.begin(engine, redis, words)
+            writer = await Writer.begin(api_engine, api_redis, words)
             async with watching(client, question_id) as stream:
                 await writer.write("It says so.")
                 assert await stream.text(11) == "It says so."
@@ -214,14 +216,14 @@ async def test_a_mesh_that_gets_another_id_goes_on_under_it(
 
 
 async def test_a_password_that_postgresql_refuses_stops_neither_the_start_nor_the_process(
-    database_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+    api_database_url: str, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuses(_engine: AsyncEngine) -> str:
         raise InvalidPasswordError("password authentication failed")
 
     monkeypatch.setattr("api_service.core.sampling._SAMPLE_SECONDS", 0.01)
     monkeypatch.setattr("api_service.core.sampling.read_mesh_id", refuses)
-    async with serving(settings_for(database_url, valkey)) as api, ClientSession(api) as client:
+    async with serving(settings_for(api_database_url, valkey)) as api, ClientSession(api) as client:
 
         async def is_degraded() -> bool:
             async with client.get("/readyz") as response:

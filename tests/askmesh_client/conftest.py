@@ -7,7 +7,7 @@ from tests.askmesh_client.replica import Replica, running
 
 
 @pytest.fixture
-async def replica() -> AsyncIterator[Replica]:
+async def replica(loopback: None) -> AsyncIterator[Replica]:
     async with running("only") as replica:
         yield replica
 

@@ -39,8 +39,6 @@ from grpc import StatusCode
 
 from tests.askmesh_client.replica import COMPLETED, STARTED, Context, Replica, Stream, text
 
-pytestmark = pytest.mark.integration
-
 SPEC = GenerationSpec(request_id="r-1", messages=[Message(role=ROLE_USER, content="What is the capital of France?")])
 LATER_EVENT = GenerateStreamResponse.FromString(b"\x7a\x00")  # the oneof's field 15, which this contract has not
 

@@ -5,7 +5,7 @@ from askmesh_client import GenerationClient, UnavailableError
 
 from tests.askmesh_client.replica import Replica, eventually, running
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 
 async def answering(client: GenerationClient, calls: int) -> set[str]:

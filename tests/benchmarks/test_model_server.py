@@ -12,12 +12,11 @@ from benchmarks.http_client import Client
 from benchmarks.model_server import Profile, answer_text
 from benchmarks.stage import model_server
 
-pytestmark = pytest.mark.integration
 ASK = orjson.dumps({"messages": [{"role": "user", "content": "?"}]})
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(processes: None) -> Iterator[str]:
     with model_server() as (_, url):
         yield url.removesuffix("/v1")
 

@@ -3,13 +3,9 @@
 import json
 from urllib.request import Request, urlopen
 
-import pytest
-
 from benchmarks.model_server import Profile, answer_text
 from benchmarks.parts import parts
 from benchmarks.stage import model_server, run
-
-pytestmark = pytest.mark.integration
 
 
 def test_a_question_is_answered_and_stored(database_url: str) -> None:

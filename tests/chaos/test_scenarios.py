@@ -50,7 +50,7 @@ from tests.chaos.scenarios import Outcome, Scenario, play
 from tests.chaos.stage import Setup, Stage
 
 # Time decides in them: whose lease runs out, what comes first.
-pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.alone, pytest.mark.timeout(900)]
 
 STANDARD = Setup("standard")
 PROXIED = Setup("proxied", behind_proxy=True)

@@ -195,6 +195,7 @@ class Docker:
         return [line for line in self._asked.read_text().splitlines() if word in line]
 
 
+@pytest.mark.processes
 def test_an_upgrade_says_which_service_has_no_replica_and_upgrades_the_others(tmp_path: Path) -> None:
     docker = Docker(tmp_path, {"llm_service": 2, "worker_service": 0, "api_service": 1})
     done = docker.upgrade()
@@ -232,6 +233,7 @@ def secrets(folder: Path, **given: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", PROGRAM, folder], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.processes
 def test_passwords_are_made_once_and_differ(tmp_path: Path) -> None:
     assert secrets(tmp_path).returncode == 0
     made = {file.name: file.read_text() for file in (tmp_path / "passwords").iterdir()}
@@ -245,6 +247,7 @@ def test_passwords_are_made_once_and_differ(tmp_path: Path) -> None:
     assert {file.name: file.read_text() for file in (tmp_path / "passwords").iterdir()} == made
 
 
+@pytest.mark.processes
 def test_each_container_finds_only_its_own(tmp_path: Path) -> None:
     secrets(tmp_path)
     found = {folder.name: {file.name for file in folder.iterdir()} for folder in tmp_path.iterdir()}
@@ -261,12 +264,14 @@ def test_each_container_finds_only_its_own(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.processes
 def test_a_given_password_is_taken(tmp_path: Path) -> None:
     secrets(tmp_path)
     assert secrets(tmp_path, REDIS_PASSWORD="of-mine_1~2.3").returncode == 0
     assert (tmp_path / "redis" / "redis.conf").read_text() == "requirepass of-mine_1~2.3\n"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("password", ["a b", "a@b", 'a"b', "a/b", "a\nb", "$(id)"])
 def test_a_password_that_would_have_to_be_quoted_is_refused(tmp_path: Path, password: str) -> None:
     done = secrets(tmp_path, POSTGRES_PASSWORD=password)

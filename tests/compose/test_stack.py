@@ -24,6 +24,7 @@ def test_who_is_connected_to_a_port_is_read_from_either_table() -> None:
     assert peers(_IN_A_CONTAINER, 9999) == set()
 
 
+@pytest.mark.loopback
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="only Linux has /proc/net/tcp")
 def test_so_does_this_kernel_write_them() -> None:
     with (

@@ -20,6 +20,7 @@ def manifests(request: pytest.FixtureRequest) -> Manifests:
     return render(request.param)
 
 
+@pytest.mark.processes
 def test_the_overlays_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = (FOLDER / "README.md").read_text()
     own, elsewhere, tokens, ports_elsewhere, route = (
@@ -87,6 +88,7 @@ def allowed_out(manifests: Manifests, pod: str) -> set[int]:
     }
 
 
+@pytest.mark.processes
 def test_only_a_component_lets_api_service_out_to_an_issuer(tmp_path: Path, manifests: Manifests) -> None:
     stores = {5432, 5671, 5672, 6379}
     assert allowed_out(manifests, "api-service") == allowed_out(manifests, "worker-service") == stores
@@ -107,6 +109,7 @@ def test_names_are_asked_for_wherever_clusters_answer(manifests: Manifests) -> N
     assert {port["port"] for port in rule["ports"]} == {53}
 
 
+@pytest.mark.processes
 def test_an_http_route_is_a_component_in_place_of_the_ingress(tmp_path: Path) -> None:
     manifests = with_component(tmp_path, "gateway")
     assert manifests.of_kind("Ingress") == {}
@@ -124,6 +127,7 @@ def test_an_http_route_is_a_component_in_place_of_the_ingress(tmp_path: Path) ->
     assert backend["port"] in {port["port"] for port in offered}
 
 
+@pytest.mark.processes
 def test_grpc_by_mutual_tls_is_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifests = with_component(tmp_path, "grpc-tls")
     for thing in manifests.of_kind("Deployment").values():

@@ -83,7 +83,6 @@ def test_the_document_says_how_many_connections_postgresql_needs(gpu: Manifests)
     assert slots <= setting(gpu, "llm-service", "MAX_GENERATIONS") * (replicas - 1)
 
 
-@pytest.mark.integration
 async def test_keda_counts_wanted_slots_by_index(database_url: str) -> None:
     scaler = render("base").of_kind("ScaledObject")["worker-service"]
     query = scaler["spec"]["triggers"][0]["metadata"]["query"]

@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.locked import FOLDER
 
+pytestmark = pytest.mark.processes
+
 
 def finds(service: str, module: str) -> bool:
     done = subprocess.run(

@@ -16,7 +16,7 @@ from askmesh_client import GenerationClient
 from tests.e2e.locked import FOLDER
 from tests.mesh import Mesh
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 CAPITALS = {
@@ -40,7 +40,7 @@ CAPITALS = {
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+def mesh(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """Each service finds only what its own lock installs, as in its container."""
     with Mesh(tmp_path_factory.mktemp("mesh"), {"PYTHONPATH": str(FOLDER)}) as mesh:
         yield mesh

@@ -23,7 +23,7 @@ from tests.fakes.script import question_of
 from tests.fakes.stream import error
 from tests.mesh import Mesh
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MARK = secrets.token_hex(8)
 """Part of everything that is to stay unseen."""
@@ -73,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(model: FakeModelServer, folder: Path) -> AsyncIterator[Mesh]:
+async def mesh(processes: None, model: FakeModelServer, folder: Path) -> AsyncIterator[Mesh]:
     settings = {
         "ASKMESH_LOG_LEVEL": "DEBUG",
         "ASKMESH_MODEL_URL": model.url,

@@ -12,11 +12,9 @@ from embedded import model as model_module
 from embedded.errors import EmbeddedError
 from embedded.model import Model
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def server(processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     with Model(tmp_path_factory.mktemp("model"), name="a-name") as server:
         yield server
 
@@ -58,6 +56,7 @@ def test_it_counts_and_does_not_show_what_it_is_asked(server: Model) -> None:
     refusal.value.close()
 
 
+@pytest.mark.loopback
 def test_a_missing_file_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_module, "find_spec", lambda _name: None)
     with pytest.raises(EmbeddedError, match=r"^the embedded model's file is missing: .* or set ASKMESH_MODEL_URL"):

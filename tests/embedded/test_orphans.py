@@ -12,11 +12,9 @@ from embedded.orphans import Register
 from embedded.processes import Child
 from tests.embedded.programs import IGNORES_SIGTERM, WAITS, program
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
-def children(tmp_path: Path) -> Iterator[list[Child]]:
+def children(processes: None, tmp_path: Path) -> Iterator[list[Child]]:
     """A server and a service that ignores SIGTERM."""
     programs = [
         replace(program(tmp_path, "server", WAITS), outlives=True),

@@ -9,6 +9,7 @@ from embedded.errors import EmbeddedError
 from embedded.ports import consecutive, free_port, listen, port_of
 
 
+@pytest.mark.loopback
 def test_a_taken_port_names_the_setting_to_change() -> None:
     with listen(0, "ASKMESH_PORT") as listener:
         port = port_of(listener)
@@ -16,6 +17,7 @@ def test_a_taken_port_names_the_setting_to_change() -> None:
             listen(port, "ASKMESH_PORT")
 
 
+@pytest.mark.loopback
 def test_replicas_take_the_ports_after_the_first() -> None:
     for _ in range(20):  # the ports after a free one can be taken
         first = free_port()
@@ -25,12 +27,14 @@ def test_replicas_take_the_ports_after_the_first() -> None:
     pytest.fail("no three free ports in a row")
 
 
+@pytest.mark.loopback
 def test_port_0_gives_each_replica_a_free_port() -> None:
     ports = consecutive(0, 3, "ASKMESH_GRPC_PORT")
     assert len(set(ports)) == 3
     assert 0 not in ports
 
 
+@pytest.mark.processes
 def test_no_two_parties_get_the_same_free_port() -> None:
     # Each holds the ports that it got until all have got theirs.
     program = "from embedded.ports import free_port; print(*(free_port() for _ in range(50)), flush=True); input()"
@@ -46,12 +50,14 @@ def test_no_two_parties_get_the_same_free_port() -> None:
     assert len(given) == len(set(given)) == 200
 
 
+@pytest.mark.loopback
 def test_a_connection_never_takes_a_free_port() -> None:
     given = Path("/proc/sys/net/ipv4/ip_local_port_range")
     lowest = int(given.read_text().split()[0]) if given.exists() else 32_768
     assert all(free_port() < lowest for _ in range(20))
 
 
+@pytest.mark.loopback
 def test_a_port_that_somebody_listens_on_is_not_given() -> None:
     with listen(0, "") as listener:
         taken = port_of(listener)
@@ -59,6 +65,7 @@ def test_a_port_that_somebody_listens_on_is_not_given() -> None:
             free_port(range(taken, taken + 1))
 
 
+@pytest.mark.loopback
 def test_a_taken_port_among_the_replicas_is_refused() -> None:
     with listen(0, "") as listener:
         last = port_of(listener)

@@ -15,7 +15,7 @@ from embedded import postgresql as postgresql_module
 from embedded.errors import EmbeddedError
 from embedded.postgresql import PostgreSQL
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.postgresql
 
 
 def process_of(server: PostgreSQL) -> psutil.Process:

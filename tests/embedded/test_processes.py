@@ -16,7 +16,7 @@ import pytest
 from embedded.processes import LOG_BYTES, Child, Program, trim_log
 from tests.embedded.programs import program
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.processes
 
 
 @contextmanager

@@ -17,8 +17,6 @@ import pytest
 
 from embedded.ports import free_port, listen, port_of
 
-pytestmark = pytest.mark.integration
-
 STAND_INS = Path(__file__).with_name("stand_ins")
 SERVICES = {"llm_service", "worker_service", "api_service"}
 SERVERS = {"postgresql", "valkey", "model"}
@@ -87,7 +85,7 @@ Starter = Callable[..., Run]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Starter]:
+def start(processes: None, tmp_path: Path) -> Iterator[Starter]:
     """Starts supervisors on the same data; the settings are keyword arguments without their prefix."""
     runs: list[Run] = []
 

@@ -18,8 +18,6 @@ from embedded.stop_requests import StopRequested, StopRequests
 from embedded.supervisor import Supervisor
 from tests.embedded.programs import IGNORES_SIGTERM, WAITS, program
 
-pytestmark = pytest.mark.integration
-
 
 class Mesh:
     """A supervisor and what it said. ``when`` acts on a line as soon as it is said."""
@@ -43,7 +41,7 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[Mesh]:
+def mesh(processes: None, tmp_path: Path) -> Iterator[Mesh]:
     with StopRequests() as requests:
         mesh = Mesh(requests, tmp_path)
         yield mesh

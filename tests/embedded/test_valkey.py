@@ -10,7 +10,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from embedded.valkey import Valkey
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.valkey
 
 
 async def test_both_kinds_of_client_reach_it_and_no_network_does(tmp_path: Path) -> None:

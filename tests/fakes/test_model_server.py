@@ -37,7 +37,7 @@ def test_a_stop_string_may_lie_across_tokens() -> None:
     assert cut_at_stop(["ab"], ["x"]) == (["ab"], False)
 
 
-@pytest.mark.integration
+@pytest.mark.processes
 async def test_it_can_be_told_over_http_as_a_process() -> None:
     async with (
         model_process("tests.fakes.model_server", "--port", "0", "--model", "m") as url,
@@ -61,7 +61,7 @@ async def test_it_can_be_told_over_http_as_a_process() -> None:
     assert {name: stats["questions"]["q"][name] for name in counts} == counts
 
 
-@pytest.mark.integration
+@pytest.mark.loopback
 async def test_a_fault_can_be_for_the_first_requests_only() -> None:
     async with FakeModelServer(Options()) as fake, aiohttp.ClientSession() as session:
         body = {
@@ -77,7 +77,7 @@ async def test_a_fault_can_be_for_the_first_requests_only() -> None:
     assert statuses == [500, 500, 200]
 
 
-@pytest.mark.integration
+@pytest.mark.loopback
 @pytest.mark.parametrize(("begun", "left"), [(2, 1), (3, 0), (5, 0)])
 async def test_a_continuation_meets_a_fault_where_the_whole_answer_does(begun: int, left: int) -> None:
     asked = "q [[tokens=6 fault=cut at=3]]"

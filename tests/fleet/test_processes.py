@@ -10,8 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from fleet.processes import ProcessRecord, running, shown_settings
 from foundation.settings import GenerationSettings, QuestionSettings, RedisSettings
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture(autouse=True)
 async def _none(engine: AsyncEngine) -> None:

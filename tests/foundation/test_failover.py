@@ -18,7 +18,7 @@ from foundation.settings import DatabaseSettings
 from tests.debian_postgresql import DebianPostgresql, debian_postgresql, standby_of
 from tests.switchboard import switchboard
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.postgresql
 
 WRITE = text("INSERT INTO notes VALUES (:note) RETURNING inet_server_port() AS port")
 WHERE = text("SELECT inet_server_port() AS port")

@@ -4,7 +4,7 @@ from askmesh_client.channel import SERVICE
 from embedded.ports import free_port
 from tests.llm_service.processes import running, service_process
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.processes
 
 
 async def test_it_succeeds_only_while_the_service_takes_calls() -> None:

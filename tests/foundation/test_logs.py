@@ -83,6 +83,7 @@ def test_messages_of_exceptions_and_stacks_begin_no_record() -> None:
         assert "test_logs.py" in without_messages
 
 
+@pytest.mark.processes
 def test_so_do_processes_log_what_libraries_say_too() -> None:
     script = """
         import asyncio, logging, warnings

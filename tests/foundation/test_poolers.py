@@ -17,7 +17,7 @@ from schema.migrations.__main__ import migrate
 from schema.migrations.requirements import UnsuitableDatabaseError
 from tests.debian_postgresql import DebianPostgresql, debian_postgresql, pgbouncer
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.postgresql
 
 
 @pytest.fixture(scope="module")

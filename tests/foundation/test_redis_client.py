@@ -16,8 +16,6 @@ from foundation.redis import Mesh, MeshRedis, UnknownMeshError
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
 
-pytestmark = pytest.mark.integration
-
 
 async def probed(redis: MeshRedis) -> bool:
     try:
@@ -34,6 +32,7 @@ async def open_connections(redis: MeshRedis, count: int) -> None:
     assert await asyncio.gather(*(redis.blpop("nothing", 0.3) for _ in range(count))) == [None] * count
 
 
+@pytest.mark.valkey
 @pytest.mark.parametrize("refuse", REFUSALS.values(), ids=REFUSALS)
 async def test_connections_to_a_server_that_does_not_serve_are_given_up(
     tmp_path: Path, refuse: Callable[[Valkey], Awaitable[None]], caplog: pytest.LogCaptureFixture
@@ -76,6 +75,7 @@ async def test_a_connection_does_not_outlive_a_minute(valkey: Valkey, monkeypatc
         assert await redis.client_id() != second
 
 
+@pytest.mark.valkey
 async def test_a_full_server_is_not_asked_for_connections_with_each_call(tmp_path: Path) -> None:
     with two_servers(tmp_path) as (one, _, name):
         redis = redis_at(name.url)
@@ -135,6 +135,7 @@ async def test_the_log_says_what_an_error_means_and_nothing_that_it_quotes(code:
     assert explain(BaseParser.parse_error(code)) == expected  # type: ignore[no-untyped-call]
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize(
     "says",
     [

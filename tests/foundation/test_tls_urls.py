@@ -21,8 +21,6 @@ from schema.migrations.__main__ import migrate
 from tests.certificates import make_certificates
 from tests.tls_servers import HOST, OTHER_HOST, postgresql_with_tls, tls_in_front_of
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -59,6 +57,7 @@ async def connect(url: str) -> tuple[bool, str]:
         await engine.dispose()
 
 
+@pytest.mark.postgresql
 async def test_the_whole_schema_is_made_and_used_over_a_verified_connection(port: int, own: Path) -> None:
     url = f"postgresql://askmesh:askmesh@{HOST}:{port}/postgres?sslmode=verify-full&sslrootcert={own}/authority.pem"
     await migrate(url)
@@ -68,17 +67,20 @@ async def test_the_whole_schema_is_made_and_used_over_a_verified_connection(port
     await engine.dispose()
 
 
+@pytest.mark.postgresql
 async def test_a_client_certificate_is_sent(port: int, own: Path) -> None:
     files = f"sslrootcert={own}/authority.pem&sslcert={own}/certificate.pem&sslkey={own}/key.pem"
     assert (await connect(f"postgresql://askmesh:askmesh@{HOST}:{port}/postgres?sslmode=verify-full&{files}"))[0]
 
 
+@pytest.mark.postgresql
 @pytest.mark.parametrize("mode", ["verify-full", "verify-ca"])
 async def test_a_certificate_of_another_authority_is_refused(port: int, foreign: Path, mode: str) -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         await connect(f"postgresql://askmesh:askmesh@{HOST}:{port}/postgres?sslmode={mode}&sslrootcert={foreign}")
 
 
+@pytest.mark.postgresql
 async def test_a_certificate_of_another_host_is_refused(port: int, own: Path) -> None:
     url = f"postgresql://askmesh:askmesh@{OTHER_HOST}:{port}/postgres?sslrootcert={own}/authority.pem&sslmode="
     with pytest.raises(ssl.SSLCertVerificationError, match="IP address mismatch"):

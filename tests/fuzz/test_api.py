@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
 from foundation.redis import MeshRedis
 from tests.fuzz.report import Report
 from tests.fuzz.stage import Tenant, two_tenants
-
-pytestmark = pytest.mark.integration
 
 _HOOKS = Path(__file__).with_name("hooks.py")
 _SCHEMATHESIS = Path(sysconfig.get_path("scripts"), "schemathesis")

@@ -21,8 +21,6 @@ from tests.fuzz.report import Report
 from tests.fuzz.strategies import encodings, messages, metadata, nearly_valid_specs, valid_specs
 from tests.llm_service.conftest import Client, ask, service_over
 
-pytestmark = pytest.mark.integration
-
 Code = grpc.StatusCode
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -156,6 +154,7 @@ def cases_of(fuzzer: Fuzzer) -> dict[str, tuple[st.SearchStrategy[Any], Callable
     }
 
 
+@pytest.mark.loopback
 async def test_whatever_comes_by_grpc_is_answered_as_the_contract_says(
     seed: int, seconds: int | None, report: Report
 ) -> None:

@@ -27,8 +27,6 @@ from live.answer_stream import (
 from live.text_scripts import ENDED_SECONDS
 from questions.states import FinishReason
 
-pytestmark = pytest.mark.integration
-
 NOTHING = RunningUsage()
 
 

@@ -24,9 +24,12 @@ class _Broker:
         self.arrived = threading.Event()
         self.takes = threading.Event()
         self.takes.set()
+        self.ends_the_thread = False
 
     def send_task(self, name: str, arguments: tuple[int], **_: object) -> None:
         assert name == TASK
+        if self.ends_the_thread:
+            sys.exit()
         self.takes.wait(10)
         self.sent.append(*arguments)
         self.arrived.set()
@@ -121,19 +124,15 @@ def test_what_is_pending_is_sent_on_closing(broker: _Broker, hints: Hints) -> No
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_thread_that_ended_is_noticed_and_replaced(
-    broker: _Broker, hints: Hints, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("live.hints._WATCH_SECONDS", 0.01)
-    with monkeypatch.context() as patch:
-        patch.setattr(hints, "_take", sys.exit)
-        hints.wake()
-        with pytest.raises(RuntimeError, match="has ended"):
-            await asyncio.wait_for(hints.watch(), 10)
+async def test_a_thread_that_ended_is_noticed_and_replaced(broker: _Broker, hints: Hints) -> None:
+    broker.ends_the_thread = True
     hints.wake()
-    watching = asyncio.create_task(hints.watch())
+    with pytest.raises(RuntimeError, match="has ended"):
+        await asyncio.wait_for(hints.watch(every_seconds=0.01), 10)
+    broker.ends_the_thread = False
+    hints.wake()
+    watching = asyncio.create_task(hints.watch(every_seconds=0.01))
     while not broker.sent:
         await asyncio.sleep(0.01)
-        if watching.done():
-            watching = asyncio.create_task(hints.watch())
+        assert not watching.done()
     watching.cancel()

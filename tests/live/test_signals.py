@@ -13,8 +13,6 @@ from live.answer_stream import FINAL_CHANNEL
 from live.signals import ENDED_CHANNEL, Subscriber, publish_ended
 from tests.servers import redis_at
 
-pytestmark = pytest.mark.integration
-
 
 class Notes:
     """A listener that notes what it is told."""
@@ -81,6 +79,7 @@ async def test_channels_that_are_added_while_others_are_subscribed_to_are_not_fo
         assert {channel for _, channel in [await notes.next() for _ in channels]} == channels
 
 
+@pytest.mark.valkey
 async def test_a_lost_server_is_told_and_listened_to_again(tmp_path: Path) -> None:
     valkey = Valkey(tmp_path)
     with valkey:

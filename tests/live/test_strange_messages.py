@@ -30,8 +30,6 @@ from live.wakeups import Wakeups, next_wakeup
 from questions.states import FinishReason
 from tests.live.test_signals import Notes
 
-pytestmark = pytest.mark.integration
-
 RUBBISH = [
     b"",
     b"hello",

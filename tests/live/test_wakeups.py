@@ -13,8 +13,6 @@ from foundation.redis import MeshRedis
 from live.wakeups import WAIT_SECONDS, Wakeups, next_wakeup
 from tests.servers import redis_at
 
-pytestmark = pytest.mark.integration
-
 
 @asynccontextmanager
 async def waking(valkey: Valkey) -> AsyncIterator[tuple[MeshRedis, Wakeups]]:
@@ -73,6 +71,7 @@ async def test_what_nobody_takes_does_not_grow(valkey: Valkey) -> None:
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.valkey
 async def test_a_server_that_was_lost_is_used_again(tmp_path: Path) -> None:
     valkey = Valkey(tmp_path)
     with valkey:

@@ -148,7 +148,7 @@ async def service_over(url: str, default_model: str = "", **settings: Any) -> As
 
 
 @pytest.fixture
-async def fake() -> AsyncIterator[FakeModelServer]:
+async def fake(loopback: None) -> AsyncIterator[FakeModelServer]:
     async with FakeModelServer(Options(models=("first", "second"))) as server:
         yield server
 

@@ -9,7 +9,7 @@ import pytest
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import ask, service_over
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from llm_service.upstream.model_server import ModelServer
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import until
 
-pytestmark = pytest.mark.integration
-
 
 class Recorder(AsyncCallbackHandler):
     def __init__(self) -> None:

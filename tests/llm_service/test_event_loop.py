@@ -9,6 +9,8 @@ import pytest
 
 from llm_service.event_loop import new_event_loop
 
+pytestmark = pytest.mark.loopback
+
 
 @contextmanager
 def listening(backlog: int) -> Iterator[socket.socket]:

@@ -13,7 +13,7 @@ from llm_service.upstream.catalogue import ModelCatalogue
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, Failure, ask, failure_of, service_over, until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 DETAILS: dict[str, dict[str, set[str]]] = {
     "INVALID_ARGUMENT": {"CONTEXT_TOO_LONG": {"BadRequest"}, "REQUEST_REFUSED": set()},

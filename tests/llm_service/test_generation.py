@@ -18,7 +18,7 @@ from llm_service.upstream.model_server import ModelServer
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, ask, service_over
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 
 async def test_a_stream_tells_start_text_and_end(client: Client) -> None:

@@ -16,7 +16,7 @@ from llm_service.server import LlmServer
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import Client, ask, client_of, failure_of
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, PING, GOAWAY = 4, 6, 7

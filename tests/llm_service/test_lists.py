@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Failure, ask, failure_of, service_over
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 NOTHING: Sequence[object] = (
     {"object": "list", "data": []},

@@ -3,13 +3,10 @@
 import asyncio
 
 import psutil
-import pytest
 
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import ask, client_of, until
 from tests.llm_service.processes import service_process
-
-pytestmark = pytest.mark.integration
 
 STREAMS = 1_000
 # 107 MB when idle, mostly LangChain and gRPC, and 20 to 45 KB a stream: 126 to 150 MB were seen. More means that a

@@ -28,7 +28,7 @@ from llm_service.upstream.markers import without_markers
 from tests.llm_service.conftest import PATIENCE, Client, ask, service_over
 from tests.llm_service.processes import model_process
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.processes
 
 _WITHOUT_UNDERSCORE = (b"<reponame>", b"<filename>")
 

@@ -18,7 +18,7 @@ from tests.name_server import name_server
 if TYPE_CHECKING:
     from askmesh.llm.v1.generation_service_pb2_grpc import GenerationServiceAsyncStub
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 
 async def test_a_replica_that_is_added_to_a_name_gets_calls_and_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:

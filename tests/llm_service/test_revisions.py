@@ -67,7 +67,7 @@ def test_a_revision_that_could_be_mistaken_is_refused(revision: str) -> None:
         LlmServiceSettings(model_revision=revision)
 
 
-@pytest.mark.integration
+@pytest.mark.loopback
 @pytest.mark.parametrize("setting", ["", "2026-11"])
 async def test_every_call_tells_the_revision_of_what_answers(setting: str) -> None:
     async with (
@@ -83,7 +83,6 @@ async def test_every_call_tells_the_revision_of_what_answers(setting: str) -> No
         assert (answer.model, answer.revision) == ("first", listed[0].revision)
 
 
-@pytest.mark.integration
 async def test_after_a_break_the_weights_are_looked_at_again(fake: FakeModelServer) -> None:
     """Another server may stand there by now, which takes the name of the one before."""
     async with service_over(fake.url) as (_, client):

@@ -15,7 +15,7 @@ from tests.fakes.model_server import FakeModelServer
 from tests.llm_service.conftest import PATIENCE, Client, ask, client_of, until
 from tests.llm_service.processes import running, service_process
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 NOBODY = "http://127.0.0.1:9/v1"
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from tests.fakes.model_server import FakeModelServer, Options, Script
 from tests.llm_service.conftest import PATIENCE, Client, ask, client_of, service_over, until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 ENDLESS = "q [[tokens=1000 delay=0.02]]"
 SILENT = ["q [[fault=hang-before]]", "q [[first=3600]]", "q [[fault=hang at=2]]", ENDLESS]

@@ -20,8 +20,6 @@ from tests.fakes.raw_server import Ending, RawModelServer, Reply
 from tests.llm_service.conftest import Answer, Client, ask, service_over, until
 from tests.llm_service.shapes import AFTERWARDS, DONE, PLAIN, TEXT, USAGE, F, I, P, chunk, data, shapes
 
-pytestmark = pytest.mark.integration
-
 FINISHES = {
     STOP: FINISH_REASON_STOP,
     LENGTH: FINISH_REASON_OUTPUT_LIMIT,
@@ -31,13 +29,13 @@ MUCH = data(chunk("x" * 60_000))
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[RawModelServer]:
+async def raw(loopback: None) -> AsyncIterator[RawModelServer]:
     async with RawModelServer() as server:
         yield server
 
 
 @pytest.fixture
-async def client(raw: RawModelServer) -> AsyncIterator[Client]:
+async def raw_client(raw: RawModelServer) -> AsyncIterator[Client]:
     async with service_over(raw.url) as (_, client):
         yield client
 
@@ -47,11 +45,11 @@ def whole(answer: Answer, text: str = TEXT, finish: int = FINISH_REASON_STOP) ->
     return (answer.text, answer.completed.finish_reason) == (text, finish)
 
 
-async def test_every_shape_is_answered(raw: RawModelServer, client: Client) -> None:
+async def test_every_shape_is_answered(raw: RawModelServer, raw_client: Client) -> None:
     for asked, (name, shape) in enumerate(shapes(), 1):
         place = len(shape.sent) // 2
         raw.reply = Reply((shape.sent[:place], shape.sent[place:]))
-        answer = await client.stream(ask("q"))
+        answer = await raw_client.stream(ask("q"))
         assert whole(answer, shape.text, FINISHES[shape.finish]), name
         assert answer.completed is not None
         if shape.counts is not None:
@@ -63,29 +61,29 @@ async def test_every_shape_is_answered(raw: RawModelServer, client: Client) -> N
 @pytest.mark.parametrize("status", [200, 201])
 @pytest.mark.parametrize("content_type", ["text/event-stream; charset=utf-8", "application/json", "text/plain", "x"])
 async def test_neither_content_type_nor_201_matters(
-    raw: RawModelServer, client: Client, status: int, content_type: str
+    raw: RawModelServer, raw_client: Client, status: int, content_type: str
 ) -> None:
     raw.reply = Reply((PLAIN,), status=status, content_type=content_type)
-    assert whole(await client.stream(ask("q")))
+    assert whole(await raw_client.stream(ask("q")))
 
 
 @pytest.mark.parametrize("ending", ["end", "cut", "reset", "open", "close"])
 @pytest.mark.parametrize("afterwards", AFTERWARDS)
 async def test_after_the_finish_reason_the_text_is_whole(
-    raw: RawModelServer, client: Client, ending: Ending, afterwards: str, monkeypatch: pytest.MonkeyPatch
+    raw: RawModelServer, raw_client: Client, ending: Ending, afterwards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.1)
     # Of its own read, and of one with the text.
     for parts in ((P + I, F, AFTERWARDS[afterwards]), (P + I + F + AFTERWARDS[afterwards],)):
         raw.reply = Reply([part for part in parts if part], ending)
-        assert whole(await client.stream(ask("q")))
+        assert whole(await raw_client.stream(ask("q")))
         await until(lambda: raw.open == 0)
     assert raw.asked == 2
 
 
-async def test_counts_after_the_finish_reason_are_waited_for(raw: RawModelServer, client: Client) -> None:
+async def test_counts_after_the_finish_reason_are_waited_for(raw: RawModelServer, raw_client: Client) -> None:
     raw.reply = Reply((P + I + F, data({"choices": [], "usage": USAGE})), "open")
-    answer = await client.stream(ask("q"))
+    answer = await raw_client.stream(ask("q"))
     assert whole(answer)
     assert answer.completed is not None
     assert answer.completed.usage == generation_pb2.Usage(prompt_tokens=5, completion_tokens=4)
@@ -102,38 +100,38 @@ async def test_counts_after_the_finish_reason_are_waited_for(raw: RawModelServer
     ],
 )
 async def test_an_end_that_was_none_is_not_believed(
-    raw: RawModelServer, client: Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+    raw: RawModelServer, raw_client: Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.05)
     raw.reply = Reply(parts, pause=0.2)
-    assert whole(await client.stream(ask("q")))
+    assert whole(await raw_client.stream(ask("q")))
 
 
 async def test_a_text_that_goes_on_after_a_finish_reason_and_is_cut_is_not_whole(
-    raw: RawModelServer, client: Client
+    raw: RawModelServer, raw_client: Client
 ) -> None:
     raw.reply = Reply((P + F + data(chunk(" it")),), "cut")
-    answer = await client.stream(ask("q"))
+    answer = await raw_client.stream(ask("q"))
     assert answer.failure is not None
     assert (answer.text, answer.failure.reason) == ("Paris it", "GENERATION_INTERRUPTED")
 
 
 @pytest.mark.alone
 async def test_a_time_limit_that_passes_while_counts_are_waited_for_ends_nothing(
-    raw: RawModelServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    raw: RawModelServer, raw_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 60)
     raw.reply = Reply((P + I, data(chunk(finish="length"))), "open")
-    answer = await client.stream(ask("q", time_limit=Duration(seconds=2)))
+    answer = await raw_client.stream(ask("q", time_limit=Duration(seconds=2)))
     assert whole(answer, finish=FINISH_REASON_OUTPUT_LIMIT)
 
 
 async def test_keep_alives_after_the_finish_reason_have_an_end(
-    raw: RawModelServer, client: Client, monkeypatch: pytest.MonkeyPatch
+    raw: RawModelServer, raw_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.1)
     raw.reply = Reply((P + I + F, b": ping\n\n"), forever=True)
-    assert whole(await client.stream(ask("q")))
+    assert whole(await raw_client.stream(ask("q")))
     await until(lambda: raw.open == 0)
 
 
@@ -157,10 +155,10 @@ async def test_keep_alives_after_the_finish_reason_have_an_end(
     ],
 )
 async def test_an_end_without_a_finish_reason(
-    raw: RawModelServer, client: Client, sent: bytes, ending: Ending, reason: str | None
+    raw: RawModelServer, raw_client: Client, sent: bytes, ending: Ending, reason: str | None
 ) -> None:
     raw.reply = Reply((sent,) if sent else (), ending)
-    answer = await client.stream(ask("q"))
+    answer = await raw_client.stream(ask("q"))
     assert (answer.failure.reason if answer.failure else None) == reason
     if reason is None:
         assert answer.text == "Paris"
@@ -242,18 +240,18 @@ WAITS = (OVERLOADED, "MODEL_SERVER_UNAVAILABLE", "MODEL_SERVER_DENIED")
 
 @pytest.mark.parametrize(("sent", "reason"), ERRORS.values(), ids=ERRORS)
 async def test_an_error_in_the_stream_means_what_it_says_until_there_is_text(
-    raw: RawModelServer, client: Client, sent: bytes, reason: str
+    raw: RawModelServer, raw_client: Client, sent: bytes, reason: str
 ) -> None:
     for before in (b"", b": ping\n\n", data(chunk(""))):
         raw.reply = Reply((before, sent) if before and sent[:1] != b"{" else (sent,))
-        failure = (await client.stream(ask("q"))).failure
+        failure = (await raw_client.stream(ask("q"))).failure
         assert failure is not None
         assert failure.reason == reason
         if reason in WAITS:
             assert "engine_started" not in failure.metadata, "no attempt"
     if sent[:1] != b"{":
         raw.reply = Reply((P, sent))
-        answer = await client.stream(ask("q"))
+        answer = await raw_client.stream(ask("q"))
         assert answer.failure is not None
         # An overload counts against no question, whenever it comes.
         told = reason if reason == OVERLOADED else "GENERATION_INTERRUPTED"
@@ -264,15 +262,15 @@ async def test_an_error_in_the_stream_means_what_it_says_until_there_is_text(
 @pytest.mark.parametrize("flood", [MUCH, data(chunk("é")), data(chunk("Paris it is. ")), P + b": ping\n\n"])
 @pytest.mark.parametrize("unary", [True, False], ids=["unary", "stream"])
 async def test_a_server_that_takes_no_notice_of_the_limit_is_stopped_at_it(
-    raw: RawModelServer, client: Client, flood: bytes, unary: bool
+    raw: RawModelServer, raw_client: Client, flood: bytes, unary: bool
 ) -> None:
     raw.reply = Reply((flood,), forever=True)
     spec = ask("q", max_output_tokens=512)
     if unary:
-        response = await client.generate(spec)
+        response = await raw_client.generate(spec)
         text, finish = response.text, response.finish_reason
     else:
-        answer = await client.stream(spec)
+        answer = await raw_client.stream(spec)
         assert answer.completed is not None
         text, finish = answer.text, answer.completed.finish_reason
     assert finish == FINISH_REASON_OUTPUT_LIMIT
@@ -281,27 +279,27 @@ async def test_a_server_that_takes_no_notice_of_the_limit_is_stopped_at_it(
     assert raw.asked == 1
 
 
-async def test_a_text_has_a_limit_where_nobody_set_one(raw: RawModelServer, client: Client) -> None:
+async def test_a_text_has_a_limit_where_nobody_set_one(raw: RawModelServer, raw_client: Client) -> None:
     raw.reply = Reply((MUCH,), forever=True)
-    answer = await client.stream(ask("q"))
+    answer = await raw_client.stream(ask("q"))
     assert answer.completed is not None
     assert answer.completed.finish_reason == FINISH_REASON_OUTPUT_LIMIT
     assert len(answer.text) == _UNKNOWN_TOKENS * _BYTES_A_TOKEN
     await until(lambda: raw.open == 0)
 
 
-async def test_the_last_token_may_be_a_long_one(raw: RawModelServer, client: Client) -> None:
+async def test_the_last_token_may_be_a_long_one(raw: RawModelServer, raw_client: Client) -> None:
     raw.reply = Reply((data(chunk(" " * 128)), data(chunk(finish="length")), DONE))
-    assert whole(await client.stream(ask("q", max_output_tokens=1)), " " * 128, FINISH_REASON_OUTPUT_LIMIT)
+    assert whole(await raw_client.stream(ask("q", max_output_tokens=1)), " " * 128, FINISH_REASON_OUTPUT_LIMIT)
 
 
-async def test_a_body_beyond_the_limit_is_cut_too(raw: RawModelServer, client: Client) -> None:
+async def test_a_body_beyond_the_limit_is_cut_too(raw: RawModelServer, raw_client: Client) -> None:
     body = {
         "object": "chat.completion",
         "choices": [{"message": {"content": "слово " * 5_000}, "finish_reason": "stop"}],
     }
     raw.reply = Reply((data(body)[6:],), content_type="application/json")
-    answer = await client.stream(ask("q", max_output_tokens=100))
+    answer = await raw_client.stream(ask("q", max_output_tokens=100))
     assert answer.completed is not None
     assert answer.completed.finish_reason == FINISH_REASON_OUTPUT_LIMIT
     assert answer.text == ("слово " * 5_000).encode()[: 100 * _BYTES_A_TOKEN].decode(errors="ignore")
@@ -321,29 +319,29 @@ async def test_a_body_beyond_the_limit_is_cut_too(raw: RawModelServer, client: C
     ],
 )
 async def test_an_event_or_body_without_an_end_costs_one_answer_and_little_memory(
-    raw: RawModelServer, client: Client, first: bytes, more: bytes, limit: int
+    raw: RawModelServer, raw_client: Client, first: bytes, more: bytes, limit: int
 ) -> None:
     raw.reply = Reply((first, more), forever=True)
-    failure = (await client.stream(ask("q"))).failure
+    failure = (await raw_client.stream(ask("q"))).failure
     assert failure is not None
     assert failure.reason == "MODEL_SERVER_INVALID"
     await until(lambda: raw.open == 0)
     assert raw.written < limit + (1 << 20), "what the buffers of the two processes hold beside it"
     raw.reply = Reply((PLAIN,))
-    assert whole(await client.stream(ask("q")))
+    assert whole(await raw_client.stream(ask("q")))
 
 
 @pytest.mark.alone
-async def test_events_without_text_end_with_the_time(raw: RawModelServer, client: Client) -> None:
+async def test_events_without_text_end_with_the_time(raw: RawModelServer, raw_client: Client) -> None:
     thoughts = data({"choices": [{"index": 0, "delta": {"reasoning_content": "x" * 10_000}}]})
     raw.reply = Reply((P, thoughts), forever=True)
-    answer = await client.stream(ask("q", time_limit=Duration(seconds=1)))
+    answer = await raw_client.stream(ask("q", time_limit=Duration(seconds=1)))
     assert whole(answer, "Paris", FINISH_REASON_TIME_LIMIT)
     await until(lambda: raw.open == 0)
 
 
-async def test_many_floods_at_once_cost_little_each(raw: RawModelServer, client: Client) -> None:
+async def test_many_floods_at_once_cost_little_each(raw: RawModelServer, raw_client: Client) -> None:
     raw.reply = Reply((MUCH,), forever=True)
-    answers = await asyncio.gather(*(client.stream(ask("q", max_output_tokens=64)) for _ in range(20)))
+    answers = await asyncio.gather(*(raw_client.stream(ask("q", max_output_tokens=64)) for _ in range(20)))
     assert {len(answer.text) for answer in answers} == {64 * _BYTES_A_TOKEN}
     await until(lambda: raw.open == 0)

@@ -23,8 +23,6 @@ from tests.certificates import make_certificates, tls_files, tls_settings
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import ask
 
-pytestmark = pytest.mark.integration
-
 HOST = "127.0.0.1"
 RUBBISH = b"\xff\xff"
 """No message of any type."""
@@ -65,6 +63,7 @@ async def presented(port: int, files: TlsFiles) -> bytes:
         writer.transport.abort()
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize(
     ("target", "name"),
     [("127.0.0.1:{0}", ""), ("localhost:{0}", ""), ("127.0.0.1:{0},127.0.0.1:{0}", "llm_service")],
@@ -83,6 +82,7 @@ async def test_both_sides_prove_who_they_are(folder: Path, target: str, name: st
         assert await client.list_models()
 
 
+@pytest.mark.loopback
 async def test_a_server_of_another_name_is_not_asked(folder: Path) -> None:
     async with (
         serving(tls_settings(folder, "llm_service")) as server,
@@ -94,6 +94,7 @@ async def test_a_server_of_another_name_is_not_asked(folder: Path) -> None:
             await client.generate(ask("hello"))
 
 
+@pytest.mark.loopback
 async def test_who_has_no_certificate_of_the_authority_gets_no_connection(folder: Path, tmp_path: Path) -> None:
     foreign = make_certificates(tmp_path / "foreign")
     forged = tls_files(foreign, "worker_service")._replace(authority=folder / "authority.pem")
@@ -113,6 +114,7 @@ async def test_who_has_no_certificate_of_the_authority_gets_no_connection(folder
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.loopback
 async def test_a_caller_who_is_not_listed_gets_health_and_nothing_else(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +145,7 @@ async def test_a_caller_who_is_not_listed_gets_health_and_nothing_else(
     assert told == ["a caller is refused whose certificate names nginx"]
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize(
     "path",
     [
@@ -175,6 +178,7 @@ async def test_a_stranger_who_sends_rubbish_is_told_no_more_than_another(
     assert not [record for record in caplog.records if record.exc_info and readable]
 
 
+@pytest.mark.loopback
 async def test_health_tells_a_stranger_too_that_its_request_is_rubbish(folder: Path) -> None:
     async with (
         serving(tls_settings(folder, "llm_service")) as server,
@@ -186,6 +190,7 @@ async def test_health_tells_a_stranger_too_that_its_request_is_rubbish(folder: P
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.loopback
 @pytest.mark.parametrize("callers", ["nginx", "other, nginx", "*"])
 async def test_the_list_of_callers_is_a_setting(folder: Path, callers: str) -> None:
     async with (
@@ -200,6 +205,7 @@ async def test_the_list_of_callers_is_a_setting(folder: Path, callers: str) -> N
         assert SERVICE in str(await reflected.read())
 
 
+@pytest.mark.loopback
 async def test_probes_without_a_certificate_have_a_port_of_their_own(folder: Path) -> None:
     async with (
         serving(tls_settings(folder, "llm_service"), llm_health_port=0) as server,
@@ -214,6 +220,7 @@ async def test_probes_without_a_certificate_have_a_port_of_their_own(folder: Pat
         assert (await health.Check(request, timeout=30)).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+@pytest.mark.loopback
 async def test_certificates_and_authority_are_replaced_under_load(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

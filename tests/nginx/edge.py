@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from embedded.ports import free_port
 
 CONFIGURATION = Path(__file__).parents[2] / "nginx"
@@ -30,7 +28,6 @@ def version() -> tuple[int, ...] | None:
 
 
 VERSION = version()
-needs_nginx = pytest.mark.skipif(VERSION is None, reason="nginx is not installed: `apt-get install nginx` brings it")
 
 
 class Edge:

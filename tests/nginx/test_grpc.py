@@ -19,9 +19,6 @@ from askmesh_client.errors import GenerationError
 from embedded.ports import free_port
 from tests.askmesh_client.replica import COMPLETED, STARTED, Context, Replica, running, text
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import needs_nginx
-
-pytestmark = [pytest.mark.integration, needs_nginx]
 
 
 async def named(request: GenerateRequest, context: Context) -> GenerateResponse:

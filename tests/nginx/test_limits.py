@@ -4,16 +4,12 @@ import asyncio
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 import api_service.page
 from api_service.http.problems import Code
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import needs_nginx
 from tests.nginx.test_public import problem_in, request
 from tests.nginx.upstream import upstream
-
-pytestmark = [pytest.mark.integration, needs_nginx]
 
 PAGE_FILES = [file for file in (Path(api_service.page.__file__).parent / "static").rglob("*") if file.is_file()]
 KEYLESS = ["/", "/livez", "/readyz", "/openapi.json", "/page/0123456789abcdef/main.js", "/page/x"]

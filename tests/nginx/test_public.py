@@ -10,10 +10,8 @@ from api_service.http.dependencies import LONGEST_WAIT_SECONDS
 from api_service.http.problems import MEDIA_TYPE, PROBLEM_TYPES, Code, Problem
 from embedded.ports import free_port
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import CONFIGURATION, MAX_BODY_BYTES, needs_nginx
+from tests.nginx.edge import CONFIGURATION, MAX_BODY_BYTES
 from tests.nginx.upstream import Writer, answer, break_off, upstream
-
-pytestmark = [pytest.mark.integration, needs_nginx]
 
 JSON = {"Content-Type": "application/json"}
 _LENGTH = re.compile(r"^content-length: (\d+)\r$", re.IGNORECASE | re.MULTILINE)

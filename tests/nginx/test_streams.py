@@ -14,9 +14,7 @@ from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import Event, ask, read, text_of, watching
 from tests.api_service.writing import Writer
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import Edge, needs_nginx
-
-pytestmark = [pytest.mark.integration, needs_nginx]
+from tests.nginx.edge import Edge
 
 WORDS = "What does a reader miss of a restart?"
 

@@ -21,11 +21,8 @@ from tests.askmesh_client.replica import Context, running
 from tests.certificates import make_certificates, tls_settings
 from tests.fakes.model_server import FakeModelServer
 from tests.nginx.conftest import OpenEdge
-from tests.nginx.edge import needs_nginx
 from tests.nginx.test_public import problem_in, request
 from tests.nginx.upstream import upstream
-
-pytestmark = [pytest.mark.integration, needs_nginx]
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from foundation.settings import DatabaseSettings
 from operations.commands import askmesh
 from tests.servers import run_apart
 
-pytestmark = pytest.mark.integration
-
 
 def run(*arguments: str, database_url: str | None = None) -> tuple[int, str]:
     environment = {"ASKMESH_DATABASE_URL": database_url}
@@ -87,6 +85,7 @@ def test_a_missing_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (status, "ASKMESH_DATABASE_URL" in output) == (1, True)
 
 
+@pytest.mark.loopback
 def test_an_unreachable_server_is_one_line_without_its_password() -> None:
     status, output = run("questions", "list", database_url="postgresql://me:secret@127.0.0.1:1/none")
     assert (status, len(output.splitlines()), "secret" in output) == (1, 1, False)
@@ -101,6 +100,7 @@ def test_beside_a_running_mesh_it_finds_the_database(
     assert (status, f"{len(failed)} listed" in output) == (0, True)
 
 
+@pytest.mark.processes
 def test_it_runs_as_a_module() -> None:
     helped = subprocess.run([sys.executable, "-m", "operations", "--help"], capture_output=True, text=True, check=True)
     assert "Look after askmesh" in helped.stdout

@@ -7,8 +7,6 @@ from click.testing import CliRunner
 from operations.commands import askmesh
 from owners.api_keys import is_well_formed
 
-pytestmark = pytest.mark.integration
-
 
 def run(database_url: str, *arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(askmesh, ["keys", *arguments], env={"ASKMESH_DATABASE_URL": database_url})

@@ -78,7 +78,6 @@ def test_settings_are_shown_without_their_secrets() -> None:
     assert "ASKMESH_MODEL_API_KEY=***" in run("settings", ASKMESH_MODEL_API_KEY="well-hidden-too").output.splitlines()
 
 
-@pytest.mark.integration
 def test_after_a_restore_no_id_is_given_out_twice_and_nothing_in_redis_is_read(database_url: str) -> None:
     async def last_ids_and_mesh() -> tuple[dict[str, int], str]:
         connection = await asyncpg.connect(database_url)
@@ -100,7 +99,6 @@ def test_after_a_restore_no_id_is_given_out_twice_and_nothing_in_redis_is_read(d
     assert new_mesh != mesh
 
 
-@pytest.mark.integration
 def test_in_a_container_a_restore_finds_the_database_among_the_secrets(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,6 @@ from click.testing import CliRunner
 from operations.commands import askmesh
 from tests.servers import run_apart
 
-pytestmark = pytest.mark.integration
-
 
 def run(database_url: str, *arguments: str) -> str:
     result = CliRunner().invoke(askmesh, arguments, env={"ASKMESH_DATABASE_URL": database_url})

@@ -30,7 +30,6 @@ def test_keys_do_not_repeat_and_use_all_their_characters() -> None:
     assert set("".join(key[8:51] for key in keys)) == set(re.findall("[0-9A-Za-z]", "".join(map(chr, range(128)))))
 
 
-@pytest.mark.integration
 async def test_only_the_hash_of_a_key_is_stored(engine: AsyncEngine) -> None:
     key, made = await create(engine, "acme", Role.USER)
     stored = await rows(engine, "SELECT CAST(k AS text), hash FROM api_keys k WHERE id = :id", id=made.id)
@@ -40,7 +39,6 @@ async def test_only_the_hash_of_a_key_is_stored(engine: AsyncEngine) -> None:
     assert len(made.prefix) == 14
 
 
-@pytest.mark.integration
 async def test_a_key_is_found_until_it_is_revoked_or_expires(engine: AsyncEngine) -> None:
     lasting, first = await create(engine, "acme", Role.OPERATOR)
     brief, second = await create(engine, "acme", Role.USER, timedelta(hours=1))
@@ -58,7 +56,6 @@ async def test_a_key_is_found_until_it_is_revoked_or_expires(engine: AsyncEngine
     assert await revoke(engine, second.id)
 
 
-@pytest.mark.integration
 async def test_keys_are_listed_without_themselves(engine: AsyncEngine) -> None:
     key, made = await create(engine, "lister", Role.USER)
     _, revoked = await create(engine, "lister", Role.USER)
@@ -71,7 +68,6 @@ async def test_keys_are_listed_without_themselves(engine: AsyncEngine) -> None:
     assert key not in str(both)
 
 
-@pytest.mark.integration
 async def test_a_rotated_key_has_the_rights_of_the_old_one(engine: AsyncEngine) -> None:
     old, made = await create(engine, "rotator", Role.OPERATOR, timedelta(days=30))
     await rows(engine, "UPDATE api_keys SET limits = '{}' WHERE id = :id RETURNING id", id=made.id)
@@ -92,7 +88,6 @@ async def test_a_rotated_key_has_the_rights_of_the_old_one(engine: AsyncEngine) 
     assert limits[0].limits == {}
 
 
-@pytest.mark.integration
 async def test_of_two_who_rotate_a_key_at_once_one_gets_a_new_one(engine: AsyncEngine) -> None:
     _, made = await create(engine, "raced", Role.USER)
     rotated = await asyncio.gather(*(rotate(engine, made.id, timedelta(0)) for _ in range(5)))
@@ -100,7 +95,6 @@ async def test_of_two_who_rotate_a_key_at_once_one_gets_a_new_one(engine: AsyncE
     assert len(await list_keys(engine, "raced")) == 1
 
 
-@pytest.mark.integration
 async def test_limits_of_a_key_that_is_in_use_change(engine: AsyncEngine) -> None:
     key, made = await create(engine, "limited", Role.USER, limits=LimitOverrides(streams=2))
 
@@ -116,7 +110,6 @@ async def test_limits_of_a_key_that_is_in_use_change(engine: AsyncEngine) -> Non
     assert await limit(engine, made.id, {"streams": 2}) is None
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("edited", "listed", "remedy"),
     [
@@ -149,7 +142,6 @@ async def test_a_key_whose_limits_somebody_broke_is_refused_until_they_are_mende
     assert found[hash_of(key)].limits.model_dump(exclude_none=True) == mended.limits
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("nothing", ["NULL", "'null'", "'{}'", "'{\"of_a_later_release\": -1}'"])
 async def test_a_key_without_limits_of_its_own_has_those_of_the_settings(engine: AsyncEngine, nothing: str) -> None:
     key, made = await create(engine, "unlimited", Role.USER)

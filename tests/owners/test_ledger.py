@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from live.answer_stream import RunningUsage
@@ -14,8 +13,6 @@ from questions.cancelling import cancel
 from questions.claims import finish, interrupted
 from questions.operating import purge
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, worker
-
-pytestmark = pytest.mark.integration
 
 FINISHED = UsageTotals(prompt_tokens=3, completion_tokens=2)
 

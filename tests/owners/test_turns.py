@@ -134,7 +134,6 @@ async def place(engine: AsyncEngine, question_id: int) -> int:
     return int((await rows(engine, statement, id=question_id))[0][0])
 
 
-@pytest.mark.integration
 async def test_5000_questions_of_one_owner_delay_anothers_first_by_one_claim(engine: AsyncEngine) -> None:
     edge, worker_id = Edge(engine), await worker(engine)
     await flood(engine, edge, "flood", 5_000)
@@ -148,7 +147,6 @@ async def test_5000_questions_of_one_owner_delay_anothers_first_by_one_claim(eng
     assert await place(engine, await fresh.ask("third", "the third's second")) > 2
 
 
-@pytest.mark.integration
 async def test_5000_questions_that_were_cancelled_delay_nobody_not_even_their_owner(engine: AsyncEngine) -> None:
     edge = Edge(engine)
     await flood(engine, edge, "flood", 5_000)
@@ -165,7 +163,6 @@ async def test_5000_questions_that_were_cancelled_delay_nobody_not_even_their_ow
     assert await place(engine, await edge.ask("third", "the third's")) == 2
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("how_it_ended", ["claimed", "cancelled", "claimed by one that died"])
 async def test_turns_go_on_where_they_were_after_nothing_was_asked_and_one_process_was_started_again(
     engine: AsyncEngine, how_it_ended: str
@@ -197,7 +194,6 @@ async def test_turns_go_on_where_they_were_after_nothing_was_asked_and_one_proce
     assert claimed == ["b", "a", "b", "b"]
 
 
-@pytest.mark.integration
 async def test_a_claim_of_what_was_handed_back_leaves_the_latest_turn_as_it_is(engine: AsyncEngine) -> None:
     edge, worker_id = Edge(engine), await worker(engine)
     await flood(engine, edge, "a", 10)
@@ -210,7 +206,6 @@ async def test_a_claim_of_what_was_handed_back_leaves_the_latest_turn_as_it_is(e
     assert (await sample(engine, [])).last_claim == 9 * STEP + 3
 
 
-@pytest.mark.integration
 async def test_what_is_handed_back_or_waits_keeps_its_turn(engine: AsyncEngine) -> None:
     edge, worker_id = Edge(engine), await worker(engine)
     first = await edge.ask("a", "first")
@@ -225,7 +220,6 @@ async def test_what_is_handed_back_or_waits_keeps_its_turn(engine: AsyncEngine) 
     assert await place(engine, first) == 0
 
 
-@pytest.mark.integration
 async def test_who_joins_an_answer_that_is_far_behind_brings_it_to_its_own_turn(engine: AsyncEngine) -> None:
     edge = Edge(engine)
     await flood(engine, edge, "flood", 50)
@@ -236,7 +230,6 @@ async def test_who_joins_an_answer_that_is_far_behind_brings_it_to_its_own_turn(
     assert await place(engine, joined.question_id) == 1
 
 
-@pytest.mark.integration
 async def test_an_operator_who_asks_again_waits_behind_the_owners_others(engine: AsyncEngine) -> None:
     edge = Edge(engine)
     await flood(engine, edge, "flood", 10)
@@ -306,7 +299,6 @@ async def check_first(database_url: str, program: list[tuple[object, ...]]) -> N
         assert await place(engine, first) <= bound
 
 
-@pytest.mark.integration
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=st.lists(ACTIONS, max_size=12))
 def test_whatever_others_did_the_first_question_of_an_owner_is_soon_its_turn(
@@ -337,7 +329,6 @@ async def check_starvation(database_url: str, program: list[tuple[object, ...]])
         pytest.fail(f"a low question is not claimed after {most} claims")
 
 
-@pytest.mark.integration
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(program=st.lists(ACTIONS, max_size=8))
 def test_a_low_question_is_answered_however_many_high_ones_come(

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not GENERATOR.exists(), reason="the generator's 
 
 
 @pytest.fixture
-def protos(tmp_path: Path) -> Path:
+def protos(processes: None, tmp_path: Path) -> Path:
     return shutil.copytree(PROTOS, tmp_path / "protos", ignore=shutil.ignore_patterns("__pycache__"))
 
 

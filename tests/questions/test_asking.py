@@ -9,8 +9,6 @@ from questions.claims import finish
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 
-pytestmark = pytest.mark.integration
-
 
 async def test_a_question_is_queued_with_its_text_unchanged(engine: AsyncEngine) -> None:
     words = "  Что такое «квант»? 👩‍🚀 مرحبا\r\n "

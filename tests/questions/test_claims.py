@@ -1,6 +1,5 @@
 import asyncio
 
-import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from owners.token_counts import TokenCounts
@@ -11,8 +10,6 @@ from questions.suspects import POISON_FROM, SUSPECT_FROM
 from questions.sweeping import sweep
 from questions.worker_leases import hand_back_all_but, renew_lease, retire_worker
 from tests.questions.actors import OWNER, ask, asked, claim_one, completed, rows, seen, worker
-
-pytestmark = pytest.mark.integration
 
 
 async def test_an_answer_is_claimed_by_one_worker_only(engine: AsyncEngine) -> None:

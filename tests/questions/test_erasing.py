@@ -26,8 +26,6 @@ from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
 from tests.servers import redis_at
 
-pytestmark = pytest.mark.integration
-
 
 async def stored(engine: AsyncEngine) -> tuple[int, int]:
     (counts,) = await rows(engine, "SELECT (SELECT count(*) FROM questions) q, (SELECT count(*) FROM answers) a")

@@ -2,7 +2,6 @@ import random
 from datetime import datetime, timedelta
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -11,8 +10,6 @@ from questions.cancelling import cancel
 from questions.listing import ListCursor, QuestionFilter, QuestionListItem, list_questions
 from questions.states import State
 from tests.questions.actors import OWNER, ask, rows
-
-pytestmark = pytest.mark.integration
 
 
 async def change(engine: AsyncEngine, what: str, *ids: int) -> None:
@@ -45,8 +42,7 @@ async def test_pages_show_each_question_of_the_owner_once_newest_first(engine: A
     assert (await list_questions(engine, "nobody", QuestionFilter(), None, 5)).questions == []
 
 
-async def test_states_and_times_choose(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "MOST_SCANNED", 10)
+async def test_states_and_times_choose(engine: AsyncEngine) -> None:
     ids = [(await ask(engine, f"why {number}?")).question_id for number in range(8)]
     cancelled = [ids[1], ids[6]]
     for question_id in cancelled:

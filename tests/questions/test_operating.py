@@ -7,7 +7,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import create_engine
 from foundation.settings import DatabaseSettings
-from questions import operating
 from questions.asking import Source
 from questions.cancelling import cancel
 from questions.claims import GenerationResult, fail, finish, interrupted, wait
@@ -16,8 +15,6 @@ from questions.states import ErrorReason, FinishReason, State
 from questions.sweeping import sweep
 from questions.worker_leases import retire_worker
 from tests.questions.actors import MODEL, OWNER, ask, asked, claim_one, completed, rows, seen, worker
-
-pytestmark = pytest.mark.integration
 
 
 async def age(engine: AsyncEngine, days: int) -> None:
@@ -140,7 +137,7 @@ async def test_purging_removes_what_is_final_and_old_and_nothing_else(engine: As
     again = await ask(engine, "c")
     assert again.source is Source.CACHED
 
-    assert await purge(engine, timedelta(days=1)) == 2
+    assert await purge(engine, timedelta(days=1), batch=2) == 2
     assert await ids(engine, QuestionSelection.ALL) == [again.question_id, old_live]
     assert (await seen(engine, again.question_id)).state is State.COMPLETED
     assert len(await rows(engine, "SELECT id FROM answers")) == 2
@@ -201,10 +198,10 @@ async def test_purging_counts_from_the_end(engine: AsyncEngine, state: str) -> N
             await interrupted(engine, current, 0)
     assert (await seen(engine, asked.question_id)).state.is_final
 
-    assert await purge(engine, timedelta(days=1)) == 0
+    assert await purge(engine, timedelta(days=1), batch=2) == 0
     assert await ids(engine, QuestionSelection.ALL) == [asked.question_id]
     await age(engine, 2)
-    assert await purge(engine, timedelta(days=1)) == 1
+    assert await purge(engine, timedelta(days=1), batch=2) == 1
     assert await rows(engine, "SELECT id FROM answers") == []
 
 
@@ -212,16 +209,13 @@ async def test_a_question_that_left_long_ago_goes_while_its_answer_is_written_fo
     left, stays = await ask(engine, "why?"), await ask(engine, "why?")
     await cancel(engine, OWNER, left.question_id)
     await age(engine, 2)
-    assert await purge(engine, timedelta(days=1)) == 1
+    assert await purge(engine, timedelta(days=1), batch=2) == 1
     assert await ids(engine, QuestionSelection.ALL) == [stays.question_id]
     assert len(await rows(engine, "SELECT id FROM answers")) == 1
 
 
-async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(engine: AsyncEngine) -> None:
     """The oldest may be the last to end: it must not hide those behind it."""
-    monkeypatch.setattr(operating, "_OLDEST", text(operating._OLDEST.text.replace("LIMIT 1000", "LIMIT 2")))
     waited = [(await ask(engine, f"long {n}")).question_id for n in range(5)]
     mine = await worker(engine)
     late = [await claim_one(engine, mine) for _ in waited]
@@ -231,5 +225,5 @@ async def test_purging_goes_beyond_a_batch_of_what_has_just_ended(
         assert await finish(engine, current, completed(), 60)
     young = await fails(engine, "young")
 
-    assert await purge(engine, timedelta(days=1)) == len(old)
+    assert await purge(engine, timedelta(days=1), batch=2) == len(old)
     assert await ids(engine, QuestionSelection.ALL) == [young, *reversed(waited)]

@@ -3,13 +3,10 @@
 from collections.abc import AsyncIterator
 from importlib import import_module
 
-import pytest
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from foundation.postgresql.database import _compiled
-
-pytestmark = pytest.mark.integration
 
 MODULES = (
     "models.identity",

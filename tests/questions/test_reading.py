@@ -1,6 +1,5 @@
 import asyncio
 
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -10,8 +9,6 @@ from questions.claims import finish
 from questions.reading import read
 from questions.states import State
 from tests.questions.actors import OWNER, ask, claim_one, completed, rows, seen, worker
-
-pytestmark = pytest.mark.integration
 
 
 async def test_to_others_a_question_does_not_exist(engine: AsyncEngine) -> None:

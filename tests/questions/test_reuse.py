@@ -12,8 +12,6 @@ from questions.states import FinishReason, State
 from tests.questions import former_release
 from tests.questions.actors import MODEL, asked, claim_one, completed, question, rows, seen, worker
 
-pytestmark = pytest.mark.integration
-
 
 async def ask(engine: AsyncEngine, words: str = "why?", **changed: object) -> Accepted:
     return await accept(engine, replace(question(words), **changed))  # type: ignore[arg-type]

@@ -7,7 +7,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
@@ -24,8 +23,6 @@ from questions.states import ErrorReason
 from questions.sweeping import sweep
 from questions.worker_leases import hand_back_all_but, renew_lease, retire_worker
 from tests.questions.actors import OWNER, ask, completed, worker
-
-pytestmark = pytest.mark.integration
 
 
 @dataclass

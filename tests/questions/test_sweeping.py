@@ -14,8 +14,6 @@ from questions.sweeping import Availability, sweep
 from questions.worker_leases import renew_lease
 from tests.questions.actors import ask, claim_one, completed, rows, seen, worker
 
-pytestmark = pytest.mark.integration
-
 
 async def test_a_question_past_its_deadline_expires_and_its_answer_with_it(engine: AsyncEngine) -> None:
     asked = await ask(engine, "why?", wait=1e-6)

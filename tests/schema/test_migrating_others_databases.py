@@ -17,7 +17,7 @@ from schema.migrations import needed_revision
 from schema.migrations.__main__ import migrate
 from tests.debian_postgresql import PASSWORD, DebianPostgresql, debian_postgresql
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.postgresql
 
 LATIN1 = "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' OWNER mesh"
 SQL_ASCII = "CREATE DATABASE ascii ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' OWNER mesh"

@@ -17,8 +17,6 @@ from schema.migrations import alembic_config, engine_is_up_to_date, needed_revis
 from schema.migrations.__main__ import migrate
 from schema.tables import metadata
 
-pytestmark = pytest.mark.integration
-
 
 async def test_migrating_twice_at_once_and_again_works(empty_database_url: str) -> None:
     engine = create_engine(DatabaseSettings(database_url=SecretStr(empty_database_url)), "tests")

@@ -28,7 +28,7 @@ async def worker(engine: AsyncEngine, llm: FakeLlmService, redis: MeshRedis) -> 
 
 
 @pytest.fixture
-def settings(database_url: str, valkey: Valkey, llm: FakeLlmService) -> dict[str, str]:
+def worker_settings(database_url: str, valkey: Valkey, llm: FakeLlmService) -> dict[str, str]:
     """A worker's settings, with the shortest lease that is allowed."""
     return {
         "ASKMESH_DATABASE_URL": database_url,
@@ -42,7 +42,7 @@ def settings(database_url: str, valkey: Valkey, llm: FakeLlmService) -> dict[str
 
 
 @pytest.fixture
-def start_worker(settings: dict[str, str], tmp_path: Path) -> Iterator[StartWorker]:
+def start_worker(worker_settings: dict[str, str], tmp_path: Path) -> Iterator[StartWorker]:
     """Starts a worker with the settings, of which some can be changed: ``start_worker(ASKMESH_WORKER_SLOTS="8")``."""
     with ExitStack() as stack:
         number = 0
@@ -50,7 +50,7 @@ def start_worker(settings: dict[str, str], tmp_path: Path) -> Iterator[StartWork
         def start(**changed: str) -> WorkerProcess:
             nonlocal number
             number += 1
-            return stack.enter_context(WorkerProcess(settings | changed, tmp_path / f"worker-{number}.log"))
+            return stack.enter_context(WorkerProcess(worker_settings | changed, tmp_path / f"worker-{number}.log"))
 
         yield start
 

@@ -19,8 +19,6 @@ from tests.worker_service.in_process import Worker, refuse_with
 from tests.worker_service.waiting import eventually
 from worker_service.claiming.engine_gate import CLOSES_AFTER
 
-pytestmark = pytest.mark.integration
-
 
 async def test_an_answer_is_written_with_its_usage(worker: Worker) -> None:
     row = await worker.answer("What is the capital of France?")

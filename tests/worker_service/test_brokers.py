@@ -20,10 +20,13 @@ from tests.worker_service.waiting import eventually
 
 _LOST = "the broker does not answer"
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.fixture(scope="module", params=["valkey", "rabbitmq"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("valkey", marks=pytest.mark.valkey), pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)],
+)
 def broker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A broker that already has the queue.
 

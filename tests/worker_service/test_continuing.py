@@ -6,7 +6,6 @@ import signal
 from typing import Any
 
 import grpc
-import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,8 +20,6 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import Context, FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with, working
 from tests.worker_service.waiting import eventually
-
-pytestmark = pytest.mark.integration
 
 QUESTION = "What is the capital of France?"
 ANSWER = answer_to(QUESTION)

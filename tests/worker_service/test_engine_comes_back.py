@@ -17,7 +17,7 @@ from tests.worker_service.asking import answers, ask, states
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.alone]
+pytestmark = pytest.mark.alone
 
 
 class Engine:

@@ -27,7 +27,7 @@ from tests.servers import redis_at
 from tests.worker_service.asking import ask
 from worker_service.answering.forgotten_texts import end_once
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.valkey
 
 SPARE_BYTES = 4_000_000
 COPY = b"x" * 2_000

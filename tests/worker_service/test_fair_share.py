@@ -139,7 +139,6 @@ def test_what_is_offered_may_all_be_one_owners(
     assert all(slots.held[owner] for owner in limits.excluded_owners), "who has nothing may begin"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_who_has_nothing_begins_while_anothers_long_answers_fill_the_mesh(
     engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker, workers: int
@@ -165,7 +164,6 @@ async def test_who_has_nothing_begins_while_anothers_long_answers_fill_the_mesh(
     await eventually(done, "all are answered", seconds=60)
 
 
-@pytest.mark.integration
 async def test_who_is_alone_fills_all_slots_as_soon_as_answers_end(
     engine: AsyncEngine, llm: FakeLlmService, start_worker: StartWorker
 ) -> None:
@@ -177,7 +175,6 @@ async def test_who_is_alone_fills_all_slots_as_soon_as_answers_end(
     await eventually(lambda: llm.running == 4, "all slots are its own")
 
 
-@pytest.mark.integration
 async def test_what_is_passed_over_is_passed_over_in_turn_and_no_further_than_a_bound(engine: AsyncEngine) -> None:
     await rows(
         engine,
@@ -206,7 +203,6 @@ async def test_what_is_passed_over_is_passed_over_in_turn_and_no_further_than_a_
     assert turn.last_value == 0, "time stands still while somebody is passed over"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("known", "several"),
     [

@@ -4,7 +4,6 @@ import asyncio
 import signal
 
 import grpc.aio
-import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse  # type: ignore[import-untyped]
 from grpc_health.v1.health_pb2_grpc import HealthStub  # type: ignore[import-untyped]
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,8 +15,6 @@ from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService
 from tests.worker_service.waiting import eventually
 from worker_service.health import READY
-
-pytestmark = pytest.mark.integration
 
 
 async def serving(port: int, service: str) -> bool:

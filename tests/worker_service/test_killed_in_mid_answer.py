@@ -32,8 +32,6 @@ from tests.worker_service.conftest import StartWorker
 from tests.worker_service.processes import WorkerProcess
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 HALF = 20
 QUESTION = f"Tell me. [[tokens=40 words=mixed hold={HALF}]]"
 WHOLE = expected_answer(QUESTION)

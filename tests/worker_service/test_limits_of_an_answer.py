@@ -21,8 +21,6 @@ from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
 from worker_service.answering import text_publisher
 
-pytestmark = pytest.mark.integration
-
 CAP = 512 * 32 + 4_096
 
 

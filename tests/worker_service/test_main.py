@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 _LOOKS_WHEN_GRPC_IS_IMPORTED = """
 import os, sys
 
@@ -16,6 +18,7 @@ import worker_service.__main__
 """
 
 
+@pytest.mark.processes
 def test_grpc_finds_its_experiments_set_when_it_is_imported() -> None:
     """Later it does not look: set in main(), as once, they had no effect."""
     seen = subprocess.run(

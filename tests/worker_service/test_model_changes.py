@@ -22,8 +22,6 @@ from tests.worker_service.in_process import working
 from tests.worker_service.waiting import eventually
 from worker_service.claiming.engine_probe import ProbeLoop
 
-pytestmark = pytest.mark.integration
-
 BEGUN, WHOLE = 10, 30
 QUESTIONS = [f"Question {number}? [[tokens={WHOLE} hold={BEGUN}]]" for number in range(8)]
 

@@ -13,8 +13,6 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.conftest import StartWorker
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.mark.parametrize("kind", ["a demoted server", "a full server"])
 async def test_a_worker_goes_on_and_uses_the_server_to_which_the_name_leads_now(

@@ -17,8 +17,6 @@ from tests.worker_service.asking import answers, ask
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.in_process import Worker, refuse_with
 
-pytestmark = pytest.mark.integration
-
 QUESTION = "What is the capital of France?"
 ANSWER = answer_to(QUESTION)
 OWN = GenerationSettings()

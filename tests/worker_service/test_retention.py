@@ -10,8 +10,6 @@ from foundation.outages import Outage
 from worker_service.sweeping import retention
 from worker_service.sweeping.retention import keep_retention
 
-pytestmark = pytest.mark.integration
-
 
 async def test_old_final_questions_go_and_the_others_stay(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_ROUND_SECONDS", 0.01)

@@ -22,8 +22,6 @@ from tests.worker_service.waiting import eventually
 from worker_service.runtime import Runtime, RuntimeSettings
 from worker_service.waking.wakeups import take_wakeups
 
-pytestmark = pytest.mark.integration
-
 
 @asynccontextmanager
 async def running(on_defect: Callable[[], None]) -> AsyncIterator[Runtime]:
@@ -47,8 +45,8 @@ async def running(on_defect: Callable[[], None]) -> AsyncIterator[Runtime]:
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in settings.items():
+def _surroundings(worker_settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in worker_settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("foundation.background._PAUSE_SECONDS", 0.01)
 

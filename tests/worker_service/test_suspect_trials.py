@@ -14,8 +14,6 @@ from tests.worker_service.fake_llm_service import Context, FakeLlmService, Scrip
 from tests.worker_service.in_process import Worker, refuse_with, working
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 BREAK_OFF = refuse_with(grpc.StatusCode.UNAVAILABLE, "GENERATION_INTERRUPTED", engine_started=True)
 LONG = " ".join(["long"] * 40)
 """An answer to it goes on for long enough."""

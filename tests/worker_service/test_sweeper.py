@@ -1,6 +1,5 @@
 """What a worker's sweeper tells others of what it has found in PostgreSQL."""
 
-import pytest
 from sqlalchemy import text
 
 from foundation.outages import Outage
@@ -11,8 +10,6 @@ from questions import claims, suspects, worker_leases
 from tests.worker_service.asking import answers, ask
 from tests.worker_service.in_process import Worker
 from worker_service.sweeping.sweeper import Sweeper
-
-pytestmark = pytest.mark.integration
 
 
 async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worker: Worker, redis: MeshRedis) -> None:

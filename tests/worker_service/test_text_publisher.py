@@ -23,8 +23,6 @@ from worker_service.answering.answer_text import AnswerText, CopyState
 from worker_service.answering.text_publisher import GATHER_NOTHING, Gathering, TextPublisher
 from worker_service.claiming.leases import Lease
 
-pytestmark = pytest.mark.integration
-
 GATHERED = Gathering()
 
 
@@ -304,6 +302,7 @@ async def test_text_taken_back_is_taken_back_in_redis(redis: MeshRedis) -> None:
         assert await read_texts(redis, [ReadPosition(1, 0, 3)]) == [TextSlice(1, 0, b"two", 3, finished=False)]
 
 
+@pytest.mark.valkey
 async def test_without_redis_nothing_waits_and_the_log_has_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,8 +23,6 @@ from tests.servers import Databases, execute, redis_at
 from tests.worker_service.processes import WorkerProcess
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 @dataclass
 class Mesh:

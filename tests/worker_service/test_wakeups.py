@@ -17,8 +17,6 @@ from tests.worker_service.in_process import Worker
 from tests.worker_service.waiting import eventually
 from worker_service.waking.wakeups import take_wakeups
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def taking(worker: Worker, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[asyncio.Task[None]]:

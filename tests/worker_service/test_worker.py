@@ -25,8 +25,6 @@ from tests.worker_service.conftest import StartWorker
 from tests.worker_service.fake_llm_service import FakeLlmService, answer_to
 from tests.worker_service.waiting import eventually
 
-pytestmark = pytest.mark.integration
-
 
 async def ask_many(engine: AsyncEngine, count: int) -> list[str]:
     questions = [f"question {number}" for number in range(count)]
@@ -366,10 +364,12 @@ async def test_an_outage_of_llm_service_fails_nothing(
         ({"ASKMESH_WORKER_SLOT": "5"}, "ASKMESH_WORKER_SLOT"),
     ],
 )
-def test_wrong_settings_are_one_clear_line(settings: dict[str, str], changed: dict[str, str], message: str) -> None:
+def test_wrong_settings_are_one_clear_line(
+    worker_settings: dict[str, str], changed: dict[str, str], message: str
+) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "worker_service"],
-        env={**os.environ, **settings, **changed},
+        env={**os.environ, **worker_settings, **changed},
         capture_output=True,
         text=True,
         timeout=60,

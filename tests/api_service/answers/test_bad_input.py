@@ -15,17 +15,17 @@ from api_service.http.problems import MEDIA_TYPE, PROBLEM_TYPES, Problem
 from questions.asking import MAX_ID
 from tests.api_service import worker_actions
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JSON = {"Content-Type": "application/json"}
 GOOD = b'{"question_text": "why?"}'
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")
-async def _nothing_changes(engine: AsyncEngine) -> AsyncIterator[None]:
-    before = await worker_actions.rows(engine)
+async def _nothing_changes(api_engine: AsyncEngine) -> AsyncIterator[None]:
+    before = await worker_actions.rows(api_engine)
     yield
-    assert await worker_actions.rows(engine) == before
+    assert await worker_actions.rows(api_engine) == before
 
 
 async def problem_of(response: ClientResponse) -> Problem:

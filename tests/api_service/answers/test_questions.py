@@ -24,7 +24,7 @@ from tests.api_service import worker_actions
 from tests.api_service.serving import until
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EN, RU = Language.ENGLISH, Language.RUSSIAN
 
@@ -91,12 +91,12 @@ async def test_location_is_where_a_proxy_has_put_the_api(
 
 
 async def test_a_question_bears_the_request_by_which_it_came(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     first = await ask(api, words, {"X-Request-ID": "mine-1"})
     second = await ask(api, words, {"X-Request-ID": "mine-2"})
     unnamed = await post(api, f"{words} again")
-    async with engine.connect() as connection:
+    async with api_engine.connect() as connection:
         rows = await connection.execute(
             text("SELECT q.id, q.request_id, a.request_id FROM questions q JOIN answers a ON a.id = q.answer_id")
         )
@@ -108,7 +108,7 @@ async def test_a_question_bears_the_request_by_which_it_came(
 
 
 async def test_an_answer_comes_with_all_that_is_known_of_it(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     asked_at = datetime.now(UTC)
     response = await post(api, words)
@@ -116,7 +116,7 @@ async def test_an_answer_comes_with_all_that_is_known_of_it(
     waiting = await api.get(location)
     assert int(waiting.headers["Retry-After"]) >= 1
     assert (await waiting.json()).keys() == {"question_id", "status", "answer_text", "created_at"}
-    await worker_actions.complete(engine, words, "It says yes. 🙂")
+    await worker_actions.complete(api_engine, words, "It says yes. 🙂")
     for _ in range(2):  # from PostgreSQL, then from Redis
         finished = await api.get(location)
         body = await finished.json()
@@ -138,16 +138,18 @@ async def test_an_answer_comes_with_all_that_is_known_of_it(
         assert "Retry-After" not in finished.headers
 
 
-async def test_a_question_that_a_worker_has_is_in_progress(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_a_question_that_a_worker_has_is_in_progress(
+    api: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     asked = await ask(api, words)
-    await worker_actions.start(engine, words)
+    await worker_actions.start(api_engine, words)
     body = await read(api, asked["question_id"])
     assert (body["status"], body["answer_text"]) == ("in_progress", "The answer is not ready yet.")
 
 
-async def test_an_answer_that_was_cut_short_says_so(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_an_answer_that_was_cut_short_says_so(api: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     asked = await ask(api, words)
-    await worker_actions.cut_short(engine, words, "It says")
+    await worker_actions.cut_short(api_engine, words, "It says")
     body = await read(api, asked["question_id"])
     assert (body["status"], body["answer_text"], body["finish_reason"]) == ("incomplete", "It says", "output_limit")
     assert "usage" not in body  # the model server did not count
@@ -155,10 +157,10 @@ async def test_an_answer_that_was_cut_short_says_so(api: ClientSession, engine: 
 
 @pytest.mark.parametrize("reason", ErrorReason)
 async def test_a_failed_question_says_why_in_the_readers_language(
-    api: ClientSession, engine: AsyncEngine, words: str, reason: ErrorReason
+    api: ClientSession, api_engine: AsyncEngine, words: str, reason: ErrorReason
 ) -> None:
     asked = await ask(api, words)
-    await worker_actions.fail(engine, words, reason)
+    await worker_actions.fail(api_engine, words, reason)
     for language in Language:
         body = await read(api, asked["question_id"], {"Accept-Language": language})
         assert body["status"] == "failed"
@@ -168,11 +170,11 @@ async def test_a_failed_question_says_why_in_the_readers_language(
 
 
 async def test_a_question_expires_after_the_time_it_was_given(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     asked = await ask(api, words, max_wait_seconds=0.001)
     await asyncio.sleep(0.002)
-    await sweep(engine, 1)
+    await sweep(api_engine, 1)
     body = await read(api, asked["question_id"])
     assert (body["status"], body["answer_text"]) == (
         "expired",
@@ -180,10 +182,10 @@ async def test_a_question_expires_after_the_time_it_was_given(
     )
 
 
-async def test_an_operators_replay_is_shown(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_an_operators_replay_is_shown(api: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     asked = await ask(api, words)
     await api.post(f"/api/answer/{asked['question_id']}/cancel")
-    async with engine.begin() as connection:
+    async with api_engine.begin() as connection:
         statement = text("UPDATE questions SET replayed_as = 7 WHERE id = :id")
         await connection.execute(statement, {"id": asked["question_id"]})
     assert (await read(api, asked["question_id"]))["replayed_as"] == 7
@@ -223,12 +225,14 @@ async def test_sentences_follow_the_reader_else_the_question(
         "  blanks stay  ",
     ],
 )
-async def test_text_in_any_language_comes_back_unchanged(api: ClientSession, engine: AsyncEngine, asked: str) -> None:
+async def test_text_in_any_language_comes_back_unchanged(
+    api: ClientSession, api_engine: AsyncEngine, asked: str
+) -> None:
     body = await ask(api, asked)
-    async with engine.connect() as connection:
+    async with api_engine.connect() as connection:
         statement = text("SELECT text FROM questions WHERE id = :id")
         assert (await connection.execute(statement, {"id": body["question_id"]})).scalar_one() == asked
-    await worker_actions.complete(engine, asked, asked)
+    await worker_actions.complete(api_engine, asked, asked)
     assert (await read(api, body["question_id"]))["answer_text"] == asked
 
 
@@ -238,19 +242,21 @@ async def test_the_longest_question_is_taken_in_any_script(api: ClientSession) -
     assert response.status == 202
 
 
-async def test_the_same_question_in_flight_is_coalesced(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_the_same_question_in_flight_is_coalesced(
+    api: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     first = await ask(api, words)
     second = await ask(api, f"  {words}\r\n")
     assert (first["coalesced"], second["coalesced"], second["status"]) == (False, True, "queued")
-    await worker_actions.start(engine, words)
+    await worker_actions.start(api_engine, words)
     third = await ask(api, words)
     assert (third["coalesced"], third["cached"], third["status"]) == (True, False, "in_progress")
     assert len({asked["question_id"] for asked in (first, second, third)}) == 3
 
 
-async def test_a_finished_answer_is_given_at_once(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_a_finished_answer_is_given_at_once(api: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     response = await post(api, words)
     body = await response.json()
     assert response.status == 200
@@ -261,39 +267,39 @@ async def test_a_finished_answer_is_given_at_once(api: ClientSession, engine: As
 
 
 @pytest.mark.parametrize("header", ["no-cache", "No-Cache", "max-age=0, no-cache"])
-async def test_no_cache_asks_anew(api: ClientSession, engine: AsyncEngine, words: str, header: str) -> None:
+async def test_no_cache_asks_anew(api: ClientSession, api_engine: AsyncEngine, words: str, header: str) -> None:
     await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     fresh = await ask(api, words, {"Cache-Control": header})
     assert (fresh["status"], fresh["cached"], fresh["coalesced"]) == ("queued", False, False)
 
 
 @pytest.mark.parametrize("header", ["no-store", "max-age=0", "x-no-cache"])
-async def test_nothing_but_no_cache_does(api: ClientSession, engine: AsyncEngine, words: str, header: str) -> None:
+async def test_nothing_but_no_cache_does(api: ClientSession, api_engine: AsyncEngine, words: str, header: str) -> None:
     await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     assert (await ask(api, words, {"Cache-Control": header}))["cached"]
 
 
 async def test_simultaneous_duplicates_under_one_key_are_one_question(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
-    before = await worker_actions.rows(engine)
+    before = await worker_actions.rows(api_engine)
     key = {"Idempotency-Key": "k-simultaneous"}
     responses = await asyncio.gather(*(post(api, words, key) for _ in range(12)))
     assert {response.status for response in responses} == {202}
     assert len({(await response.json())["question_id"] for response in responses}) == 1
     replayed = [response.headers.get("Idempotency-Replayed") for response in responses]
     assert sorted(replayed, key=str) == [None] + ["true"] * 11
-    assert await worker_actions.rows(engine) == (before[0] + 1, before[1] + 1)
+    assert await worker_actions.rows(api_engine) == (before[0] + 1, before[1] + 1)
 
 
-async def test_a_replay_says_how_its_question_is_now(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_a_replay_says_how_its_question_is_now(api: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     key = {"Idempotency-Key": "k" * 255}
     first = await ask(api, words, key, max_wait_seconds=600)
     again = await post(api, words, key)  # the default, left out or sent, is the same
     assert (again.status, again.headers["Idempotency-Replayed"]) == (202, "true")
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     response = await post(api, words, key)
     body = await response.json()
     assert (response.status, response.headers["Idempotency-Replayed"]) == (200, "true")
@@ -301,23 +307,23 @@ async def test_a_replay_says_how_its_question_is_now(api: ClientSession, engine:
     assert response.headers["Location"] == f"/api/answer/{first['question_id']}"
 
 
-async def test_a_key_belongs_to_one_body(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_a_key_belongs_to_one_body(api: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     key = {"Idempotency-Key": "!~"}
     await ask(api, words, key)
-    before = await worker_actions.rows(engine)
+    before = await worker_actions.rows(api_engine)
     for other in (post(api, words + "?", key), post(api, words, key, max_wait_seconds=10)):
         response = await other
         problem = await response.json()
         assert (response.status, problem["code"]) == (422, "idempotency_key_reused")
         assert problem["errors"][0]["field"] == "Idempotency-Key"
-    assert await worker_actions.rows(engine) == before
+    assert await worker_actions.rows(api_engine) == before
 
 
 async def test_cancelling_ends_the_question_once_and_frees_its_worker(
-    api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
+    api: ClientSession, api_engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await worker_actions.start(engine, words)
+    await worker_actions.start(api_engine, words)
     redis = redis_at(valkey.url())
     pubsub = redis.pubsub(ignore_subscribe_messages=True)
     await pubsub.subscribe(redis.name(ENDED_CHANNEL))
@@ -333,7 +339,7 @@ async def test_cancelling_ends_the_question_once_and_frees_its_worker(
         bodies.append(await response.json())
     assert bodies[0] == bodies[1] == await read(api, asked["question_id"])
     assert (bodies[0]["status"], bodies[0]["answer_text"]) == ("cancelled", "The question was cancelled.")
-    async with engine.connect() as connection:
+    async with api_engine.connect() as connection:
         statement = text("SELECT answer_id FROM questions WHERE id = :id")
         answer_id = (await connection.execute(statement, {"id": asked["question_id"]})).scalar_one()
     message = None
@@ -346,27 +352,31 @@ async def test_cancelling_ends_the_question_once_and_frees_its_worker(
 
 
 async def test_a_cancelled_question_lets_others_have_the_answer(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     first, second = await ask(api, words), await ask(api, words)
     await api.post(f"/api/answer/{first['question_id']}/cancel")
     assert (await read(api, second["question_id"]))["status"] == "queued"
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     assert (await read(api, second["question_id"]))["answer_text"] == "It says so."
     assert (await read(api, first["question_id"]))["status"] == "cancelled"
 
 
-async def test_cancelling_what_has_ended_changes_nothing(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_cancelling_what_has_ended_changes_nothing(
+    api: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     asked = await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     response = await api.post(f"/api/answer/{asked['question_id']}/cancel")
     assert await response.json() == before
 
 
-async def test_a_question_of_somebody_else_does_not_exist(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_a_question_of_somebody_else_does_not_exist(
+    api: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     asked = await ask(api, words)
-    async with engine.begin() as connection:
+    async with api_engine.begin() as connection:
         statement = text("UPDATE questions SET owner = 'somebody else' WHERE id = :id")
         await connection.execute(statement, {"id": asked["question_id"]})
     for response in (
@@ -374,7 +384,7 @@ async def test_a_question_of_somebody_else_does_not_exist(api: ClientSession, en
         await api.post(f"/api/answer/{asked['question_id']}/cancel"),
     ):
         assert (response.status, (await response.json())["code"]) == (404, "question_not_found")
-    async with engine.connect() as connection:
+    async with api_engine.connect() as connection:
         statement = text("SELECT ended FROM questions WHERE id = :id")
         assert (await connection.execute(statement, {"id": asked["question_id"]})).scalar_one() is None
 
@@ -387,10 +397,10 @@ async def test_a_new_question_wakes_a_worker(api: ClientSession, valkey: Valkey,
 
 
 async def test_redis_may_forget_every_answer(
-    api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
+    api: ClientSession, api_engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     async with redis_at(valkey.url()) as redis:
         await redis.flushdb()
@@ -398,13 +408,13 @@ async def test_redis_may_forget_every_answer(
 
 
 async def test_a_completed_answer_is_read_without_postgresql(
-    api: ClientSession, engine: AsyncEngine, valkey: Valkey, words: str
+    api: ClientSession, api_engine: AsyncEngine, valkey: Valkey, words: str
 ) -> None:
     asked = await ask(api, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     before = await read(api, asked["question_id"])
     async with redis_at(valkey.url()) as redis:
         await until(lambda: redis.exists(redis.name("question", 2, asked["question_id"])))
-    async with engine.begin() as connection:
+    async with api_engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET text = 'changed' WHERE text = 'It says so.'"))
     assert await read(api, asked["question_id"]) == before

@@ -24,7 +24,7 @@ from tests.api_service.serving import running, serving, settings_for, until
 from tests.api_service.sse import ask, text_of, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 READERS = 1_000
 PIECE = "0123456789abcdef" * 4_096
@@ -44,14 +44,14 @@ def one_who_does_not_read(url: str, question_id: int) -> Iterator[socket.socket]
 
 
 async def test_a_thousand_read_one_answer_in_one_process(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     async with (
-        serving(settings_for(database_url, valkey)) as url,
+        serving(settings_for(api_database_url, valkey)) as url,
         ClientSession(url, connector=TCPConnector(limit=0)) as api,
     ):
         question_id = await ask(api, words)
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, api_redis, words)
         await writer.write("It ")
         begun = 0
 
@@ -70,7 +70,7 @@ async def test_a_thousand_read_one_answer_in_one_process(
         with one_who_does_not_read(url, question_id):
             readers = [asyncio.create_task(follow(number)) for number in range(READERS)]
             await until(all_have_begun)
-            calls = await commands(redis)
+            calls = await commands(api_redis)
             for piece in ("says ", "🙂 ", "so."):
                 await writer.write(piece)
             await writer.complete()
@@ -79,7 +79,7 @@ async def test_a_thousand_read_one_answer_in_one_process(
         assert set(seen[1::2]) == {"says 🙂 so."}
         assert set(seen[::2]) <= {"It says 🙂 so.", "says 🙂 so."}  # the first event can be the status or the delta
         # Four by the writer; the process reads again at most each other second, whoever many read along.
-        assert await commands(redis) - calls < 40
+        assert await commands(api_redis) - calls < 40
 
 
 async def commands(redis: MeshRedis) -> int:
@@ -94,11 +94,11 @@ def held_bytes(server: ApiServer) -> int:
 
 
 async def test_who_does_not_read_costs_little_memory_and_nobody_else_anything(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, redis: MeshRedis, words: str
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
-    async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
+    async with running(create_app(settings_for(api_database_url, valkey))) as (url, server), ClientSession(url) as api:
         question_id = await ask(api, words)
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, api_redis, words)
         with one_who_does_not_read(url, question_id):
             async with watching(api, question_id) as stream:
                 for _ in range(PIECES):
@@ -116,12 +116,12 @@ async def test_who_does_not_read_costs_little_memory_and_nobody_else_anything(
 
 
 async def test_many_who_do_not_read_a_finished_answer_share_its_text(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, words: str
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, words: str
 ) -> None:
-    async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
+    async with running(create_app(settings_for(api_database_url, valkey))) as (url, server), ClientSession(url) as api:
         question_id = await ask(api, words)
         whole = PIECE * 40
-        await worker_actions.complete(engine, words, whole)
+        await worker_actions.complete(api_engine, words, whole)
         others = set(server.server_state.connections)
         with ExitStack() as stack:
             for _ in range(20):
@@ -149,15 +149,15 @@ async def test_many_who_do_not_read_a_finished_answer_share_its_text(
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux drops who does not read")
 async def test_who_does_not_read_is_dropped(
-    database_url: str,
+    api_database_url: str,
     valkey: Valkey,
-    engine: AsyncEngine,
-    redis: MeshRedis,
+    api_engine: AsyncEngine,
+    api_redis: MeshRedis,
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(server_module, "_STALLED_SECONDS", 1)
-    async with running(create_app(settings_for(database_url, valkey))) as (url, server), ClientSession(url) as api:
+    async with running(create_app(settings_for(api_database_url, valkey))) as (url, server), ClientSession(url) as api:
         question_id = await ask(api, words)
         others = set(server.server_state.connections)
         with one_who_does_not_read(url, question_id):
@@ -166,7 +166,7 @@ async def test_who_does_not_read_is_dropped(
                 return bool(server.server_state.connections - others)
 
             await until(is_there)
-            writer = await Writer.begin(engine, redis, words)
+            writer = await Writer.begin(api_engine, api_redis, words)
             for _ in range(PIECES):
                 await writer.write(PIECE)
 

@@ -16,7 +16,7 @@ from tests.api_service.serving import until
 from tests.api_service.sse import Stream, ask, read, text_of, watch
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EVENTS = {"Accept": "text/event-stream"}
 
@@ -34,7 +34,7 @@ async def asking(
 
 
 async def test_a_question_is_asked_and_watched(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     async with asking(streams, words, {"X-Forwarded-Prefix": "/tools"}) as stream:
         first = await stream.next()
@@ -42,7 +42,7 @@ async def test_a_question_is_asked_and_watched(
         assert first.name == "status"
         assert first.data == {"question_id": question_id, "status": "queued", "cached": False, "coalesced": False}
         assert stream.response.headers["Location"] == f"/tools/api/answer/{question_id}"
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, api_redis, words)
         await writer.write("It says ")
         assert await stream.text(8) == "It says "
         await writer.write("so.")
@@ -54,12 +54,12 @@ async def test_a_question_is_asked_and_watched(
 
 
 async def test_an_answer_that_is_there_already_comes_at_once(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     await ask(streams, words)
     async with asking(streams, words) as stream:
         assert (await stream.next()).data["coalesced"] is True
-        await worker_actions.complete(engine, words, "It says so.")
+        await worker_actions.complete(api_engine, words, "It says so.")
         await stream.rest()
     async with asking(streams, words) as stream:
         first, *rest = await stream.rest()
@@ -74,7 +74,7 @@ async def test_an_answer_that_is_there_already_comes_at_once(
 
 
 async def test_an_idempotency_key_gives_the_same_question(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     key = {"Idempotency-Key": words.replace(" ", "_")}
     async with asking(streams, words, key) as stream:
@@ -83,7 +83,7 @@ async def test_an_idempotency_key_gives_the_same_question(
     async with asking(streams, words, key, cancel_on_disconnect=False) as stream:
         assert (await stream.next()).data["question_id"] == question_id
         assert stream.response.headers["Idempotency-Replayed"] == "true"
-        await worker_actions.complete(engine, words, "It says so.")
+        await worker_actions.complete(api_engine, words, "It says so.")
         assert (await stream.rest())[-1].name == "completed"
     body = {"question_text": words, "cancel_on_disconnect": True}
     async with streams.post("/api/ask", json=body, headers=key | EVENTS) as response:
@@ -133,7 +133,7 @@ async def leave(streams: ClientSession, words: str, **fields: Any) -> int:
 
 
 async def test_leaving_cancels_a_question_if_that_was_asked_for(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     question_id = await leave(streams, words, cancel_on_disconnect=True)
 
@@ -143,20 +143,20 @@ async def test_leaving_cancels_a_question_if_that_was_asked_for(
     await until(is_cancelled)
     async with asking(streams, words + "?", cancel_on_disconnect=True) as stream:
         question_id = (await stream.next()).data["question_id"]
-        writer = await Writer.begin(engine, redis, words + "?")
+        writer = await Writer.begin(api_engine, api_redis, words + "?")
         await writer.write("It says")
         await stream.text(7)
     await until(is_cancelled)
     async with asking(streams, words + "!", cancel_on_disconnect=True) as stream:
         question_id = (await stream.next()).data["question_id"]
-        await worker_actions.complete(engine, words + "!", "It says so.")
+        await worker_actions.complete(api_engine, words + "!", "It says so.")
         await stream.rest()
     assert (await read(streams, question_id))["status"] == "completed"
 
 
-async def test_leaving_changes_nothing_otherwise(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_leaving_changes_nothing_otherwise(streams: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     question_id = await leave(streams, words)
     watched = asyncio.create_task(watch(streams, question_id))
     await leave(streams, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     assert (await watched)[-1].name == "completed"

@@ -24,7 +24,7 @@ from tests.api_service.worker_actions import complete, stored
 from tests.api_service.writing import Writer
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +35,15 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis(mortal: Valkey) -> AsyncIterator[MeshRedis]:
+async def mortal_redis(mortal: Valkey) -> AsyncIterator[MeshRedis]:
     client: MeshRedis = redis_at(mortal.url())
     yield client
     await client.aclose()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def streams(database_url: str, mortal: Valkey) -> AsyncIterator[ClientSession]:
-    async with serving(settings_for(database_url, mortal)) as url, ClientSession(url) as client:
+async def mortal_streams(api_database_url: str, mortal: Valkey) -> AsyncIterator[ClientSession]:
+    async with serving(settings_for(api_database_url, mortal)) as url, ClientSession(url) as client:
         yield client
 
 
@@ -79,48 +79,60 @@ async def end_unheard(writer: Writer, stream: Stream, expected: str) -> Event:
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_without_redis_a_stream_ends_with_all_of_the_text(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
+    mortal_streams: ClientSession,
+    api_engine: AsyncEngine,
+    mortal_redis: MeshRedis,
+    mortal: Valkey,
+    words: str,
+    how: str,
 ) -> None:
-    question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
-    async with watching(streams, question_id) as stream:
+    question_id = await ask(mortal_streams, words)
+    writer = await Writer.begin(api_engine, mortal_redis, words)
+    async with watching(mortal_streams, question_id) as stream:
         await writer.write("It ")
         assert await stream.text(3) == "It "
         if how == "frozen":
             with frozen(mortal):
-                async with watching(streams, question_id, "0:3") as late:  # opens, though its cursor cannot be checked
+                async with watching(
+                    mortal_streams, question_id, "0:3"
+                ) as late:  # opens, though its cursor cannot be checked
                     final = await end_unheard(writer, stream, "says so.")
                     assert text_of(await late.rest()) == "says so."
         else:
             mortal.kill()
             try:
                 final = await end_unheard(writer, stream, "says so.")
-                assert text_of(await watch(streams, question_id)) == "It says so."
+                assert text_of(await watch(mortal_streams, question_id)) == "It says so."
             finally:
                 mortal.start()
-    await back(redis)
-    assert final.data == await read(streams, question_id)
+    await back(mortal_redis)
+    assert final.data == await read(mortal_streams, question_id)
 
 
 @pytest.mark.parametrize("how", ["killed", "flushed", "frozen"])
 async def test_a_stream_goes_on_when_redis_is_back(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
+    mortal_streams: ClientSession,
+    api_engine: AsyncEngine,
+    mortal_redis: MeshRedis,
+    mortal: Valkey,
+    words: str,
+    how: str,
 ) -> None:
-    question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
-    async with watching(streams, question_id) as stream:
+    question_id = await ask(mortal_streams, words)
+    writer = await Writer.begin(api_engine, mortal_redis, words)
+    async with watching(mortal_streams, question_id) as stream:
         await writer.write("It ")
         assert await stream.text(3) == "It "
         if how == "killed":
             mortal.kill()
             mortal.start()
         elif how == "flushed":
-            await redis.flushdb()
+            await mortal_redis.flushdb()
         else:
             with frozen(mortal), pytest.raises(RedisError):  # a call takes no longer than this
-                await redis.ping()
-        await back(redis)
-        async with watching(streams, question_id, "0:3") as late:
+                await mortal_redis.ping()
+        await back(mortal_redis)
+        async with watching(mortal_streams, question_id, "0:3") as late:
             if how != "frozen":
                 await writer.restore()
             await writer.write("says ", "so.")
@@ -132,22 +144,27 @@ async def test_a_stream_goes_on_when_redis_is_back(
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 async def test_who_asks_and_waits_gets_the_answer_though_redis_goes_away(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, how: str
+    mortal_streams: ClientSession,
+    api_engine: AsyncEngine,
+    mortal_redis: MeshRedis,
+    mortal: Valkey,
+    words: str,
+    how: str,
 ) -> None:
     async def ask_and_wait() -> tuple[int, str]:
-        async with streams.post("/api/ask?wait=60", json={"question_text": words}) as response:
+        async with mortal_streams.post("/api/ask?wait=60", json={"question_text": words}) as response:
             return response.status, (await response.json())["answer_text"]
 
     waiting = asyncio.create_task(ask_and_wait())
-    await until(lambda: stored(engine, words))
+    await until(lambda: stored(api_engine, words))
     if how == "killed":
         mortal.kill()
     with frozen(mortal) if how == "frozen" else nullcontext():
-        await complete(engine, words, "It says so.")
+        await complete(api_engine, words, "It says so.")
         assert await waiting == (200, "It says so.")
     if how == "killed":
         mortal.start()
-    await back(redis)
+    await back(mortal_redis)
 
 
 class Process:
@@ -193,15 +210,15 @@ async def is_up(client: ClientSession, process: Process) -> bool:
 
 
 async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopped(
-    database_url: str, engine: AsyncEngine, redis: MeshRedis, mortal: Valkey, words: str, tmp_path: Path
+    api_database_url: str, api_engine: AsyncEngine, mortal_redis: MeshRedis, mortal: Valkey, words: str, tmp_path: Path
 ) -> None:
     async with (
-        two_processes(database_url, mortal, tmp_path) as (first, second),
+        two_processes(api_database_url, mortal, tmp_path) as (first, second),
         ClientSession(first.url) as one,
         ClientSession(second.url) as other,
     ):
         question_id, left_alone = await ask(one, words), await ask(one, words + "?")
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, mortal_redis, words)
         await writer.write("It ")
         seen: list[Event] = []
         async with watching(one, question_id) as stream:
@@ -222,20 +239,20 @@ async def test_a_stream_is_resumed_elsewhere_when_its_process_is_killed_or_stopp
                 return response.status, response.headers.get("Location"), (await response.json())["status"]
 
         waiting, asking = asyncio.create_task(poll()), asyncio.create_task(ask_and_wait())
-        await until(lambda: stored(engine, words + "!"))
+        await until(lambda: stored(api_engine, words + "!"))
         async with watching(other, question_id, seen[-1].id) as stream:
             while text_of(seen) != "It says ":
                 seen.append(await stream.next())
             async with asyncio.timeout(30):
-                while not await redis.pubsub_channels(redis.name("text", "*")):
+                while not await mortal_redis.pubsub_channels(mortal_redis.name("text", "*")):
                     await asyncio.sleep(0.01)
             second.child.terminate()
             assert await stream.rest() == []  # a whole response, without a last event
             assert await waiting == "queued"
-            (asked,) = await stored(engine, words + "!")
+            (asked,) = await stored(api_engine, words + "!")
             assert await asking == (202, f"/api/answer/{asked}", "queued")
         assert await asyncio.to_thread(second.child.wait, 20) == 0
-        async with serving_again(database_url, mortal) as third:
+        async with serving_again(api_database_url, mortal) as third:
             last_id = [event.id for event in seen if event.id][-1]
             async with watching(third, question_id, last_id) as stream:
                 await writer.write("so.")

@@ -20,7 +20,7 @@ from tests.api_service.serving import serving, settings_for
 from tests.api_service.sse import FINAL, Event, ask, read, text_of, watch, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ALPHABETS = [
     'abc \n"\\',
@@ -39,14 +39,14 @@ def pieces_of_every_kind(count: int, seed: int) -> list[str]:
 
 
 async def test_an_answer_is_watched_from_the_queue_to_its_end(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
     async with watching(streams, question_id) as stream:
         assert stream.response.headers["Cache-Control"] == "no-store"
         assert stream.response.headers["X-Accel-Buffering"] == "no"
         assert await stream.next() == Event("status", {"question_id": question_id, "status": "queued"})
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, api_redis, words)
         await writer.write("The capital", " of Frañce is")
         before = [await stream.next()]
         while before[-1].id != "0:25":
@@ -75,11 +75,11 @@ async def test_the_place_in_the_queue_is_shown(streams: ClientSession, words: st
 
 
 async def test_every_id_is_valid_while_the_answer_is_written_and_afterwards(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     pieces = pieces_of_every_kind(40, seed=(seed := random.randrange(10**6)))
     question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     seen: list[Event] = []
     last_id = None
     for piece in pieces:  # the reader comes anew for each
@@ -99,7 +99,7 @@ async def test_every_id_is_valid_while_the_answer_is_written_and_afterwards(
 
     live = [asyncio.create_task(follow(last_id)) for last_id in [None, *ids]]
     async with asyncio.timeout(30):
-        while not await redis.pubsub_channels(f"*:{writer.answer_id}"):
+        while not await api_redis.pubsub_channels(f"*:{writer.answer_id}"):
             await asyncio.sleep(0.01)
     await writer.write(" The end.")
     await writer.complete()
@@ -121,10 +121,10 @@ async def test_every_id_is_valid_while_the_answer_is_written_and_afterwards(
 
 
 async def test_the_header_counts_more_than_the_parameter(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     question_id = await ask(streams, words)
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     assert text_of(await watch(streams, question_id)) == "It says so."
     for last_id, rest in ((None, "says so."), ("0:8", "so.")):
         async with watching(streams, question_id, last_id, params={"starting_after": "0:3"}) as stream:
@@ -146,10 +146,16 @@ async def test_the_header_counts_more_than_the_parameter(
     ],
 )
 async def test_a_cursor_that_cannot_be_is_refused(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, cursor: str, live: bool, detail: str
+    streams: ClientSession,
+    api_engine: AsyncEngine,
+    api_redis: MeshRedis,
+    words: str,
+    cursor: str,
+    live: bool,
+    detail: str,
 ) -> None:
     question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     await writer.write("aé", "b")
     if not live:
         await writer.complete()
@@ -174,10 +180,10 @@ async def test_a_parameter_that_is_no_cursor_is_refused_beside_a_header_that_is_
 
 
 async def test_a_cursor_ahead_of_the_text_waits_for_it(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     await writer.write("123")
     async with watching(streams, question_id, "0:5") as ahead, watching(streams, question_id, "0:7") as torn:
         await writer.write("45", "6🙂", "!")
@@ -188,10 +194,10 @@ async def test_a_cursor_ahead_of_the_text_waits_for_it(
 
 
 async def test_text_that_is_taken_back_is_said_to_be(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     await writer.write("Wrong.")
     async with watching(streams, question_id) as stream:
         assert await stream.text(6) == "Wrong."
@@ -214,10 +220,10 @@ async def test_text_that_is_taken_back_is_said_to_be(
 
 @pytest.mark.parametrize("reason", [ErrorReason.POISON])
 async def test_a_failure_leaves_the_deltas_as_they_are(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, reason: ErrorReason
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str, reason: ErrorReason
 ) -> None:
     question_id = await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     await writer.write("It says")
     async with watching(streams, question_id) as stream:
         assert await stream.text(7) == "It says"
@@ -227,7 +233,7 @@ async def test_a_failure_leaves_the_deltas_as_they_are(
     assert [event.name for event in await watch(streams, question_id, "0:7")] == ["failed"]
 
 
-async def test_cancelling_and_expiry_end_a_stream(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_cancelling_and_expiry_end_a_stream(streams: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     cancelled, expired = await ask(streams, words), await ask(streams, words + "?", max_wait_seconds=0.5)
     async with watching(streams, cancelled) as one, watching(streams, expired) as other:
         assert {(await one.next()).name, (await other.next()).name} == {"status"}
@@ -235,15 +241,15 @@ async def test_cancelling_and_expiry_end_a_stream(streams: ClientSession, engine
             assert response.status == 200
         assert (await one.rest())[-1] == Event("cancelled", await read(streams, cancelled), "0:0:end")
         while (await read(streams, expired))["status"] != "expired":
-            await sweep(engine, 1)
+            await sweep(api_engine, 1)
         assert (await other.rest())[-1].name == "expired"
 
 
 async def test_a_cancelled_question_ends_while_its_answer_goes_on_for_others(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     one, other = await ask(streams, words), await ask(streams, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     async with watching(streams, one) as leaving, watching(streams, other) as staying:
         await writer.write("It")
         assert (await leaving.text(2), await staying.text(2)) == ("It", "It")
@@ -269,11 +275,11 @@ async def test_a_question_of_nobody_has_no_events(streams: ClientSession) -> Non
 
 
 async def test_a_question_that_is_removed_ends_its_stream(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     question_id = await ask(streams, words)
     async with watching(streams, question_id) as stream:
-        async with engine.begin() as connection:
+        async with api_engine.begin() as connection:
             await connection.execute(text("DELETE FROM questions WHERE id = :id"), {"id": question_id})
         assert not {event.name for event in await stream.rest()} & FINAL
 
@@ -293,11 +299,16 @@ async def test_a_silent_stream_is_kept_alive(
 
 
 async def test_replicas_give_the_same_stream(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, database_url: str, valkey: Valkey, words: str
+    streams: ClientSession,
+    api_engine: AsyncEngine,
+    api_redis: MeshRedis,
+    api_database_url: str,
+    valkey: Valkey,
+    words: str,
 ) -> None:
-    async with serving(settings_for(database_url, valkey)) as url, ClientSession(url) as replica:
+    async with serving(settings_for(api_database_url, valkey)) as url, ClientSession(url) as replica:
         question_id = await ask(streams, words)
-        writer = await Writer.begin(engine, redis, words)
+        writer = await Writer.begin(api_engine, api_redis, words)
         async with watching(streams, question_id) as here, watching(replica, question_id) as there:
             await writer.write("It says ")
             assert await here.text(8) == await there.text(8) == "It says "

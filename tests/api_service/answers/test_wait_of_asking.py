@@ -23,7 +23,7 @@ from tests.api_service.serving import until
 from tests.api_service.sse import Stream, read
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATIENT = ClientTimeout(total=None, sock_read=90)
 Reply = tuple[int, Mapping[str, str], Any]
@@ -45,15 +45,15 @@ async def asked(engine: AsyncEngine, words: str) -> int:
 
 
 async def test_the_reply_is_the_answer_as_soon_as_it_is_there(
-    streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str, monkeypatch: pytest.MonkeyPatch
+    streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read_again(*_: object) -> None:
         raise AssertionError("what was stored a moment ago need not be read")
 
     monkeypatch.setattr("api_service.core.reading.reading.read", read_again)
     waiting = asyncio.create_task(ask(streams, words))
-    question_id = await asked(engine, words)
-    writer = await Writer.begin(engine, redis, words)
+    question_id = await asked(api_engine, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     await writer.write("It says so.")
     assert not waiting.done()
     await writer.complete()
@@ -119,7 +119,7 @@ async def test_what_asking_takes_is_part_of_the_wait(
 
 
 async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
-    streams: ClientSession, engine: AsyncEngine, words: str, monkeypatch: pytest.MonkeyPatch
+    streams: ClientSession, api_engine: AsyncEngine, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = asyncio.Event()
 
@@ -131,26 +131,28 @@ async def test_whoever_has_waited_gets_the_id_though_postgresql_hangs(
     monkeypatch.setattr(reading, "LAST_LOOK_SECONDS", 0.05)
     status, _, body = await ask(streams, words, "0.05")
     assert read.is_set()
-    assert (status, body["status"], body["question_id"]) == (202, "queued", await asked(engine, words))
+    assert (status, body["status"], body["question_id"]) == (202, "queued", await asked(api_engine, words))
 
 
-async def test_what_has_begun_meanwhile_is_told_so(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_what_has_begun_meanwhile_is_told_so(streams: ClientSession, api_engine: AsyncEngine, words: str) -> None:
     waiting = asyncio.create_task(ask(streams, words, "2"))
-    await asked(engine, words)
-    await worker_actions.start(engine, words)
+    await asked(api_engine, words)
+    await worker_actions.start(api_engine, words)
     status, _, body = await waiting
     assert (status, body["status"]) == (202, "in_progress")
 
 
-async def test_an_end_without_an_answer_is_a_200_too(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_an_end_without_an_answer_is_a_200_too(
+    streams: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     failing = asyncio.create_task(ask(streams, words))
-    await asked(engine, words)
-    await worker_actions.fail(engine, words, ErrorReason.CONTEXT_TOO_LONG)
+    await asked(api_engine, words)
+    await worker_actions.fail(api_engine, words, ErrorReason.CONTEXT_TOO_LONG)
     status, _, body = await failing
     assert (status, body["status"]) == (200, "failed")
     assert body["answer_text"] == FAILED[ErrorReason.CONTEXT_TOO_LONG][Language.ENGLISH]
     cancelled = asyncio.create_task(ask(streams, words + "?"))
-    async with streams.post(f"/api/answer/{await asked(engine, words + '?')}/cancel") as response:
+    async with streams.post(f"/api/answer/{await asked(api_engine, words + '?')}/cancel") as response:
         assert response.status == 200
     status, _, body = await cancelled
     assert (status, body["status"]) == (200, "cancelled")
@@ -159,13 +161,13 @@ async def test_an_end_without_an_answer_is_a_200_too(streams: ClientSession, eng
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize("seconds", ["-1", "61", "60.001", "x", "", "1e1", "+1", " 1", "NaN", "inf", "1,5", "1&wait=2"])
 async def test_a_wait_that_cannot_be_is_refused_before_anything_is_stored(
-    streams: ClientSession, engine: AsyncEngine, words: str, seconds: str, accept: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str, seconds: str, accept: str
 ) -> None:
     status, _, problem = await ask(streams, words, seconds, {"Accept": accept})
     assert (status, problem["code"]) == (400, "invalid_parameter")
     (error,) = problem["errors"]
     assert (error["field"], error["detail"]) == ("wait", "is not a number of seconds from 0 to 60")
-    assert await worker_actions.stored(engine, words) == []
+    assert await worker_actions.stored(api_engine, words) == []
 
 
 async def test_a_stream_does_not_wait(streams: ClientSession, words: str) -> None:
@@ -175,17 +177,17 @@ async def test_a_stream_does_not_wait(streams: ClientSession, words: str) -> Non
 
 
 async def test_a_repetition_waits_for_the_same_question(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     key = {"Idempotency-Key": words.replace(" ", "_")}
     first = asyncio.create_task(ask(streams, words, headers=key))
-    question_id = await asked(engine, words)
+    question_id = await asked(api_engine, words)
     second = asyncio.create_task(ask(streams, words, headers=key))
     status, headers, body = await ask(streams, words, "0.05", key)
     assert (status, headers["Idempotency-Replayed"], body["question_id"]) == (202, "true", question_id)
     assert not first.done()
     assert not second.done()
-    await worker_actions.complete(engine, words, "It says so.")
+    await worker_actions.complete(api_engine, words, "It says so.")
     for reply, replayed in (
         (await first, None),
         (await second, "true"),
@@ -196,7 +198,7 @@ async def test_a_repetition_waits_for_the_same_question(
         assert (body["question_id"], body["answer_text"]) == (question_id, "It says so.")
     status, _, problem = await ask(streams, words + "?", "60", key)
     assert (status, problem["code"]) == (422, "idempotency_key_reused")
-    assert await worker_actions.stored(engine, words) == [question_id]
+    assert await worker_actions.stored(api_engine, words) == [question_id]
 
 
 async def leave(streams: ClientSession, engine: AsyncEngine, words: str, **fields: Any) -> int:
@@ -209,9 +211,9 @@ async def leave(streams: ClientSession, engine: AsyncEngine, words: str, **field
 
 
 async def test_leaving_cancels_a_question_if_that_was_asked_for(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
-    question_id = await leave(streams, engine, words, cancel_on_disconnect=True)
+    question_id = await leave(streams, api_engine, words, cancel_on_disconnect=True)
 
     async def is_cancelled() -> bool:
         return bool((await read(streams, question_id))["status"] == "cancelled")
@@ -222,17 +224,17 @@ async def test_leaving_cancels_a_question_if_that_was_asked_for(
     assert (await read(streams, body["question_id"]))["status"] == "queued"
 
 
-async def test_leaving_changes_nothing_otherwise(streams: ClientSession, engine: AsyncEngine, words: str) -> None:
-    question_id = await leave(streams, engine, words)
-    await worker_actions.complete(engine, words, "It says so.")
+async def test_leaving_changes_nothing_otherwise(streams: ClientSession, api_engine: AsyncEngine, words: str) -> None:
+    question_id = await leave(streams, api_engine, words)
+    await worker_actions.complete(api_engine, words, "It says so.")
     assert (await read(streams, question_id))["status"] == "completed"
 
 
 async def test_who_waits_for_a_question_that_is_erased_hears_that_it_was_accepted(
-    streams: ClientSession, engine: AsyncEngine, words: str
+    streams: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     waiting = asyncio.create_task(ask(streams, words))
-    question_id = await asked(engine, words)
+    question_id = await asked(api_engine, words)
     async with streams.delete(f"/api/answer/{question_id}") as response:
         assert response.status == 200
     status, _, body = await waiting

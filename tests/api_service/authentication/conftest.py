@@ -56,16 +56,18 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def callers(database_url: str, valkey: Valkey, engine: AsyncEngine, issuer: Issuer) -> AsyncIterator[Callers]:
+async def callers(
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, issuer: Issuer
+) -> AsyncIterator[Callers]:
     """An API that wants to know who calls."""
     access = AccessSettings(
         require_auth=True, jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.url, jwt_role_claim="role"
     )
     keys = {
-        name: (await create(engine, name, role))[0]
+        name: (await create(api_engine, name, role))[0]
         for name, role in (("alice", Role.USER), ("bob", Role.USER), ("operations", Role.OPERATOR))
     }
-    app = create_app(settings_for(database_url, valkey, access))
+    app = create_app(settings_for(api_database_url, valkey, access))
     async with serving_app(app) as url, client_of(url) as client:
         yield Callers(
             app,

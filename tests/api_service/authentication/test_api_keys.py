@@ -22,7 +22,7 @@ from owners.api_keys import ValidKey, create, find, hash_of, new_key, revoke
 from owners.roles import Role
 from tests.questions.actors import rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Statements:
@@ -52,17 +52,17 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def keys(engine: AsyncEngine) -> AsyncIterator[ApiKeys]:
-    keys = ApiKeys(engine)
+async def keys(api_engine: AsyncEngine) -> AsyncIterator[ApiKeys]:
+    keys = ApiKeys(api_engine)
     yield keys
     await keys.close()
 
 
 async def test_a_key_is_looked_up_once_and_again_before_it_counts_as_old(
-    engine: AsyncEngine, keys: ApiKeys, clock: Clock
+    api_engine: AsyncEngine, keys: ApiKeys, clock: Clock
 ) -> None:
-    key, made = await create(engine, "acme", Role.OPERATOR)
-    statements = Statements(engine)
+    key, made = await create(api_engine, "acme", Role.OPERATOR)
+    statements = Statements(api_engine)
     for _ in range(100):
         assert await keys.principal(key) == Principal("acme", Role.OPERATOR, made.id)
     assert statements.count == 1
@@ -76,31 +76,35 @@ async def test_a_key_is_looked_up_once_and_again_before_it_counts_as_old(
     await keys.close()
 
 
-async def test_a_revoked_key_is_refused_within_five_seconds(engine: AsyncEngine, keys: ApiKeys, clock: Clock) -> None:
-    key, made = await create(engine, "acme", Role.USER)
+async def test_a_revoked_key_is_refused_within_five_seconds(
+    api_engine: AsyncEngine, keys: ApiKeys, clock: Clock
+) -> None:
+    key, made = await create(api_engine, "acme", Role.USER)
     assert await keys.principal(key) is not None
-    await revoke(engine, made.id)
+    await revoke(api_engine, made.id)
     clock.ahead += 4.0
     assert await keys.principal(key) is None
 
 
-async def test_it_is_refused_as_soon_as_it_expires(engine: AsyncEngine, keys: ApiKeys, clock: Clock) -> None:
-    key, made = await create(engine, "acme", Role.USER, timedelta(seconds=3.5))
+async def test_it_is_refused_as_soon_as_it_expires(api_engine: AsyncEngine, keys: ApiKeys, clock: Clock) -> None:
+    key, made = await create(api_engine, "acme", Role.USER, timedelta(seconds=3.5))
     assert await keys.principal(key) is not None
     # Both clocks 3.5 s on, which is less than an answer is believed for: PostgreSQL's is nobody's to put forward.
-    await rows(engine, "UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = :id RETURNING id", id=made.id)
+    await rows(api_engine, "UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = :id RETURNING id", id=made.id)
     clock.ahead += 3.5
     assert await keys.principal(key) is None
 
 
-async def test_a_new_key_works_although_it_was_tried_before(engine: AsyncEngine, keys: ApiKeys, clock: Clock) -> None:
+async def test_a_new_key_works_although_it_was_tried_before(
+    api_engine: AsyncEngine, keys: ApiKeys, clock: Clock
+) -> None:
     key = new_key()
     assert await keys.principal(key) is None
     keys._unknown.clear()
     await asyncio.sleep(0)
     assert await keys.principal(key) is None
     clock.ahead += 4.1
-    statements = Statements(engine)
+    statements = Statements(api_engine)
     assert await keys.principal(key) is None
     assert statements.count == 1
 
@@ -123,14 +127,14 @@ async def test_nothing_is_believed_for_longer_while_postgresql_is_away(keys: Api
 
 
 async def test_guessing_takes_one_connection_and_bounded_memory(
-    engine: AsyncEngine, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
+    api_engine: AsyncEngine, keys: ApiKeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api_keys, "_MOST_UNKNOWN", 50)
-    valid, _ = await create(engine, "acme", Role.USER)
+    valid, _ = await create(api_engine, "acme", Role.USER)
     assert await keys.principal(valid) is not None
-    statements = Statements(engine)
+    statements = Statements(api_engine)
     checked_out: list[int] = []
-    pool = cast(FairPool, engine.sync_engine.pool)
+    pool = cast(FairPool, api_engine.sync_engine.pool)
     event.listen(pool, "checkout", lambda *_: checked_out.append(pool.checkedout()))
     guesses = [new_key() for _ in range(900)]
     assert await asyncio.gather(*map(keys.principal, guesses)) == [None] * 900
@@ -146,8 +150,8 @@ async def test_guessing_takes_one_connection_and_bounded_memory(
         await asyncio.gather(*(keys.principal(new_key()) for _ in range(api_keys._MOST_WAITING + 1)))
 
 
-async def test_whoever_leaves_takes_nobody_along(engine: AsyncEngine, keys: ApiKeys) -> None:
-    key, _ = await create(engine, "acme", Role.USER)
+async def test_whoever_leaves_takes_nobody_along(api_engine: AsyncEngine, keys: ApiKeys) -> None:
+    key, _ = await create(api_engine, "acme", Role.USER)
     leaving, staying = (asyncio.create_task(keys.principal(key)) for _ in range(2))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -157,18 +161,18 @@ async def test_whoever_leaves_takes_nobody_along(engine: AsyncEngine, keys: ApiK
 
 @pytest.mark.parametrize("ahead", [2.5, 4.5], ids=["still valid", "to be looked up again"])
 async def test_however_many_guess_a_known_key_is_let_in(
-    engine: AsyncEngine, keys: ApiKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch, ahead: float
+    api_engine: AsyncEngine, keys: ApiKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch, ahead: float
 ) -> None:
-    valid, made = await create(engine, "acme", Role.USER)
+    valid, made = await create(api_engine, "acme", Role.USER)
     known = await keys.principal(valid)
     assert known is not None
     clock.ahead += ahead
     may_go_on, is_looking = asyncio.Event(), asyncio.Event()
 
-    async def slow(engine: AsyncEngine, hashes: list[bytes]) -> dict[bytes, ValidKey]:
+    async def slow(api_engine: AsyncEngine, hashes: list[bytes]) -> dict[bytes, ValidKey]:
         is_looking.set()
         await may_go_on.wait()
-        return await find(engine, hashes)
+        return await find(api_engine, hashes)
 
     monkeypatch.setattr(api_keys, "find", slow)
     guesses = [asyncio.create_task(keys.principal(new_key()))]

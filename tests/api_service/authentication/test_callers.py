@@ -19,7 +19,7 @@ from tests.api_service.authentication.issuer import token
 from tests.api_service.serving import client_of, serving, serving_app, settings_for
 from tests.questions.actors import rows
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_key_goes_into_either_header_and_only_once(callers: Callers) -> None:
@@ -50,7 +50,7 @@ async def test_a_token_of_the_issuer_is_as_good(callers: Callers) -> None:
         assert (reply.status, (await reply.json())["code"]) == (status, code)
 
 
-async def test_a_token_does_not_go_where_keys_go(callers: Callers, database_url: str, valkey: Valkey) -> None:
+async def test_a_token_does_not_go_where_keys_go(callers: Callers, api_database_url: str, valkey: Valkey) -> None:
     good = token("ES256", sub="alice", role="user")
 
     async def refusal(caller: Caller, key: str) -> str:
@@ -66,7 +66,7 @@ async def test_a_token_does_not_go_where_keys_go(callers: Callers, database_url:
     # A good token is told no more than a forged one, and than what is none.
     for key in (good, token(exp=1, role="user"), "rubbish"):
         assert await refusal(callers.anonymous, key) == with_issuer
-    app = create_app(settings_for(database_url, valkey, AccessSettings(require_auth=True)))
+    app = create_app(settings_for(api_database_url, valkey, AccessSettings(require_auth=True)))
     async with serving_app(app) as url, client_of(url) as client:
         assert await refusal(Caller(client), good) == said
 
@@ -77,10 +77,12 @@ async def test_who_may_not_ask_is_told_before_the_body_is_read(callers: Callers)
 
 
 async def test_a_key_whose_limits_somebody_broke_is_refused_and_no_other_is(
-    callers: Callers, engine: AsyncEngine
+    callers: Callers, api_engine: AsyncEngine
 ) -> None:
-    made = [await create(engine, "erin", Role.USER) for _ in range(4)]
-    await rows(engine, "UPDATE api_keys SET limits = '{\"streams\": -1}' WHERE id = :id RETURNING id", id=made[0][1].id)
+    made = [await create(api_engine, "erin", Role.USER) for _ in range(4)]
+    await rows(
+        api_engine, "UPDATE api_keys SET limits = '{\"streams\": -1}' WHERE id = :id RETURNING id", id=made[0][1].id
+    )
     replies = await asyncio.gather(
         *(Caller(callers.anonymous.client, key).send("GET", "/api/questions") for key, _ in made)
     )
@@ -89,14 +91,14 @@ async def test_a_key_whose_limits_somebody_broke_is_refused_and_no_other_is(
 
 
 async def test_a_revoked_key_is_refused_by_every_replica_within_five_seconds(
-    callers: Callers, database_url: str, valkey: Valkey, engine: AsyncEngine
+    callers: Callers, api_database_url: str, valkey: Valkey, api_engine: AsyncEngine
 ) -> None:
-    key, made = await create(engine, "dave", Role.USER)
-    other = create_app(settings_for(database_url, valkey, AccessSettings(require_auth=True)))
+    key, made = await create(api_engine, "dave", Role.USER)
+    other = create_app(settings_for(api_database_url, valkey, AccessSettings(require_auth=True)))
     async with serving_app(other) as url, client_of(url) as client:
         replicas = [Caller(callers.anonymous.client, key), Caller(client, key)]
         assert [(await replica.send("GET", "/api/questions")).status for replica in replicas] == [200, 200]
-        await revoke(engine, made.id)
+        await revoke(api_engine, made.id)
         revoked_at = time.monotonic()
         for replica in replicas:
             while (await replica.send("GET", "/api/questions")).status == 200:
@@ -104,7 +106,9 @@ async def test_a_revoked_key_is_refused_by_every_replica_within_five_seconds(
                 await asyncio.sleep(0.05)
 
 
-async def test_tenants_share_no_answer_and_know_nothing_of_one_another(callers: Callers, engine: AsyncEngine) -> None:
+async def test_tenants_share_no_answer_and_know_nothing_of_one_another(
+    callers: Callers, api_engine: AsyncEngine
+) -> None:
     words = "what do two tenants ask alike?"
     first = await callers.alice.ask(words, headers={"Idempotency-Key": "the-same"})
     second = await callers.bob.ask(words, headers={"Idempotency-Key": "the-same"})
@@ -112,7 +116,7 @@ async def test_tenants_share_no_answer_and_know_nothing_of_one_another(callers: 
     assert not second["coalesced"]
     assert (await callers.alice.ask(words))["coalesced"]
     await callers.bob.send("POST", f"/api/answer/{second['question_id']}/cancel")
-    await worker_actions.complete(engine, words, "alice's own")
+    await worker_actions.complete(api_engine, words, "alice's own")
     assert (await callers.alice.ask(words))["cached"]
     assert not (await callers.bob.ask(words))["cached"]
     read = await callers.alice.send("GET", f"/api/answer/{first['question_id']}")
@@ -122,16 +126,16 @@ async def test_tenants_share_no_answer_and_know_nothing_of_one_another(callers: 
 
 
 async def test_tenants_share_answers_where_that_is_set(
-    callers: Callers, database_url: str, valkey: Valkey, engine: AsyncEngine
+    callers: Callers, api_database_url: str, valkey: Valkey, api_engine: AsyncEngine
 ) -> None:
     words = "what may two tenants share?"
-    settings = settings_for(database_url, valkey, AccessSettings(require_auth=True), share_answers=True)
+    settings = settings_for(api_database_url, valkey, AccessSettings(require_auth=True), share_answers=True)
     async with serving(settings) as url, client_of(url) as client:
         alice, bob = Caller(client, callers.alice.key), Caller(client, callers.bob.key)
         first = await alice.ask(words)
         second = await bob.ask(words)
         assert second["coalesced"]
-        await worker_actions.complete(engine, words, "everybody's")
+        await worker_actions.complete(api_engine, words, "everybody's")
         assert (await bob.ask(words))["cached"]
         for caller, own, others in ((alice, first, second), (bob, second, first)):
             read = await caller.send("GET", f"/api/answer/{own['question_id']}")
@@ -149,8 +153,8 @@ async def erased(caller: Caller, asked: dict[str, Any]) -> str:
     return became
 
 
-async def test_without_authentication_a_key_is_not_looked_at(database_url: str, valkey: Valkey) -> None:
-    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as client:
+async def test_without_authentication_a_key_is_not_looked_at(api_database_url: str, valkey: Valkey) -> None:
+    async with serving(settings_for(api_database_url, valkey)) as url, client_of(url) as client:
         assert (await Caller(client, "of another server").send("GET", "/api/questions")).status == 200
         for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
             for path in ("/", "/api/questions", "/livez", "/openapi.json"):
@@ -167,13 +171,13 @@ ASKING = {
 
 
 async def test_other_sites_pages_may_call_only_where_that_is_set(
-    callers: Callers, database_url: str, valkey: Valkey
+    callers: Callers, api_database_url: str, valkey: Valkey
 ) -> None:
     refused = await callers.anonymous.send("OPTIONS", "/api/ask", headers=ASKING)
     assert refused.status == 405
     assert not any(name.startswith("Access-Control") for name in refused.headers)
     access = AccessSettings(require_auth=True, allowed_origins="https://app.example.com, http://localhost:3000")
-    async with serving(settings_for(database_url, valkey, access)) as url, ClientSession(url) as client:
+    async with serving(settings_for(api_database_url, valkey, access)) as url, ClientSession(url) as client:
         async with client.options("/api/answer/1", headers=ASKING) as allowed:
             assert allowed.status == 200
             assert allowed.headers["Access-Control-Allow-Origin"] == "https://app.example.com"

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 from tests.api_service.authentication.conftest import Caller, Callers
 from tests.api_service.test_openapi import operations
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 UNKNOWN = 2**53 - 1
 OPEN = {"/livez", "/readyz"}

@@ -24,13 +24,11 @@ from foundation.settings import AccessSettings
 from owners.roles import Role
 from tests.api_service.authentication.issuer import AUDIENCE, ISSUER, SIGNERS, Issuer, claims, issuing, public, token
 
-pytestmark = pytest.mark.integration
-
 ALICE = Principal("alice", Role.USER)
 
 
 @pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
+async def own_issuer(loopback: None) -> AsyncIterator[Issuer]:
     async with issuing() as issuer:
         yield issuer
 
@@ -43,8 +41,8 @@ def tokens_of(issuer: Issuer, **settings: Any) -> Tokens:
 
 
 @pytest.fixture
-def tokens(issuer: Issuer) -> Tokens:
-    return tokens_of(issuer)
+def tokens(own_issuer: Issuer) -> Tokens:
+    return tokens_of(own_issuer)
 
 
 def b64(content: bytes) -> str:
@@ -60,13 +58,13 @@ def forged(header: dict[str, Any], secret: bytes = b"") -> str:
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
 async def test_a_good_token_is_taken_and_not_looked_at_twice(
-    tokens: Tokens, issuer: Issuer, algorithm: str, monkeypatch: pytest.MonkeyPatch
+    tokens: Tokens, own_issuer: Issuer, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = token(algorithm)
     assert await tokens.principal(good) == ALICE
     monkeypatch.delattr(jwt, "decode")
     assert await tokens.principal(good) == ALICE
-    assert issuer.fetches == 1
+    assert own_issuer.fetches == 1
 
 
 async def test_the_clocks_may_differ_a_little(tokens: Tokens) -> None:
@@ -127,13 +125,13 @@ async def test_a_signature_is_for_these_claims(tokens: Tokens) -> None:
 
 
 async def test_new_keys_of_the_issuer_are_found_and_old_ones_forgotten(
-    tokens: Tokens, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    tokens: Tokens, own_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await tokens.principal(token()) == ALICE
     new = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    issuer.keys = [public("RS256", "new", new)]
+    own_issuer.keys = [public("RS256", "new", new)]
     assert await tokens.principal(token(signer=new, key_id="new")) is None  # asked a moment ago
-    assert issuer.fetches == 1
+    assert own_issuer.fetches == 1
     monkeypatch.setattr(issuer_keys, "_PAUSE_SECONDS", 0.0)
     tokens._keys._next_fetch_at = 0
     assert await tokens.principal(token(signer=new, key_id="new")) == ALICE
@@ -141,14 +139,14 @@ async def test_new_keys_of_the_issuer_are_found_and_old_ones_forgotten(
     assert await tokens.principal(token(sub="bob")) is None
 
 
-async def test_many_unknown_keys_make_one_fetch(tokens: Tokens, issuer: Issuer) -> None:
+async def test_many_unknown_keys_make_one_fetch(tokens: Tokens, own_issuer: Issuer) -> None:
     refused = await asyncio.gather(*(tokens.principal(token("EdDSA", key_id=f"{n}")) for n in range(50)))
     assert refused == [None] * 50
-    assert issuer.fetches == 1
+    assert own_issuer.fetches == 1
 
 
-async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: Tokens, issuer: Issuer) -> None:
-    issuer.in_pieces = True
+async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: Tokens, own_issuer: Issuer) -> None:
+    own_issuer.in_pieces = True
     assert await tokens.principal(token()) == ALICE
 
 
@@ -173,20 +171,20 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_keys_stay_while_the_issuer_is_broken(
-    issuer: Issuer, name: str, caplog: pytest.LogCaptureFixture
+    own_issuer: Issuer, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tokens = tokens_of(issuer)
+    tokens = tokens_of(own_issuer)
     answer, why = BROKEN[name]
-    issuer.broken = web.Response(**answer)
+    own_issuer.broken = web.Response(**answer)
     with pytest.raises(ProblemError) as refused:
         await tokens.principal(token())
     assert refused.value.code is Code.ISSUER_UNAVAILABLE
     assert "ASKMESH_JWT_JWKS_URL" in caplog.text
     assert why in caplog.text
-    issuer.broken = None
+    own_issuer.broken = None
     tokens._keys._next_fetch_at = 0
     assert await tokens.principal(token()) == ALICE
-    issuer.broken = web.Response(**answer)
+    own_issuer.broken = web.Response(**answer)
     tokens._keys._next_fetch_at = 0
     assert await tokens.principal(token(key_id="unknown")) is None
     assert await tokens.principal(token(sub="bob")) == Principal("bob", Role.USER)
@@ -211,9 +209,9 @@ async def test_keys_stay_while_the_issuer_is_broken(
     ],
 )
 async def test_claims_say_who_it_is(
-    issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], expected: Principal | None
+    own_issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], expected: Principal | None
 ) -> None:
-    tokens = tokens_of(issuer, **settings)
+    tokens = tokens_of(own_issuer, **settings)
     if expected is not None:
         assert await tokens.principal(token(**says)) == expected
         return
@@ -253,9 +251,9 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize("wanted", ["access", "at+jwt", "any"])
 @pytest.mark.parametrize("name", KINDS)
-async def test_a_token_is_for_access(issuer: Issuer, name: str, wanted: str) -> None:
+async def test_a_token_is_for_access(own_issuer: Issuer, name: str, wanted: str) -> None:
     header, says, taken = KINDS[name]
-    tokens = tokens_of(issuer, jwt_token_type=wanted)
+    tokens = tokens_of(own_issuer, jwt_token_type=wanted)
     if wanted in taken:
         assert await tokens.principal(token(header=header, **says)) == ALICE
         return
@@ -266,9 +264,9 @@ async def test_a_token_is_for_access(issuer: Issuer, name: str, wanted: str) -> 
     assert 'error="invalid_token"' in refused.value.headers["WWW-Authenticate"]
 
 
-async def test_what_a_forged_token_says_of_itself_is_not_answered(issuer: Issuer) -> None:
+async def test_what_a_forged_token_says_of_itself_is_not_answered(own_issuer: Issuer) -> None:
     stranger = ec.generate_private_key(ec.SECP256R1())
-    assert await tokens_of(issuer).principal(token("ES256", signer=stranger, typ="ID")) is None
+    assert await tokens_of(own_issuer).principal(token("ES256", signer=stranger, typ="ID")) is None
 
 
 @pytest.mark.parametrize(
@@ -295,9 +293,9 @@ async def test_what_a_forged_token_says_of_itself_is_not_answered(issuer: Issuer
     ],
 )
 async def test_a_token_is_of_a_client_and_has_a_scope(
-    issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], taken: bool
+    own_issuer: Issuer, settings: dict[str, Any], says: dict[str, Any], taken: bool
 ) -> None:
-    tokens = tokens_of(issuer, **settings)
+    tokens = tokens_of(own_issuer, **settings)
     if taken:
         assert (await tokens.principal(token(**says))) == ALICE
         return

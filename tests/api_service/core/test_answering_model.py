@@ -23,8 +23,6 @@ from tests.api_service.serving import client_of, serving, settings_for, until
 from tests.api_service.worker_actions import claim
 from tests.askmesh_client.replica import Context, Replica, running
 
-pytestmark = pytest.mark.integration
-
 
 @pytest.fixture
 async def llm_service() -> AsyncIterator[Replica]:
@@ -33,9 +31,9 @@ async def llm_service() -> AsyncIterator[Replica]:
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+async def modelless_engine(api_database_url: str) -> AsyncIterator[AsyncEngine]:
     """A pool on a database in which no model is known."""
-    engine = create_engine(DatabaseSettings(database_url=SecretStr(database_url)), "tests")
+    engine = create_engine(DatabaseSettings(database_url=SecretStr(api_database_url)), "tests")
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM models"))
     yield engine
@@ -43,13 +41,13 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-def start(database_url: str, valkey: Valkey, llm_service: Replica) -> Any:
+def start(api_database_url: str, valkey: Valkey, llm_service: Replica) -> Any:
     """Starts an API over that llm_service, with settings of GenerationSettings and QuestionSettings."""
 
     @asynccontextmanager
     async def start(generation: dict[str, Any] | None = None, **questions: Any) -> AsyncIterator[ClientSession]:
         settings = replace(
-            settings_for(database_url, valkey, **questions),
+            settings_for(api_database_url, valkey, **questions),
             llm_client=LlmClientSettings(llm_targets=f"127.0.0.1:{llm_service.port}"),
             generation=GenerationSettings(**generation or {}),
         )
@@ -86,12 +84,12 @@ async def knows(engine: AsyncEngine, wanted: str, name: str = "") -> None:
     await until(known)
 
 
-async def test_an_answer_shows_who_wrote_it(start: Any, engine: AsyncEngine, words: str) -> None:
+async def test_an_answer_shows_who_wrote_it(start: Any, modelless_engine: AsyncEngine, words: str) -> None:
     async with start() as api:
         asked = await ask(api, words)
         path = f"/api/answer/{asked['question_id']}"
         assert "model" not in await (await api.get(path)).json()
-        await complete(engine, words, "because", by=identity("small", "2"))
+        await complete(modelless_engine, words, "because", by=identity("small", "2"))
         for _ in range(2):  # from PostgreSQL, and then from Redis
             assert (await (await api.get(path)).json())["model"] == "small"
 
@@ -102,45 +100,45 @@ async def test_an_answer_shows_who_wrote_it(start: Any, engine: AsyncEngine, wor
     ids=["another model", "other weights"],
 )
 async def test_after_a_change_of_the_model_its_predecessors_answers_are_not_given(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str, now: Model
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str, now: Model
 ) -> None:
     async with start() as api:
         await ask(api, words)
-        await complete(engine, words, "small talk", by=identity("small", ""))
+        await complete(modelless_engine, words, "small talk", by=identity("small", ""))
         assert (await ask(api, words))["answer_text"] == "small talk"
 
         serve_models(llm_service, now)
-        await knows(engine, identity(now.id, now.revision))
+        await knows(modelless_engine, identity(now.id, now.revision))
 
         assert not (again := await ask(api, words))["cached"]
         assert not again["coalesced"]
-        await complete(engine, words, "large talk", by=identity(now.id, now.revision))
+        await complete(modelless_engine, words, "large talk", by=identity(now.id, now.revision))
         assert (await ask(api, words))["answer_text"] == "large talk"
 
         # And back again: what the former wrote is as good as it was.
         serve_models(llm_service, Model(id="small", is_default=True))
-        await knows(engine, identity("small", ""))
+        await knows(modelless_engine, identity("small", ""))
         assert (await ask(api, words))["answer_text"] == "small talk"
 
 
 async def test_what_another_model_wrote_than_the_one_asked_for_is_not_given_again(
-    start: Any, engine: AsyncEngine, words: str
+    start: Any, modelless_engine: AsyncEngine, words: str
 ) -> None:
     """As where the model changed while the question was queued."""
     async with start() as api:
         asked = await ask(api, words)
-        await complete(engine, words, "large talk", by=identity("large", ""))
+        await complete(modelless_engine, words, "large talk", by=identity("large", ""))
         answer = await (await api.get(f"/api/answer/{asked['question_id']}")).json()
         assert (answer["answer_text"], answer["model"]) == ("large talk", "large")
         assert not (await ask(api, words))["cached"]
 
 
 async def test_while_llm_service_is_away_the_model_is_the_one_that_was_seen_last(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str
 ) -> None:
     async with start() as api:
         await ask(api, words)
-        await complete(engine, words, "because", by=identity("small", ""))
+        await complete(modelless_engine, words, "because", by=identity("small", ""))
         for absence in ("no model", "no llm_service"):
             if absence == "no model":
                 serve_models(llm_service)
@@ -152,12 +150,12 @@ async def test_while_llm_service_is_away_the_model_is_the_one_that_was_seen_last
 
 
 async def test_what_another_process_has_learned_is_known_to_one_that_never_reaches_llm_service(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str
 ) -> None:
     await llm_service.stop()
     async with start() as api:
         await ask(api, words)  # nobody knows the model yet
-        await remember(engine, "", identity("small", ""))
+        await remember(modelless_engine, "", identity("small", ""))
 
         async def joins_no_more() -> bool:
             return not (await ask(api, words))["coalesced"]
@@ -166,36 +164,36 @@ async def test_what_another_process_has_learned_is_known_to_one_that_never_reach
 
 
 async def test_a_name_is_known_by_the_model_behind_it(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str
 ) -> None:
     serve_models(llm_service, Model(id="small", is_default=True), Model(id="large", revision="7"))
     async with start({"model_name": "large"}) as named, start() as default:
         await ask(named, words)
-        await complete(engine, words, "large talk", by=identity("large", "7"))
+        await complete(modelless_engine, words, "large talk", by=identity("large", "7"))
         assert (await ask(named, words))["answer_text"] == "large talk"
         assert not (await ask(default, words))["cached"]
-    assert await remembered(engine, "large") == identity("large", "7")
+    assert await remembered(modelless_engine, "large") == identity("large", "7")
 
 
 async def test_a_name_that_is_no_id_is_the_default(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str
 ) -> None:
     """llm_service knows that llama3.2 stands for llama3.2:latest, and calls that its default."""
     serve_models(llm_service, Model(id="nomic:latest"), Model(id="llama3.2:latest", is_default=True))
     async with start({"model_name": "llama3.2"}) as api:
         await ask(api, words)
-        await complete(engine, words, "because", by=identity("llama3.2:latest", ""))
+        await complete(modelless_engine, words, "because", by=identity("llama3.2:latest", ""))
         assert (await ask(api, words))["cached"]
 
 
 async def test_where_nobody_knows_the_model_answers_in_flight_are_shared_and_finished_ones_are_not(
-    start: Any, engine: AsyncEngine, llm_service: Replica, words: str
+    start: Any, modelless_engine: AsyncEngine, llm_service: Replica, words: str
 ) -> None:
     await llm_service.stop()
     async with start() as api:
         await ask(api, words)
         assert (await ask(api, words))["coalesced"]
-        await complete(engine, words, "because", by=identity("small", ""))
+        await complete(modelless_engine, words, "because", by=identity("small", ""))
         assert not (await ask(api, words))["cached"]
 
 
@@ -205,12 +203,12 @@ async def test_where_nobody_knows_the_model_answers_in_flight_are_shared_and_fin
     ids=lambda c: next(iter(c)),
 )
 async def test_processes_of_different_settings_store_what_each_wants_and_share_nothing(
-    start: Any, engine: AsyncEngine, words: str, changed: dict[str, Any]
+    start: Any, modelless_engine: AsyncEngine, words: str, changed: dict[str, Any]
 ) -> None:
     async with start() as one, start(changed) as other:
         await ask(one, words)
         assert not (await ask(other, words))["coalesced"]
-        async with engine.connect() as connection:
+        async with modelless_engine.connect() as connection:
             asked = "(SELECT answer_id FROM questions WHERE text = :words)"
             statement = text(f"SELECT request FROM answers WHERE id IN {asked} ORDER BY id")
             requests = [
@@ -225,11 +223,11 @@ async def test_processes_of_different_settings_store_what_each_wants_and_share_n
 
 @pytest.mark.parametrize("seconds", [0, 0.001])
 async def test_a_shorter_time_of_reuse_holds_for_answers_that_are_there(
-    start: Any, engine: AsyncEngine, words: str, seconds: float
+    start: Any, modelless_engine: AsyncEngine, words: str, seconds: float
 ) -> None:
     async with start() as api:
         await ask(api, words)
-        await complete(engine, words, "because", by=identity("small", ""))
+        await complete(modelless_engine, words, "because", by=identity("small", ""))
         assert (await ask(api, words))["cached"]
     async with start(answer_reuse_seconds=seconds) as restarted:
         assert not (await ask(restarted, words))["cached"]

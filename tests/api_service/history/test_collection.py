@@ -16,7 +16,7 @@ from tests.api_service.serving import client_of, serving, settings_for
 from tests.api_service.sse import ask, read, watching
 from tests.api_service.writing import Writer
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def listed(api: ClientSession, query: str = "") -> Any:
@@ -32,10 +32,10 @@ async def erase(api: ClientSession, question_id: int) -> tuple[int, Any]:
 
 
 async def test_what_was_asked_is_listed_newest_first_page_by_page(
-    api: ClientSession, engine: AsyncEngine, words: str
+    api: ClientSession, api_engine: AsyncEngine, words: str
 ) -> None:
     ids = [await ask(api, f"{words} {number}") for number in range(5)]
-    await worker_actions.complete(engine, f"{words} 1", "because")
+    await worker_actions.complete(api_engine, f"{words} 1", "because")
     page = await listed(api, "?limit=3")
     assert [entry["question_id"] for entry in page["questions"]] == ids[:1:-1]
     assert page["questions"][0].keys() == {"question_id", "status", "question_text", "created_at"}
@@ -111,13 +111,13 @@ async def test_a_cursor_reads_as_it_was_written(api: ClientSession) -> None:
 
 
 async def test_an_erased_question_is_gone_everywhere(
-    api: ClientSession, engine: AsyncEngine, redis: MeshRedis, database_url: str, valkey: Valkey, words: str
+    api: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, api_database_url: str, valkey: Valkey, words: str
 ) -> None:
     headers = {"Idempotency-Key": "of-an-erased-question"}
     asked = await (await api.post("/api/ask", json={"question_text": words}, headers=headers)).json()
     question_id = asked["question_id"]
-    await worker_actions.complete(engine, words, "a secret answer")
-    async with serving(settings_for(database_url, valkey)) as url, client_of(url) as other:
+    await worker_actions.complete(api_engine, words, "a secret answer")
+    async with serving(settings_for(api_database_url, valkey)) as url, client_of(url) as other:
         for replica in (api, other, api):
             assert (await read(replica, question_id))["answer_text"] == "a secret answer"
         assert await erase(api, question_id) == (200, {"question_id": question_id, "answer": "erased"})
@@ -127,19 +127,19 @@ async def test_an_erased_question_is_gone_everywhere(
                     assert response.status == 404
             assert (await erase(replica, question_id))[0] == 404
             assert question_id not in [entry["question_id"] for entry in (await listed(replica))["questions"]]
-    for key in await redis.keys("*"):
-        if await redis.type(key) == b"string":
-            assert b"a secret answer" not in (await redis.get(key) or b"")
+    for key in await api_redis.keys("*"):
+        if await api_redis.type(key) == b"string":
+            assert b"a secret answer" not in (await api_redis.get(key) or b"")
     again = await api.post("/api/ask", json={"question_text": f"{words} again"}, headers=headers)
     assert again.status == 202
     assert "Idempotency-Replayed" not in again.headers
 
 
 async def test_whoever_waits_for_an_erased_question_is_told(
-    api: ClientSession, streams: ClientSession, engine: AsyncEngine, redis: MeshRedis, words: str
+    api: ClientSession, streams: ClientSession, api_engine: AsyncEngine, api_redis: MeshRedis, words: str
 ) -> None:
     question_id = await ask(api, words)
-    writer = await Writer.begin(engine, redis, words)
+    writer = await Writer.begin(api_engine, api_redis, words)
     waiting = asyncio.create_task(api.get(f"/api/answer/{question_id}?wait=30").__aenter__())
     async with watching(streams, question_id) as stream:
         await writer.write("The capital of")
@@ -149,9 +149,11 @@ async def test_whoever_waits_for_an_erased_question_is_told(
     assert (await waiting).status == 404
 
 
-async def test_an_answer_that_others_have_stays_for_them(api: ClientSession, engine: AsyncEngine, words: str) -> None:
+async def test_an_answer_that_others_have_stays_for_them(
+    api: ClientSession, api_engine: AsyncEngine, words: str
+) -> None:
     first = await ask(api, words)
-    await worker_actions.complete(engine, words, "because")
+    await worker_actions.complete(api_engine, words, "because")
     second = await ask(api, words)
     assert await erase(api, first) == (200, {"question_id": first, "answer": "kept"})
     assert (await read(api, second))["answer_text"] == "because"
@@ -159,14 +161,14 @@ async def test_an_answer_that_others_have_stays_for_them(api: ClientSession, eng
     assert (await read(api, third))["status"] == "queued"
 
 
-async def test_nothing_is_erased_without_redis(database_url: str, words: str) -> None:
+async def test_nothing_is_erased_without_redis(api_database_url: str, words: str) -> None:
     class Nowhere:
         broker_url = "redis://127.0.0.1:1/1"
 
         def url(self) -> str:
             return "redis://127.0.0.1:1/0"
 
-    async with serving(settings_for(database_url, Nowhere())) as url, client_of(url) as api:  # type: ignore[arg-type]
+    async with serving(settings_for(api_database_url, Nowhere())) as url, client_of(url) as api:  # type: ignore[arg-type]
         question_id = await ask(api, words)
         status, problem = await erase(api, question_id)
         assert (status, problem["code"], problem["retryable"]) == (503, "erasure_unavailable", True)

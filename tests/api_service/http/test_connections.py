@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.api_service import worker_actions
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ASK = b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 ALIVE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -106,16 +106,16 @@ async def test_a_client_that_waits_for_leave_to_send_is_refused_first(api: Clien
 
 
 async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(
-    api: ClientSession, engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
+    api: ClientSession, api_engine: AsyncEngine, words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = await worker_actions.rows(engine)
+    before = await worker_actions.rows(api_engine)
     for sent in (sized(question(words))[:-5], ASK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", ASK[:-10]):
         async with connected(api) as connection:
             await connection.send(sent)
     async with connected(api) as connection:
         await connection.send(ALIVE)
         assert (await connection.response())[0] == 200
-    assert await worker_actions.rows(engine) == before
+    assert await worker_actions.rows(api_engine) == before
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
@@ -218,10 +218,10 @@ async def test_http_1_0_is_answered_and_closed(api: ClientSession, words: str) -
     ],
 )
 async def test_what_is_no_http_is_refused_and_changes_nothing(
-    api: ClientSession, engine: AsyncEngine, sent: bytes
+    api: ClientSession, api_engine: AsyncEngine, sent: bytes
 ) -> None:
-    before = await worker_actions.rows(engine)
+    before = await worker_actions.rows(api_engine)
     async with connected(api) as connection:
         await connection.send(sent)
         assert (await connection.response())[0] in (400, 404)
-    assert await worker_actions.rows(engine) == before
+    assert await worker_actions.rows(api_engine) == before

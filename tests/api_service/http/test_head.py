@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 from api_service.http.middleware import HeadRequests
 from tests.api_service.sse import ask
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def seen(response: ClientResponse) -> tuple[int, dict[str, str]]:

@@ -12,7 +12,7 @@ from api_service.http.problems import MEDIA_TYPE
 from api_service.http.protocol import MAX_HEAD_BYTES, MAX_HEADERS, LimitedProtocol
 from tests.api_service.serving import running
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.loopback
 
 GET = b"GET /alive HTTP/1.1\r\nHost: test\r\n"
 

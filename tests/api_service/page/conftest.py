@@ -21,7 +21,7 @@ MESH_SETTINGS = {
 
 
 @pytest.fixture(scope="package")
-def model() -> Iterator[FakeModel]:
+def model(processes: None) -> Iterator[FakeModel]:
     command = [sys.executable, "-m", "tests.fakes.model_server", "--port", "0", "--context", "1000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -38,11 +38,17 @@ def mesh(model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
-    """Playwright keeps an event loop running: no test of this package is a coroutine."""
+def chromium() -> str:
+    """The program. Skips the test, saying why, where there is none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium here: install Debian's package chromium to test the page")
+    return chromium
+
+
+@pytest.fixture(scope="package")
+def browser(chromium: str) -> Iterator[Browser]:
+    """Playwright keeps an event loop running: no test of this package is a coroutine."""
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=chromium) as browser:
         yield browser
 

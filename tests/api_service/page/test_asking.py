@@ -9,7 +9,7 @@ from tests.api_service.page.conftest import Opener
 from tests.api_service.page.reader import MODEL_SLOTS
 from tests.fakes.model_server import expected_answer
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 
 def test_enter_sends_and_the_answer_appears_as_it_is_written(read: Opener) -> None:

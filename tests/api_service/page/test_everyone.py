@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from tests.api_service.page.conftest import Opener
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 RICH = """[[echo=1 hold=30]]
 

@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from tests.api_service.page.conftest import Opener
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 # Each would call alert(), which the fixture counts, or ask another host, which it counts too.
 ATTACKS = """[[echo=1]]<script>alert(1)</script>

@@ -14,7 +14,7 @@ from tests.api_service.page.conftest import MESH_SETTINGS
 from tests.api_service.page.reader import FakeModel, Reader
 from tests.mesh import Mesh
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")

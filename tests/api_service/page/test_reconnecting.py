@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from tests.api_service.page.conftest import Opener
 from tests.fakes.model_server import expected_answer
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 
 def test_a_killed_server_costs_the_reader_nothing(read: Opener) -> None:

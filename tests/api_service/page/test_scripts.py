@@ -7,7 +7,7 @@ import pytest
 from tests.api_service.page.conftest import Opener
 from tests.api_service.page.reader import Reader
 
-pytestmark = [pytest.mark.integration, pytest.mark.e2e]
+pytestmark = pytest.mark.e2e
 
 GROWING = """# Title
 

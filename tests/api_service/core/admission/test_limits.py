@@ -30,7 +30,7 @@ from tests.api_service import worker_actions
 from tests.api_service.serving import client_of, serving_app, settings_for, until
 from tests.servers import redis_at
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Trusting:
@@ -52,9 +52,9 @@ async def replica(database_url: str, valkey: Valkey) -> AsyncIterator[ClientSess
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def replicas(database_url: str, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[list[ClientSession]]:
+async def replicas(api_database_url: str, valkey: Valkey, api_redis: MeshRedis) -> AsyncIterator[list[ClientSession]]:
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(replica(database_url, valkey)) for _ in range(2)]
+        yield [await stack.enter_async_context(replica(api_database_url, valkey)) for _ in range(2)]
 
 
 async def ask(client: ClientSession, tenant: str, words: str, key: str = "", /, **limits: Any) -> ClientResponse:
@@ -124,11 +124,15 @@ async def test_places_are_counted_exactly_over_replicas_and_sharing_takes_none(
     assert (await ask(replicas[0], limit, "one more?", **{limit: 3})).status == 202
 
 
-async def test_tokens_that_were_taken_refuse_what_follows(replicas: list[ClientSession], engine: AsyncEngine) -> None:
+async def test_tokens_that_were_taken_refuse_what_follows(
+    replicas: list[ClientSession], api_engine: AsyncEngine
+) -> None:
     free = await ask(replicas[0], "tokens", "first?", tokens_per_minute=100)
     assert (free.status, free.headers["x-ratelimit-remaining-tokens"]) == (202, "100")
-    await worker_actions.complete(engine, "first?", "an answer", reuse_seconds=60)  # 46 tokens
-    await execute(engine, "UPDATE ledger_entries SET prompt_tokens = 80 WHERE owner = 'tokens' AND prompt_tokens > 0")
+    await worker_actions.complete(api_engine, "first?", "an answer", reuse_seconds=60)  # 46 tokens
+    await execute(
+        api_engine, "UPDATE ledger_entries SET prompt_tokens = 80 WHERE owner = 'tokens' AND prompt_tokens > 0"
+    )
     budgets = {"tokens_per_minute": 88, "tokens_per_day": 1_000}
     reply = await ask(replicas[1], "tokens", "second?", **budgets)
     assert await refused(reply) == "rate_limited"
@@ -199,7 +203,7 @@ async def test_streams_that_begin_in_one_moment_are_as_many_as_may_be(replicas: 
 
 
 async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_waiting(
-    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    replicas: list[ClientSession], api_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = 0
 
@@ -213,7 +217,7 @@ async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_wai
 
     monkeypatch.setattr("questions.asking.refusal", count)
     lock = int.from_bytes(hashlib.sha256(b"askmesh room held").digest()[:8], "big", signed=True)
-    async with engine.connect() as frozen:
+    async with api_engine.connect() as frozen:
         await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
         waiting = [
             asyncio.create_task(ask(replicas[n % 2], "held", f"held {n}?", concurrent_questions=50)) for n in range(40)
@@ -230,12 +234,12 @@ async def test_who_waits_for_the_owners_other_questions_keeps_no_other_owner_wai
 
 
 async def test_who_waits_too_long_for_the_owners_other_questions_is_told_to_come_again(
-    replicas: list[ClientSession], engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    replicas: list[ClientSession], api_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("questions.asking._PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr("api_service.core.admission.owner_locks._PATIENCE_SECONDS", 0.2)
     lock = int.from_bytes(hashlib.sha256(b"askmesh room too long").digest()[:8], "big", signed=True)
-    async with engine.connect() as frozen:
+    async with api_engine.connect() as frozen:
         await frozen.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
         replies = await asyncio.gather(
             *(ask(replicas[0], "too long", f"long {n}?", concurrent_questions=50) for n in range(3))
@@ -246,18 +250,18 @@ async def test_who_waits_too_long_for_the_owners_other_questions_is_told_to_come
 
 
 async def test_entries_are_folded_although_no_worker_runs(
-    database_url: str, valkey: Valkey, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    api_database_url: str, valkey: Valkey, api_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await execute(
-        engine,
+        api_engine,
         """INSERT INTO ledger_entries (owner, at, requests)
         SELECT 'unfolded', clock_timestamp() - interval '2 minutes', 1 FROM generate_series(1, 25000)""",
     )
     monkeypatch.setattr("api_service.app._FOLD_SECONDS", 0.05)
-    async with replica(database_url, valkey):
+    async with replica(api_database_url, valkey):
 
         async def is_folded() -> bool:
-            async with engine.connect() as connection:
+            async with api_engine.connect() as connection:
                 left = "SELECT count(*) FROM ledger_entries WHERE owner = 'unfolded'"
                 return bool((await connection.execute(text(left))).scalar_one() == 0)
 
@@ -265,7 +269,7 @@ async def test_entries_are_folded_although_no_worker_runs(
 
 
 async def test_priority_takes_a_role_and_is_no_part_of_the_answer(
-    replicas: list[ClientSession], engine: AsyncEngine
+    replicas: list[ClientSession], api_engine: AsyncEngine
 ) -> None:
     reply = await ask(replicas[0], "priority", "why?", priority="high")
     assert (reply.status, (await reply.json())["errors"][0]["field"]) == (403, "priority")
@@ -278,10 +282,10 @@ async def test_priority_takes_a_role_and_is_no_part_of_the_answer(
 
 
 async def test_usage_is_the_callers_own_unless_it_is_an_operator(
-    replicas: list[ClientSession], engine: AsyncEngine
+    replicas: list[ClientSession], api_engine: AsyncEngine
 ) -> None:
     await ask(replicas[0], "usage", "usage?")
-    await worker_actions.complete(engine, "usage?", "an answer")
+    await worker_actions.complete(api_engine, "usage?", "an answer")
     async with replicas[1].get("/api/usage", headers={"tenant": "usage", "limit-tokens-per-day": "9"}) as response:
         body = await response.json()
     total = {"requests": 1, "prompt_tokens": 38, "completion_tokens": 8, "cached_prompt_tokens": 24}
@@ -324,10 +328,11 @@ async def test_usage_says_what_is_wrong_with_a_parameter(
         assert detail in (await response.json())["detail"]
 
 
-async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: MeshRedis) -> None:
-    assert await Limits(LimitSettings(), engine, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
+async def test_where_nothing_is_limited_nothing_is_looked_up(api_engine: AsyncEngine, api_redis: MeshRedis) -> None:
+    assert await Limits(LimitSettings(), api_engine, api_redis, TurnKeeper(api_engine)).admit(LOCAL) is FREE
 
 
+@pytest.mark.loopback
 async def test_without_redis_each_process_counts_by_itself() -> None:
     away = redis_at("redis://127.0.0.1:1")
     rate = RequestRate(away)

@@ -14,7 +14,7 @@ from api_service.http.rate_limit_headers import duration
 from owners.ledger import Budget
 from tests.api_service.serving import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Ledger:
@@ -52,9 +52,9 @@ class Clock:
 
 
 async def test_a_ledger_that_answers_slowly_is_read_once_for_all_who_wait(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    api_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(engine)
+    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(api_engine)
     ledger.may_end.clear()
     waiting = [asyncio.create_task(reader.of(owner)) for owner in ("a", "a", "b")]
     await asyncio.sleep(0)
@@ -69,10 +69,10 @@ async def test_a_ledger_that_answers_slowly_is_read_once_for_all_who_wait(
 
 @pytest.mark.parametrize("outcome", ["slow", "away"])
 async def test_what_was_known_serves_where_the_ledger_is_slow_or_away(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, outcome: str
+    api_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, outcome: str
 ) -> None:
     monkeypatch.setattr(spending, "_PATIENCE_SECONDS", 0.05)
-    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(engine)
+    ledger, clock, reader = Ledger(monkeypatch), Clock(monkeypatch), SpendingReader(api_engine)
     ledger.day = 1
     assert (await reader.of("a")).budget.day == 1
     ledger.day = 2
