@@ -126,7 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = DocumentedApi(
         title="askmesh",
-        summary="Takes a question at once, never loses it, and delivers a language model's answer once.",
+        summary="Accepts a question at once, never loses it, and delivers a language model's answer once.",
         version=version("askmesh"),
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,

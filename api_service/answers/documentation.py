@@ -31,7 +31,7 @@ _HEADERS = {
         "description": "Seconds after which to look again; absent once the status is final.",
         "schema": {"type": "integer", "minimum": 1},
     },
-    "X-Request-ID": {"description": "Names this request in the log.", "schema": {"type": "string"}},
+    "X-Request-ID": {"description": "Identifies this request in the log.", "schema": {"type": "string"}},
 }
 _ASK_HEADERS = _HEADERS | {
     "Location": {"description": "Where to read the answer.", "schema": {"type": "string"}},
@@ -49,7 +49,7 @@ def _header(name: str, description: str, **schema: object) -> dict[str, Any]:
 
 _ACCEPT_LANGUAGE = _header(
     "Accept-Language",
-    "Language of the sentences in `answer_text`: `en` or `ru`. Else the question's own.",
+    "Language of the sentences in `answer_text`: `en` or `ru`. Default: the question's own.",
     examples=["ru, en;q=0.5"],
 )
 # No pattern: nothing is refused for it.
@@ -77,7 +77,7 @@ def _wait(described: str) -> dict[str, Any]:
         "name": "wait",
         "in": "query",
         "description": "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. After 50 the"
-        " reply comes in any case, before proxies give the request up. Without it the reply comes at once."
+        " reply comes in any case, before proxies drop the request. Without `wait` the reply comes at once."
         f"{described}",
         "schema": {"type": "number", "minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0},
     }
@@ -89,11 +89,11 @@ ASK_REQUEST: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AskRequest"}}},
     },
     "parameters": [
-        _wait(" It does nothing with `Accept: text/event-stream`."),
+        _wait(" It has no effect with `Accept: text/event-stream`."),
         _header(
             "Idempotency-Key",
             "Your name for this question. Repeating the request with the same key and body returns the same question"
-            " and asks nothing new; kept for at least 24 h.",
+            " and asks nothing new. Keys are kept for at least 24 h.",
             pattern=r"^[\x21-\x7e]{1,255}$",
             examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         ),
@@ -105,7 +105,7 @@ ASK_REQUEST: dict[str, Any] = {
 _STARTING_AFTER = {
     "name": "starting_after",
     "in": "query",
-    "description": "`id` of the event after which to go on; without it, from the start.",
+    "description": "`id` of the event after which to continue. Default: from the start.",
     "schema": {"type": "string", "pattern": _CURSOR_PATTERN, "examples": ["0:12"]},
 }
 CANCEL_REQUEST: dict[str, Any] = {"parameters": [_ACCEPT_LANGUAGE, _REQUEST_ID]}
@@ -115,7 +115,7 @@ EVENTS_REQUEST: dict[str, Any] = {
         _STARTING_AFTER,
         _header(
             "Last-Event-ID",
-            "As `starting_after`, which it replaces: EventSource sends it by itself.",
+            "Like `starting_after`, and takes precedence. EventSource sends it by itself.",
             pattern=_CURSOR_PATTERN,
             examples=["0:12"],
         ),
@@ -137,7 +137,7 @@ ASK_RESPONSES: _Responses = {
     },
     200: {
         "model": AskResponse,
-        "description": "Accepted, and ended: answered already, or while you waited.",
+        "description": "Accepted, and already ended: answered before, or while you waited.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
         "content": _examples(
@@ -176,7 +176,7 @@ LIST_REQUEST: dict[str, Any] = {
         {
             "name": "status",
             "in": "query",
-            "description": "Only questions of this status, or of these, where it is repeated.",
+            "description": "Only questions with this status. Repeat it for several.",
             "schema": {"type": "array", "items": {"$ref": "#/components/schemas/State"}},
         },
         {
@@ -194,13 +194,13 @@ LIST_REQUEST: dict[str, Any] = {
         {
             "name": "limit",
             "in": "query",
-            "description": "Most questions of a page.",
+            "description": "Most questions on a page.",
             "schema": {"type": "integer", "minimum": 1, "maximum": MOST, "default": USUAL},
         },
         {
             "name": "cursor",
             "in": "query",
-            "description": "`next_cursor` of the page before, with the same filters; without it, from the newest on.",
+            "description": "`next_cursor` of the page before, with the same filters. Default: from the newest on.",
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
         },
         _REQUEST_ID,
@@ -231,7 +231,7 @@ LIST_RESPONSES: _Responses = {
 ERASE_REQUEST: dict[str, Any] = {"parameters": [_REQUEST_ID]}
 ERASE_RESPONSES: _Responses = {
     200: {
-        "description": "The question is no more.",
+        "description": "The question is erased.",
         "headers": _REQUEST_ID_HEADER,
         "content": _examples(
             erased={"question_id": 42, "answer": "erased"}, kept={"question_id": 42, "answer": "kept"}
@@ -274,23 +274,23 @@ _EVENT_STREAM: dict[str, Any] = {
     "schema": {
         "type": "string",
         "description": "Server-sent events with JSON as `data`. `status` (StatusEvent): `queued` with an estimated"
-        " place in the queue, `in_progress`; it is the first event unless the question has ended, and always of POST."
-        " `delta` (DeltaEvent): text that follows. `restarted`: the deltas so far are void, the text begins anew."
+        " place in the queue, or `in_progress`. It is the first event unless the question has ended; for POST, always."
+        " `delta` (DeltaEvent): the next text. `restarted`: discard the deltas so far, the text starts again."
         " `completed`, `incomplete`, `failed`, `cancelled` or `expired` (AnswerResponse) is the last event. Text and"
-        " the last event have an `id`, the cursor to go on after: epoch and offset in bytes of UTF-8, `:end` for the"
-        " last. A stream that ends without the last event was broken off: go on after the last `id`. A comment comes"
-        " at least every 10 s.",
+        " the last event have an `id`, the cursor to continue after: epoch and offset in bytes of UTF-8, `:end` for the"
+        " last. A stream that ends without the last event was interrupted: continue after the last `id`. A comment"
+        " comes after every 8 s of silence.",
     },
     "examples": {name: {"value": f"{event}\n\n"} for name, event in _EVENTS.items()},
 }
 _STREAM_HEADERS = {"X-Request-ID": _HEADERS["X-Request-ID"]}
 EVENTS_RESPONSES: _Responses = {
     200: {
-        "description": "Events, until the question has ended.",
+        "description": "Events until the question has ended.",
         "headers": _STREAM_HEADERS,
         "content": {MEDIA_TYPE: _EVENT_STREAM},
     },
-    204: {"description": "You have read the last event: do not come back.", "headers": _STREAM_HEADERS},
+    204: {"description": "You have read the last event: do not reconnect.", "headers": _STREAM_HEADERS},
     **problems(
         Code.INVALID_HEADER,
         Code.INVALID_PARAMETER,
@@ -302,7 +302,7 @@ EVENTS_RESPONSES: _Responses = {
 ASK_RESPONSES[200]["content"][MEDIA_TYPE] = _EVENT_STREAM
 CANCEL_RESPONSES: _Responses = {
     200: {
-        "description": "The question as it ended, now or before.",
+        "description": "The ended question, cancelled now or ended before.",
         "headers": {"X-Request-ID": _HEADERS["X-Request-ID"]},
         "content": _examples(cancelled=_cancelled, completed=_ANSWER | _FINISHED),
     },

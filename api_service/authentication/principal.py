@@ -23,7 +23,7 @@ class Principal:
     def require(self, role: Role) -> None:
         """Raise a 403 ProblemError unless the caller has this role. Operators have every role."""
         if self.role not in (role, Role.OPERATOR):
-            raise ProblemError(Code.FORBIDDEN, f"This takes the role {role}, and yours is {self.role}.")
+            raise ProblemError(Code.FORBIDDEN, f"This needs the {role} role; you have {self.role}.")
 
 
 LOCAL: Final = Principal(tenant="local", role=Role.OPERATOR)

@@ -29,7 +29,7 @@ async def list_questions(
     questions: Questions,
     response: Response,
 ) -> QuestionList:
-    """Return what you asked, newest first, a page at a time. What others asked is not among it."""
+    """Return your questions, newest first, a page at a time. It never contains other tenants' questions."""
     response.headers["Cache-Control"] = "no-store"
     page = await questions.list(caller.tenant, parameters.wanted, parameters.after, parameters.limit)
     return QuestionList(
@@ -56,7 +56,7 @@ async def list_questions(
 async def erase(caller: Caller, question_id: QuestionId, questions: Questions, response: Response) -> Erasure:
     """End the question and remove it for good, with its Idempotency-Key, which is free again.
 
-    Its answer goes with it, from PostgreSQL and Redis, unless somebody else asked the same question.
+    Its answer is removed too, from PostgreSQL and Redis, unless another question shares it.
     """
     response.headers["Cache-Control"] = "no-store"
     return Erasure(question_id=question_id, answer=await questions.erase(caller.tenant, question_id))

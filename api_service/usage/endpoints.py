@@ -23,14 +23,16 @@ _MOST_DAYS = 366
 
 
 class Tokens(BaseModel):
-    """What was spent. `cached_prompt_tokens` are among `prompt_tokens`."""
+    """What was used. `prompt_tokens` includes `cached_prompt_tokens`."""
 
-    requests: int = Field(description="Questions, those among them that shared an answer or got an earlier one.")
-    prompt_tokens: int = Field(description="As the model server counted; an answer's are its first asker's.")
+    requests: int = Field(description="Questions, including those that shared an answer or got an earlier one.")
+    prompt_tokens: int = Field(
+        description="As the model server counted. A shared answer counts for the tenant who asked first."
+    )
     completion_tokens: int
     cached_prompt_tokens: int
-    repeated_tokens: int = Field(description="Read or written again because an attempt broke off; in no other count.")
-    total_tokens: int = Field(description="What limits and budgets count: prompt, completion and repeated.")
+    repeated_tokens: int = Field(description="Read or written again after an interrupted attempt; in no other count.")
+    total_tokens: int = Field(description="The sum that limits and budgets count: prompt, completion and repeated.")
 
     @classmethod
     def of(cls, spent: Spent, **more: Any) -> Self:
@@ -53,14 +55,14 @@ class Day(Tokens):
 
 
 class Budgets(BaseModel):
-    """Most tokens; a budget that is not there has no limit."""
+    """The caller's budgets. A missing one means no limit."""
 
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
 
 
 class UsageResponse(BaseModel):
-    """What an owner has spent. Days without anything are left out."""
+    """What an owner has used. Days without usage are left out."""
 
     tenant: str
     first: date = Field(alias="from")
@@ -77,9 +79,11 @@ def _parameter(name: str, description: str, **schema: object) -> dict[str, Any]:
 
 
 _PARAMETERS = [
-    _parameter("from", "First day, in UTC; else the first of the month of `to`.", format="date"),
-    _parameter("to", f"Last day, in UTC, at most {_MOST_DAYS} days with the first; else today.", format="date"),
-    _parameter("tenant", "For operators: whose usage; else your own.", minLength=1, pattern=f"^{TENANT.pattern}$"),
+    _parameter("from", "First day, in UTC. Default: the first of the month of `to`.", format="date"),
+    _parameter("to", f"Last day, in UTC; at most {_MOST_DAYS} days in all. Default: today.", format="date"),
+    _parameter(
+        "tenant", "For operators: whose usage to return. Default: your own.", minLength=1, pattern=f"^{TENANT.pattern}$"
+    ),
 ]
 _COUNTS = {"requests": 3, "prompt_tokens": 114, "completion_tokens": 24, "cached_prompt_tokens": 72}
 _COUNTS |= {"repeated_tokens": 0, "total_tokens": 138}
@@ -98,7 +102,7 @@ _EXAMPLES: dict[int | str, dict[str, Any]] = {
 
 @router.get(
     "/usage",
-    summary="See what you have spent",
+    summary="Read your usage",
     responses={**_EXAMPLES, **problems(Code.INVALID_PARAMETER, Code.FORBIDDEN, Code.DATABASE_UNAVAILABLE)},
     openapi_extra={"parameters": _PARAMETERS},
     response_model_exclude_none=True,
@@ -106,9 +110,9 @@ _EXAMPLES: dict[int | str, dict[str, Any]] = {
 async def usage(
     *, caller: Caller, ledger: Ledger, limits: LimitsInForce, request: Request, response: Response
 ) -> UsageResponse:
-    """Return what was asked, and the tokens that the model server counted, day by day.
+    """Return the questions and the tokens that the model server counted, per day.
 
-    What an answer takes is booked when it ends or is cut; a cut one at the last count that was received.
+    An answer's tokens are recorded when it ends or is cut off; if cut off, with the last count that was received.
     """
     known = [str(parameter["name"]) for parameter in _PARAMETERS]
     if unknown := request.query_params.keys() - known:
@@ -116,14 +120,14 @@ async def usage(
     last = _day(request, "to") or datetime.now(UTC).date()
     first = _day(request, "from") or last.replace(day=1)
     if not timedelta() <= last - first < timedelta(days=_MOST_DAYS):
-        detail = f"is not within the {_MOST_DAYS} days that end on {last}, which is to"
+        detail = f"is not within the {_MOST_DAYS} days that end on {last}, the value of to"
         raise _invalid("from", detail, f"send for example from={last.replace(day=1)}")
     tenant = _one(request, "tenant")
     owner = caller.tenant if tenant is None else tenant
     if owner != caller.tenant:
         caller.require(Role.OPERATOR)
     if not TENANT.fullmatch(owner):
-        raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
+        raise _invalid("tenant", "is not the name of a tenant", "send the name for which its keys were created")
     days = await reach(lambda: ledger(owner, first, last), again=True)
     response.headers["Cache-Control"] = "no-store"
     return UsageResponse(

@@ -82,9 +82,9 @@ class Limits:
 
     def no_room(self, error: NoRoomError) -> ProblemError:
         """What a caller is told who has too many questions."""
-        what = "wait for a worker" if error.what == "queued" else "wait or are being answered"
+        what = "are queued" if error.what == "queued" else "are queued or in progress"
         detail = (
-            f"{error.count:,} of your questions {what}, of at most {error.limit:,}. Ask again when some have ended."
+            f"{error.count:,} of your questions {what}; the limit is {error.limit:,}. Ask again when some have ended."
         )
         headers = {"Retry-After": str(self._turns.seconds_until_shorter(error.count))}
         return ProblemError(Code.TOO_MANY_QUESTIONS, detail, headers=headers)
@@ -97,7 +97,7 @@ class Limits:
         """
         allowance = self.allowance(caller)
         if allowance is not None and allowance.streams and self._streams[caller.tenant] >= allowance.streams:
-            detail = f"You hold {allowance.streams:,} streams and waits here, which is the most. End one first."
+            detail = f"You have {allowance.streams:,} open streams and waits here, which is the limit. End one first."
             headers = {"Retry-After": str(_STREAM_RETRY_SECONDS)}
             raise ProblemError(Code.TOO_MANY_STREAMS, detail, headers=headers)
         self._streams[caller.tenant] += 1
@@ -115,7 +115,7 @@ class Limits:
         headers["x-ratelimit-reset-requests"] = duration(taken.reset)
         if taken.allowed:
             return None
-        detail = f"You may ask {limit:,} questions a minute. Ask again later."
+        detail = f"You may ask {limit:,} questions per minute. Ask again later."
         return _refused(Code.RATE_LIMITED, detail, taken.retry_after, headers)
 
 
@@ -126,16 +126,14 @@ def _token_refusal(spending: Spending, allowance: Allowance, headers: dict[str, 
         headers["x-ratelimit-remaining-tokens"] = str(max(limit - minute.used, 0))
         headers["x-ratelimit-reset-tokens"] = duration(minute.reset)
         if minute.used >= limit:
-            detail = (
-                f"Your answers have taken {minute.used:,} tokens in the last minute, of {limit:,}. Ask again later."
-            )
+            detail = f"Your answers used {minute.used:,} of {limit:,} tokens in the last minute. Ask again later."
             return _refused(Code.RATE_LIMITED, detail, minute.retry_after, headers)
     budget = spending.budget
     if (limit := allowance.tokens_per_month) and budget.month >= limit:
-        detail = f"Your answers have taken {budget.month:,} tokens this month, of {limit:,}. The next begins in UTC."
+        detail = f"Your answers used {budget.month:,} of {limit:,} tokens this month. The next month begins in UTC."
         return _refused(Code.BUDGET_SPENT, detail, seconds_until_next_month(), headers)
     if (limit := allowance.tokens_per_day) and budget.day >= limit:
-        detail = f"Your answers have taken {budget.day:,} tokens today, of {limit:,}. The next day begins in UTC."
+        detail = f"Your answers used {budget.day:,} of {limit:,} tokens today. The next day begins in UTC."
         return _refused(Code.BUDGET_SPENT, detail, seconds_until_tomorrow(), headers)
     return None
 

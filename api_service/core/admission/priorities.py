@@ -11,7 +11,7 @@ def check_priority(caller: Principal, priority: Priority | None) -> None:
     if priority not in (None, Priority.NORMAL) and caller.role is not Role.OPERATOR:
         field = FieldError(
             field="priority",
-            detail=f"is {priority}, which takes the role {Role.OPERATOR}",
+            detail=f"is {priority}, which needs the {Role.OPERATOR} role",
             remedy="leave it out, or send normal",
         )
         raise ProblemError.of_fields(Code.FORBIDDEN, [field])
