@@ -143,7 +143,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = DocumentedApi(
         undeclared_schemas=UNDECLARED_SCHEMAS,
         title="askmesh",
-        summary="Takes a question at once, never loses it, and delivers a language model's answer once.",
+        summary="Accepts a question at once, never loses it, and delivers a language model's answer once.",
         version=version("askmesh"),
         license_info={"name": "MIT", "identifier": "MIT"},
         lifespan=lifespan,

@@ -88,16 +88,14 @@ class Group(BaseSettings):
 
 
 class LogSettings(Group):
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severe level that is logged."
-    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level that is logged.")
 
 
 class SecretSettings(Group):
     allow_weak_secrets: bool = Field(
         False,
-        description="true lets passwords pass that are missing, usual or shorter than 12 characters, in URLs of servers"
-        " on other machines. For development.",
+        description="true accepts missing and common passwords, and those shorter than 12 characters, in URLs of"
+        " servers on other machines. For development only.",
     )
 
 
@@ -110,26 +108,26 @@ class DatabaseSettings(Group):
 
     database_url: Annotated[SecretStr, _url(parse_postgresql_url)] = Field(
         description="PostgreSQL, as postgresql://user:password@host:5432/name, with the parameters of"
-        " docs/operations.md. `make run`, where empty: embedded."
+        " docs/operations.md. Empty, with `make run`: the embedded one."
     )
     database_pool_size: int = Field(
         10,
         ge=2,
         le=1000,
-        description="Most connections to PostgreSQL that one process opens, a worker 2 more for its lease.",
+        description="Most connections to PostgreSQL for each process; a worker opens 2 more for its lease.",
     )
 
 
 class RedisSettings(Group):
     redis_url: Annotated[SecretStr, _url(check_redis_url)] = Field(
-        description="Redis or Valkey, as redis://host:6379/0. `make run`, where empty: embedded."
+        description="Redis or Valkey, as redis://host:6379/0. Empty, with `make run`: the embedded one."
     )
 
 
 class BrokerSettings(Group):
     broker_url: Annotated[SecretStr, _url(check_broker_url)] = Field(
         description="Celery's broker, as amqp://user:password@host:5672// or redis://host:6379/1."
-        " `make run`, where empty: the embedded Valkey."
+        " Empty, with `make run`: the embedded Valkey."
     )
 
 
@@ -143,17 +141,17 @@ class GenerationSettings(Group):
     model_name: str = Field(
         "",
         max_length=256,
-        description="Model that answers, as the model server names it. Empty: the model server's first.",
+        description="Model that answers, as the model server names it. Empty: the first in the model server's list.",
     )
     system_prompt: str = Field(
         "You are a helpful assistant. Answer in one short sentence, in the language of the question.",
         max_length=100_000,
-        description="Instructions that precede every question. An empty value: none, for models without a system role.",
+        description="Instructions before every question. An empty value: none, for models without a system role.",
     )
-    temperature: float = Field(0.0, ge=0, le=2, description="0 takes the most probable token each time.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 always chooses the most probable token.")
     max_output_tokens: int = Field(512, ge=1, le=1_000_000, description="Most tokens of one answer.")
     max_generation_seconds: float = Field(
-        300, gt=0, le=86_400, description="Most seconds that one answer may be generated for."
+        300, gt=0, le=86_400, description="Longest time for generating one answer, in seconds."
     )
 
     @model_validator(mode="before")
@@ -173,23 +171,23 @@ class QuestionSettings(Group):
         600,
         gt=0,
         le=604_800,
-        description="Seconds from asking after which a question without an answer ends as expired.",
+        description="Seconds after asking when a question without an answer ends as expired.",
     )
     answer_reuse_seconds: float = Field(
         86_400,
         ge=0,
         le=31_536_000,
-        description="Seconds for which a finished answer is given to the same question again; 0: never.",
+        description="Seconds for which a finished answer is reused for the same question; 0: never.",
     )
     backlog_limit: int = Field(
-        100_000, ge=1, le=100_000_000, description="Queued answers beyond which new questions are refused with 503."
+        100_000, ge=1, le=100_000_000, description="Number of queued answers above which new questions get 503."
     )
     retention_days: Annotated[float, AfterValidator(_never_or_a_day)] = Field(
-        0, ge=0, le=36_500, description="Days after its end that a question is kept for; 0: workers remove none."
+        0, ge=0, le=36_500, description="Days to keep a question after it has ended; 0: forever."
     )
     share_answers: bool = Field(
         False,
-        description="Whether the same question of two tenants shares one answer. Each can then tell, by how fast the"
+        description="Whether two tenants with the same question share one answer. Each can then tell, by how fast the"
         " answer comes, that somebody asked it before.",
     )
 
@@ -203,50 +201,50 @@ class AccessSettings(Group):
 
     require_auth: bool = Field(
         False,
-        description="Whether callers have to say who they are, by an API key or a token. Without it api_service listens"
-        " on this machine's own addresses only. In containers: true.",
+        description="Whether callers need an API key or a token. If not, api_service listens on this machine's own"
+        " addresses only. In containers: true.",
     )
     allowed_hosts: str = Field(
         "",
-        description="Without authentication: names, with commas between, that this API is called by beside localhost,"
-        " 127.0.0.1 and [::1]. Other values of `Host` are refused, because a web page can have its own name lead here.",
+        description="Without authentication: further host names of this API, separated by commas, besides localhost,"
+        " 127.0.0.1 and [::1]. Other values of `Host` are refused, because a web page can point its own name here.",
     )
     allowed_origins: str = Field(
         "",
-        description="Web sites, as https://app.example.com with commas between, whose pages may call the API (CORS).",
+        description="Web sites whose pages may call the API (CORS), as https://app.example.com, separated by commas.",
     )
-    jwt_issuer: str = Field("", description="OIDC issuer whose tokens are taken, exactly as their `iss` says it.")
-    jwt_audience: str = Field("", description="What `aud` has to name in a token.")
+    jwt_issuer: str = Field("", description="OIDC issuer whose tokens are accepted, exactly as in their `iss`.")
+    jwt_audience: str = Field("", description="Value that `aud` of a token must contain.")
     jwt_jwks_url: str = Field(
         "",
         pattern=r"^(https?://\S+)?$",
-        description="Where the issuer publishes its keys. Over http: only in a network that nobody else can write to.",
+        description="Where the issuer publishes its keys. Use http only in a network that nobody else can write to.",
     )
     jwt_tenant_claim: str = Field(
-        "sub", min_length=1, description="Claim that names the tenant. A claim within another: with a dot, as org.id."
+        "sub", min_length=1, description="Claim that names the tenant. Write a nested claim with a dot, as org.id."
     )
     jwt_role_claim: str = Field(
         "",
-        description="Claim that holds `user` or `operator`, or a list with one of them, as realm_access.roles; tokens"
-        " without either are refused. Empty: everybody is a user.",
+        description="Claim that contains `user` or `operator`, or a list with one of them, as realm_access.roles;"
+        " tokens without either are refused. Empty: every caller is a user.",
     )
     jwt_token_type: Literal["access", "at+jwt", "any"] = Field(
         "access",
-        description="Which tokens are taken. `access`: those that do not say that they are something else, such as ID"
-        " tokens; `at+jwt`: those only whose `typ` says so (RFC 9068); `any`: ID tokens too, for issuers that have no"
-        " others, as Google.",
+        description="Accepted kinds of tokens. `access`: all that are not marked as something else, such as ID tokens;"
+        " `at+jwt`: only those with this `typ` (RFC 9068); `any`: ID tokens too, for issuers such as Google that issue"
+        " no others.",
     )
     jwt_clients: str = Field(
         "",
-        description="Clients of the issuer, with commas between, whose tokens are taken, as `azp`, `client_id`, `cid`"
-        " or `appid` names them. Empty: all.",
+        description="Clients of the issuer whose tokens are accepted, separated by commas, as in `azp`, `client_id`,"
+        " `cid` or `appid`. Empty: all.",
     )
     jwt_scope: str = Field(
         "",
-        description="What `scope` or `scp` of a token must hold, with spaces between if several. Empty: nothing.",
+        description="Values that `scope` or `scp` of a token must contain, separated by spaces. Empty: none.",
     )
     jwt_leeway_seconds: float = Field(
-        30, ge=0, le=300, description="By how much the issuer's clock and this one may differ."
+        30, ge=0, le=300, description="Allowed difference between the issuer's clock and this one."
     )
 
     @property
@@ -286,42 +284,40 @@ class LimitSettings(Group):
     """What one owner may take, unless its API key says otherwise. 0: no limit. docs/limits.md explains each."""
 
     limit_requests_per_minute: int = Field(
-        0, ge=0, le=1_000_000_000, description="Questions that an owner may ask in a minute; 0: any number."
+        0, ge=0, le=1_000_000_000, description="Questions that an owner may ask per minute; 0: no limit."
     )
     limit_tokens_per_minute: int = Field(
-        0, ge=0, le=1_000_000_000_000, description="Tokens that an owner's answers may take in a minute; 0: any number."
+        0, ge=0, le=1_000_000_000_000, description="Tokens that an owner's answers may use per minute; 0: no limit."
     )
     limit_concurrent_questions: int = Field(
-        0, ge=0, le=1_000_000, description="Answers of an owner that wait or are being written; 0: any number."
+        0, ge=0, le=1_000_000, description="Answers of an owner that are queued or in progress; 0: no limit."
     )
-    limit_queued_questions: int = Field(
-        0, ge=0, le=1_000_000, description="Answers of an owner that wait for a worker; 0: any number."
-    )
+    limit_queued_questions: int = Field(0, ge=0, le=1_000_000, description="Queued answers of an owner; 0: no limit.")
     limit_streams: int = Field(
         0,
         ge=0,
         le=1_000_000,
-        description="Streams and waits that an owner holds at one api_service process; 0: any number.",
+        description="Open streams and waits of an owner at one api_service process; 0: no limit.",
     )
     budget_tokens_per_day: int = Field(
-        0, ge=0, le=10**15, description="Tokens that an owner's answers may take on a day, in UTC; 0: any number."
+        0, ge=0, le=10**15, description="Tokens that an owner's answers may use per day, in UTC; 0: no limit."
     )
     budget_tokens_per_month: int = Field(
-        0, ge=0, le=10**15, description="Tokens that an owner's answers may take in a month, in UTC; 0: any number."
+        0, ge=0, le=10**15, description="Tokens that an owner's answers may use per month, in UTC; 0: no limit."
     )
 
 
 class ApiSettings(Group):
     api_host: str = Field(
         "127.0.0.1",
-        description="Address that api_service listens on; one of the network takes ASKMESH_REQUIRE_AUTH=true.",
+        description="Address that api_service listens on; a network address needs ASKMESH_REQUIRE_AUTH=true.",
     )
-    api_port: int = Field(8000, ge=0, le=65_535, description="Port that api_service listens on; 0 takes a free one.")
+    api_port: int = Field(8000, ge=0, le=65_535, description="Port that api_service listens on; 0: a free one.")
     api_listen_fd: int | None = Field(
         None, ge=3, description="Listening socket inherited from the supervisor, instead of host and port."
     )
     max_connections: int = Field(
-        8_192, ge=16, le=1_000_000, description="Most connections that one api_service process holds at a time."
+        8_192, ge=16, le=1_000_000, description="Most connections of one api_service process at a time."
     )
     max_body_bytes: int = Field(65_536, ge=1_024, le=16_777_216, description="Largest request body, in bytes.")
 
@@ -331,12 +327,12 @@ class GrpcTlsSettings(Group):
 
     grpc_certificate_file: Path | None = Field(
         None,
-        description="This process's certificate for gRPC, as PEM, and those that lead to the authority after it."
-        " Switches mutual TLS on, together with the two files below; each is read again when it changes.",
+        description="This process's certificate for gRPC, as PEM, followed by the chain to the authority. Switches"
+        " mutual TLS on, together with the two files below; each is read again when it changes.",
     )
     grpc_key_file: Path | None = Field(None, description="The certificate's private key, as PEM without a password.")
     grpc_authority_file: Path | None = Field(
-        None, description="Certificates of those who may have signed the other side's, as PEM."
+        None, description="Certificates of the authorities that may sign the other side's certificate, as PEM."
     )
 
     @model_validator(mode="after")
@@ -362,72 +358,71 @@ class LlmClientSettings(Group):
     llm_targets: str = Field(
         "127.0.0.1:50051",
         min_length=1,
-        description="Where llm_service is: host:port, or several with commas between, used in turn.",
+        description="Addresses of llm_service, as host:port; several, separated by commas, are used in turn.",
     )
     llm_server_name: str = Field(
         "",
-        description="Name that llm_service's certificate bears, where it is not the host in ASKMESH_LLM_TARGETS."
+        description="Name in llm_service's certificate, if it is not the host in ASKMESH_LLM_TARGETS."
         " Needed with TLS and several targets.",
     )
 
 
 class LlmServiceSettings(Group):
     llm_host: str = Field("127.0.0.1", description="Address that llm_service listens on.")
-    llm_port: int = Field(50_051, ge=0, le=65_535, description="Port that llm_service listens on; 0 takes a free one.")
-    llm_health_host: str = Field("127.0.0.1", description="Address that llm_service's health port is on.")
+    llm_port: int = Field(50_051, ge=0, le=65_535, description="Port that llm_service listens on; 0: a free one.")
+    llm_health_host: str = Field("127.0.0.1", description="Address of llm_service's health port.")
     llm_health_port: int | None = Field(
         None,
         ge=0,
         le=65_535,
-        description="Port on which llm_service answers grpc.health.v1 alone, in plain text also with TLS, for probes;"
-        " none where empty.",
+        description="Port for probes, on which llm_service answers only grpc.health.v1, without TLS; empty: none.",
     )
     llm_plain_text: bool = Field(
         False,
-        description="true lets llm_service listen beyond this machine without TLS: anyone who reaches the port may then"
-        " ask the model, and anyone between reads along.",
+        description="true lets llm_service listen beyond this machine without TLS: anyone who can reach the port can"
+        " then use the model, and anyone on the way can read the traffic.",
     )
     llm_callers: str = Field(
         "api_service,worker_service",
-        description="With TLS, names in certificates (DNS or URI) that may call llm_service, with commas between; *:"
+        description="With TLS: names in certificates (DNS or URI) that may call llm_service, separated by commas; *:"
         " every certificate that the authority has signed.",
     )
     model_url: Annotated[str, AfterValidator(_model_url)] = Field(
         "",
         description="OpenAI-compatible server, up to and including /v1, as http://host:8000/v1; with basic"
-        " authentication http://user:password@host:8000/v1. `make run`, where empty: the embedded model.",
+        " authentication http://user:password@host:8000/v1. Empty, with `make run`: the embedded model.",
     )
     model_api_key: Annotated[SecretStr | None, AfterValidator(_header_value)] = Field(
-        None, description="Bearer token for the model server, where it wants one."
+        None, description="Bearer token for the model server, if it needs one."
     )
     model_names: str = Field(
         "",
-        description="Models that the model server serves, with commas between, the first the default. Empty: its"
-        " /models is asked. For servers that have no such list, or a wrong one.",
+        description="Models of the model server, separated by commas, the default first. For servers whose /models is"
+        " missing or wrong. Empty: its /models.",
     )
     model_continues: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="Whether the model server can go on from the beginning of an answer, as after a worker has died."
-        " auto: vLLM and llama.cpp are asked, others cannot. yes: it knows `continue_final_message`, or needs none.",
+        description="Whether the model server can continue a half-written answer, as after a worker has died. auto:"
+        " vLLM and llama.cpp can, others cannot. yes: it knows `continue_final_message`, or does not need it.",
     )
     model_stream_options: Literal["auto", "no"] = Field(
         "auto",
-        description="Whether the model server is asked to count tokens in its stream (`stream_options`). auto: unless"
-        " it refuses the field. no: never.",
+        description="Whether to ask the model server to count tokens in its stream (`stream_options`). auto: unless it"
+        " refuses the field. no: never.",
     )
     model_limit_field: Literal["auto", "max_tokens", "max_completion_tokens"] = Field(
         "auto",
-        description="What the model server calls the limit of tokens. auto: `max_tokens`, or `max_completion_tokens`"
-        " where it asks for that.",
+        description="Name of the model server's field for the limit of tokens. auto: `max_tokens`, or"
+        " `max_completion_tokens` if it asks for that.",
     )
     model_revision: str = Field(
         "",
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
-        description="Version of the models' weights: change it when they change behind a name, so that answers of the"
-        " former are neither reused nor gone on with. Empty: told by what vLLM and llama.cpp say of their models.",
+        description="Version of the models' weights. Change it when the weights change under the same name, so that old"
+        " answers are neither reused nor continued. Empty: derived from what vLLM and llama.cpp report.",
     )
     max_generations: int = Field(
-        2_000, ge=1, le=100_000, description="Most generations that one llm_service process holds at a time."
+        2_000, ge=1, le=100_000, description="Most generations of one llm_service process at a time."
     )
 
     @property
@@ -444,22 +439,25 @@ class LlmServiceSettings(Group):
 
 class WorkerSettings(Group):
     worker_slots: int = Field(
-        512, ge=1, le=10_000, description="Questions that one worker process holds in flight at a time."
+        512, ge=1, le=10_000, description="Most answers that one worker process generates at a time."
     )
     reserved_slots: int | None = Field(
         None,
         ge=0,
         le=9_999,
-        description="Of these, how many one owner alone cannot have where there are several; empty: an eighth, rounded"
-        " up. 0: one may have all.",
+        description="Of these slots, how many a single owner cannot use if there are several owners. Empty: an eighth,"
+        " rounded up. 0: one owner may use all.",
     )
     lease_seconds: float = Field(
-        15, ge=6, le=3_600, description="A worker that was silent for so long has lost its questions to the others."
+        15,
+        ge=6,
+        le=3_600,
+        description="A worker that does not renew its lease for so long loses its questions to the others.",
     )
     heartbeat_seconds: float = Field(5, ge=0.1, le=1_000, description="How often a worker renews its lease.")
-    worker_health_host: str = Field("127.0.0.1", description="Address that worker_service's health port is on.")
+    worker_health_host: str = Field("127.0.0.1", description="Address of worker_service's health port.")
     worker_health_port: int | None = Field(
-        None, ge=1, le=65_535, description="Port on which worker_service answers grpc.health.v1; none where empty."
+        None, ge=1, le=65_535, description="Port on which worker_service answers grpc.health.v1; empty: none."
     )
 
     @model_validator(mode="after")
@@ -480,24 +478,24 @@ class ProcessSettings(Group):
         30,
         ge=0,
         le=3_600,
-        description="Seconds that a process told to stop gives to the work it holds. `make run`: 5.",
+        description="Seconds that a stopping process has to finish its work. `make run`: 5.",
     )
 
 
 class EmbeddedSettings(Group):
     """Read by `make run` only."""
 
-    port: int = Field(8080, ge=0, le=65_535, description="Public port of the API; 0 takes a free one.")
+    port: int = Field(8080, ge=0, le=65_535, description="Public port of the API; 0: a free one.")
     grpc_port: int = Field(
         50_051,
         ge=0,
         le=65_535,
-        description="Port of the first llm_service; further replicas take the ports after it. 0 takes free ones.",
+        description="Port of the first llm_service; further replicas use the ports after it. 0: free ones.",
     )
     data_dir: Path = Field(Path(".askmesh"), description="Where the embedded servers keep their data and logs.")
-    api_replicas: int = Field(1, ge=1, le=64, description="Processes of api_service.")
-    worker_replicas: int = Field(1, ge=1, le=64, description="Processes of worker_service.")
-    llm_replicas: int = Field(1, ge=1, le=64, description="Processes of llm_service.")
+    api_replicas: int = Field(1, ge=1, le=64, description="Number of api_service processes.")
+    worker_replicas: int = Field(1, ge=1, le=64, description="Number of worker_service processes.")
+    llm_replicas: int = Field(1, ge=1, le=64, description="Number of llm_service processes.")
 
 
 GROUPS: tuple[type[Group], ...] = (

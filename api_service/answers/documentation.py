@@ -53,7 +53,7 @@ _ASK_HEADERS = _HEADERS | {
 
 _ACCEPT_LANGUAGE = header(
     "Accept-Language",
-    "Language of the sentences in `answer_text`: `en` or `ru`. Else the question's own.",
+    "Language of the sentences in `answer_text`: `en` or `ru`. Default: the question's own.",
     examples=["ru, en;q=0.5"],
 )
 _LINKS = {
@@ -87,11 +87,11 @@ ASK_REQUEST: dict[str, Any] = {
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/AskRequest"}}},
     },
     "parameters": [
-        _wait(" It does nothing with `Accept: text/event-stream`."),
+        _wait(" It has no effect with `Accept: text/event-stream`."),
         header(
             "Idempotency-Key",
             "Your name for this question. Repeating the request with the same key and body returns the same question"
-            " and asks nothing new; kept for at least 24 h.",
+            " and asks nothing new. Keys are kept for at least 24 h.",
             pattern=r"^[\x21-\x7e]{1,255}$",
             examples=["8e03978e-40d5-43e8-bc93-6894a57f9324"],
         ),
@@ -113,7 +113,7 @@ EVENTS_REQUEST: dict[str, Any] = {
         _STARTING_AFTER,
         header(
             "Last-Event-ID",
-            "As `starting_after`, which it replaces: EventSource sends it by itself.",
+            "Like `starting_after`, and takes precedence. EventSource sends it by itself.",
             pattern=_CURSOR_PATTERN,
             examples=["0:12"],
         ),
@@ -135,7 +135,7 @@ ASK_RESPONSES: Responses = {
     },
     200: {
         "model": AskResponse,
-        "description": "Accepted, and ended: answered already, or while you waited.",
+        "description": "Accepted, and already ended: answered before, or while you waited.",
         "headers": _ASK_HEADERS,
         "links": _LINKS,
         "content": examples(
@@ -204,22 +204,22 @@ _EVENT_STREAM: dict[str, Any] = {
     "schema": {
         "type": "string",
         "description": "Server-sent events with JSON as `data`. `status` (StatusEvent): `queued` with an estimated"
-        " place in the queue, `in_progress`; it is the first event unless the question has ended, and always of POST."
-        " `delta` (DeltaEvent): text that follows. `restarted`: the deltas so far are void, the text begins anew."
+        " place in the queue, or `in_progress`. It is the first event unless the question has ended; for POST, always."
+        " `delta` (DeltaEvent): the next text. `restarted`: discard the deltas so far, the text starts again."
         " `completed`, `incomplete`, `failed`, `cancelled` or `expired` (AnswerResponse) is the last event. Text and"
-        " the last event have an `id`, the cursor to go on after: epoch and offset in bytes of UTF-8, `:end` for the"
-        " last. A stream that ends without the last event was broken off: go on after the last `id`. A comment comes"
-        " at least every 10 s.",
+        " the last event have an `id`, the cursor to continue after: epoch and offset in bytes of UTF-8, `:end` for the"
+        " last. A stream that ends without the last event was interrupted: continue after the last `id`. A comment"
+        " comes after every 8 s of silence.",
     },
     "examples": {name: {"value": f"{event}\n\n"} for name, event in _EVENTS.items()},
 }
 EVENTS_RESPONSES: Responses = {
     200: {
-        "description": "Events, until the question has ended.",
+        "description": "Events until the question has ended.",
         "headers": REQUEST_ID_HEADER,
         "content": {MEDIA_TYPE: _EVENT_STREAM},
     },
-    204: {"description": "You have read the last event: do not come back.", "headers": REQUEST_ID_HEADER},
+    204: {"description": "You have read the last event: do not reconnect.", "headers": REQUEST_ID_HEADER},
     **problems(
         Code.INVALID_HEADER,
         Code.INVALID_PARAMETER,
@@ -231,7 +231,7 @@ EVENTS_RESPONSES: Responses = {
 ASK_RESPONSES[200]["content"][MEDIA_TYPE] = _EVENT_STREAM
 CANCEL_RESPONSES: Responses = {
     200: {
-        "description": "The question as it ended, now or before.",
+        "description": "The ended question, cancelled now or ended before.",
         "headers": REQUEST_ID_HEADER,
         "content": examples(cancelled=_cancelled, completed=_ANSWER | _FINISHED),
     },

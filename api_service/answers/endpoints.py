@@ -50,16 +50,16 @@ async def ask(
     request: Request,
     response: Response,
 ) -> AskResponse | Response:
-    """Accept a question: 202, or 200 where its answer is there already.
+    """Accept a question: 202, or 200 if its answer exists already.
 
-    Once you have its id, the question is stored and gets exactly one final answer, whatever breaks in between.
+    Once you have its id, the question is stored and gets exactly one final answer, whatever fails in between.
 
-    With `wait` the reply comes as soon as the question has ended, with 200, or after so many seconds (50 at the
-    latest), with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request goes on waiting for the
-    same question.
+    With `wait` the reply comes as soon as the question has ended, with 200, or after that many seconds (50 at the
+    latest), with 202. Send an `Idempotency-Key` too: if the connection breaks, the same request waits for the same
+    question again.
 
-    With `Accept: text/event-stream` the answer comes in the response, as from `GET /api/answer/{question_id}/events`;
-    the first event says the `question_id`. If the stream breaks off, go on there with the `id` of your last event.
+    With `Accept: text/event-stream` the response streams the answer, as `GET /api/answer/{question_id}/events` does;
+    the first event contains the `question_id`. If the stream breaks, continue there with the `id` of your last event.
     """
     began = time.monotonic()
     seconds = 0.0 if options.wants_events else options.wait_seconds
@@ -115,9 +115,9 @@ async def answer(
     language: PreferredLanguage,
     response: Response,
 ) -> AnswerResponse:
-    """Return the question as it is now, whatever became of it: a failed one is a 200 too.
+    """Return the question as it is now. A failed question is a 200 too.
 
-    With `wait` it comes as soon as the question has ended, or after so many seconds (50 at the latest) as it is then.
+    With `wait` the reply comes as soon as the question has ended, or after that many seconds (50 at the latest).
     """
     if not wait:
         return _answer(await reader.read(caller.tenant, question_id), language, response)
@@ -143,10 +143,10 @@ async def events(
     start: StartingAfter,
     language: PreferredLanguage,
 ) -> Response:
-    """Follow the question to its end in server-sent events, from the start or from any place in between.
+    """Follow the question to its end as server-sent events, from the start or from any cursor.
 
     The deltas since the last `restarted`, or since the start, add up to `answer_text` byte for byte. An `id` is valid
-    at every process of this service, while the answer is written and afterwards.
+    at every process of this service, while the answer is being written and afterwards.
     """
     with ExitStack() as held:
         held.enter_context(limits.stream(caller))
@@ -164,9 +164,9 @@ async def events(
 async def cancel(
     caller: Caller, question_id: QuestionId, reader: Reader, language: PreferredLanguage, response: Response
 ) -> AnswerResponse:
-    """End the question and return it. One that has ended before stays as it is.
+    """Cancel the question and return it. A question that has already ended does not change.
 
-    The model stops writing once nobody waits for the answer any more.
+    The model stops writing once no question waits for the answer any more.
     """
     return _answer(await reader.cancel(caller.tenant, question_id), language, response)
 

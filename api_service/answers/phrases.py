@@ -64,8 +64,8 @@ def answer_text(question: Question, language: Language, live: Mapping[Language, 
 FAILURES: Mapping[ErrorReason, str] = {
     ErrorReason.CONTEXT_TOO_LONG: "Prompt and answer do not fit the model's context: shorten the question.",
     ErrorReason.REQUEST_REFUSED: "The model server refused the request, for example its content: change the question.",
-    ErrorReason.MODEL_NOT_FOUND: "The model server does not serve the model: an operator has to set another.",
-    ErrorReason.POISON: "What was to answer the question broke each time, so it was set aside: tell an operator.",
-    ErrorReason.NOT_STORABLE: "The database refused the answer as invalid: an operator finds the reason in the logs.",
+    ErrorReason.MODEL_NOT_FOUND: "The model server does not serve the model: an operator must set another.",
+    ErrorReason.POISON: "Each attempt to answer the question crashed a worker or the model server: tell an operator.",
+    ErrorReason.NOT_STORABLE: "The database refused the answer as invalid: the logs have the reason for an operator.",
 }
 """What happened, for developers."""

@@ -70,27 +70,27 @@ class AskRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     question_text: Annotated[str, AfterValidator(_check_question_text)] = Field(
-        description="The question, in any language. It may not be blank, and is at most"
-        " ASKMESH_MAX_QUESTION_CHARACTERS (8,000) Unicode code points long.",
+        description="The question, in any language. It must not be blank, and has at most"
+        " ASKMESH_MAX_QUESTION_CHARACTERS (8,000) Unicode code points.",
         examples=["What is the capital of France?"],
     )
     max_wait_seconds: Annotated[float, AfterValidator(_check_wait)] | None = Field(
         None,
-        description="Seconds from now after which the question ends as `expired` if it has no answer: above 0, and at"
-        " most the default, which is ASKMESH_MAX_WAIT_SECONDS (600).",
+        description="Seconds from now after which the question ends as `expired` if it has no answer. Above 0, and at"
+        " most the default, ASKMESH_MAX_WAIT_SECONDS (600).",
         examples=[60],
     )
     cancel_on_disconnect: bool | None = Field(
         None,
-        description="`true`: cancel the question when you leave this request before its end. Only with"
-        " `Accept: text/event-stream` or `wait`; by default the question goes on, and its answer is there when you"
+        description="`true`: cancel the question if you disconnect this request before its end. Only with"
+        " `Accept: text/event-stream` or `wait`. By default the question continues, and its answer is there when you"
         " return.",
     )
     # Strict mode takes no string for an enumeration.
     priority: Annotated[Priority, Strict(False)] | None = Field(
         None,
-        description="How soon it is answered where questions wait: of `high`, `normal` and `low` questions that wait"
-        " side by side, 16, 4 and 1 are answered at a time. Other than `normal` takes the role operator.",
+        description="How soon a waiting question is answered: while `high`, `normal` and `low` questions all wait, 16,"
+        " 4 and 1 of them are answered in turn. `high` and `low` need the operator role.",
     )
 
 
@@ -162,20 +162,18 @@ class AskResponse(BaseModel):
 
     question_id: int = Field(description="Read the answer at /api/answer/{question_id}.")
     status: State
-    answer_text: str = Field(description="A sentence for people; the answer itself where there is one already.")
-    cached: bool = Field(description="The answer to the same question, asked before, is used again.")
-    coalesced: bool = Field(
-        description="The same question is being answered for somebody already; both get its answer."
-    )
+    answer_text: str = Field(description="A sentence for people, or the answer if it exists already.")
+    cached: bool = Field(description="An earlier answer to the same question is reused.")
+    coalesced: bool = Field(description="The same question is already being answered; both get that answer.")
 
 
 class Usage(BaseModel):
-    """Tokens that the model server counted for the answer. What it does not say is left out."""
+    """Tokens that the model server counted for the answer. Counts that it does not report are left out."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_prompt_tokens: int | None = Field(
-        None, description="Of prompt_tokens, those that the model server had cached."
+        None, description="Those of prompt_tokens that the model server had cached."
     )
     total_tokens: int | None = None
 
@@ -192,20 +190,24 @@ class AnswerResponse(BaseModel):
 
     question_id: int
     status: State = Field(
-        description="`queued` and `in_progress` go on; `completed`, `incomplete`, `failed`, `cancelled` and `expired`"
-        " are final and never change."
+        description="`queued` and `in_progress` will change; `completed`, `incomplete`, `failed`, `cancelled` and"
+        " `expired` are final and never change."
     )
-    answer_text: str = Field(description="The model's answer, else a sentence for people.")
+    answer_text: str = Field(
+        description="The model's answer if `status` is `completed` or `incomplete`, else a sentence for people."
+    )
     model: str | None = Field(
         None,
-        description="The model that wrote the answer, as the model server names it. Left out where it is not known.",
+        description="The model that wrote the answer, as the model server names it. Left out if unknown.",
     )
     finish_reason: FinishReason | None = Field(None, description="Why the model stopped writing.")
     usage: Usage | None = None
-    error: AnswerError | None = Field(None, description="Only where the status is `failed`.")
-    replayed_as: int | None = Field(None, description="An operator asked it again: read that question instead.")
+    error: AnswerError | None = Field(None, description="Only if the status is `failed`.")
+    replayed_as: int | None = Field(
+        None, description="An operator asked the question again: read that question instead."
+    )
     created_at: datetime
-    finished_at: datetime | None = Field(None, description="Before `created_at` where the answer is an earlier one.")
+    finished_at: datetime | None = Field(None, description="Earlier than `created_at` if the answer is reused.")
 
 
 class StatusEvent(BaseModel):
@@ -214,10 +216,10 @@ class StatusEvent(BaseModel):
     question_id: int
     status: State
     queue_position: int | Literal["1000+"] | None = Field(
-        None, description="While `queued`: 1 is next. An estimate, left out while there is none."
+        None, description="While `queued`: 1 is next. An estimate, left out if there is none."
     )
     estimated_wait_seconds: float | None = Field(
-        None, description="Seconds until it is the question's turn, at the present pace; at least that for `1000+`."
+        None, description="Seconds until the question's turn at the present pace; a lower bound for `1000+`."
     )
     cached: bool | None = Field(None, description="As in the response to a question; first event of POST only.")
     coalesced: bool | None = Field(None, description="As in the response to a question; first event of POST only.")
@@ -226,4 +228,4 @@ class StatusEvent(BaseModel):
 class DeltaEvent(BaseModel):
     """The data of a `delta` event."""
 
-    text: str = Field(description="What follows the text of the events before.")
+    text: str = Field(description="The text that follows the earlier deltas.")

@@ -25,8 +25,8 @@ class Authenticator:
     def __init__(self, keys: Credentials, tokens: Credentials | None) -> None:
         self._keys = keys
         self._tokens = tokens
-        self._remedy = f"{_REMEDY}{', or a token of your issuer as the former' if tokens else ''}."
-        self._no_key = f"X-API-Key takes an API key, which begins with {PREFIX}."
+        self._remedy = f"{_REMEDY}{', or a token of your issuer as `Authorization: Bearer`' if tokens else ''}."
+        self._no_key = f"X-API-Key must be an API key, which begins with {PREFIX}."
         if tokens:
             self._no_key += " Send a token of your issuer as `Authorization: Bearer`."
 
@@ -48,7 +48,7 @@ class Authenticator:
     def _credential(self, headers: Headers) -> str:
         bearers, keys = headers.getlist("authorization"), headers.getlist("x-api-key")
         if len(bearers) + len(keys) > 1:
-            raise _unauthenticated("There is more than one key: send one.", 'Bearer realm="askmesh"')
+            raise _unauthenticated("The request has more than one key: send one.", 'Bearer realm="askmesh"')
         if keys:
             key = keys[0].strip()
             if not key.startswith(PREFIX):

@@ -101,13 +101,13 @@ class Tokens:
         clients = self._settings.clients
         client = next((claims[name] for name in _CLIENT_CLAIMS if name in claims), None)
         if clients and (not isinstance(client, str) or client not in clients):
-            detail = "The token is good, but it was issued to a client that ASKMESH_JWT_CLIENTS does not name."
+            detail = "The token is valid, but ASKMESH_JWT_CLIENTS does not name the client that it was issued to."
             raise ProblemError(Code.FORBIDDEN, detail)
         wanted = set(self._settings.jwt_scope.split())
         if wanted and not wanted <= _scopes(claims):
             raise ProblemError(
                 Code.FORBIDDEN,
-                f"The token is good, but its scope lacks {' '.join(sorted(wanted))}: ask the issuer for it.",
+                f"The token is valid, but its scope lacks {' '.join(sorted(wanted))}: ask the issuer for it.",
                 headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope"'},
             )
         tenant = _claim(claims, self._settings.jwt_tenant_claim)
@@ -152,8 +152,12 @@ def _scopes(claims: Mapping[str, Any]) -> set[str]:
 
 
 def _not_an_access_token(wanted: str) -> ProblemError:
-    said = "does not say that it is an access token" if wanted == "at+jwt" else "is none for access, as an ID token is"
-    detail = f"The token is good, but {said}: send the access token that the issuer gives with it."
+    said = (
+        "does not say that it is an access token"
+        if wanted == "at+jwt"
+        else "is not an access token but, for example, an ID token"
+    )
+    detail = f"The token is valid, but {said}: send the access token that the issuer gives with it."
     headers = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
     return ProblemError(Code.UNAUTHENTICATED, detail, headers=headers)
 
@@ -169,5 +173,5 @@ def _claim(claims: Mapping[str, Any], name: str) -> object:
 
 
 def _lacking(claim: str, wanted: str) -> ProblemError:
-    detail = f"The token is good, but its claim {claim} does not say {wanted}: the issuer has to put it in."
+    detail = f"The token is valid, but its claim {claim} is not {wanted}: the issuer must set it."
     return ProblemError(Code.FORBIDDEN, detail)

@@ -23,7 +23,7 @@ class Principal:
     def require(self, role: Role) -> None:
         """Raise ServiceError unless the caller has this role. Operators have every role."""
         if self.role not in (role, Role.OPERATOR):
-            raise ServiceError(ErrorCode.FORBIDDEN, f"This takes the role {role}, and yours is {self.role}.")
+            raise ServiceError(ErrorCode.FORBIDDEN, f"This needs the {role} role; you have {self.role}.")
 
 
 LOCAL: Final = Principal(tenant="local", role=Role.OPERATOR)

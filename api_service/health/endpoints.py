@@ -13,9 +13,9 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez", summary="Is the process alive?", responses=problems(Code.PROCESS_BROKEN))
 async def livez(broken: BrokenParts, response: Response) -> Alive:
-    """Restart the process if this does not answer, or not with a 200. It looks at nothing outside of the process.
+    """Restart the process if this does not answer with 200. It checks nothing outside the process.
 
-    It is a 503 while a part of the process breaks whenever it is started; `detail` names it, and the log says where.
+    It is 503 while a part of the process fails whenever it is started; `detail` names the part, and the log says where.
     """
     if broken:
         raise ProblemError(Code.PROCESS_BROKEN, PROCESS_BROKEN.format(", ".join(broken)))
@@ -25,14 +25,14 @@ async def livez(broken: BrokenParts, response: Response) -> Alive:
 
 @router.get(
     "/readyz",
-    summary="Can it serve?",
+    summary="Can the process serve?",
     response_model_exclude_none=True,
     responses=problems(Code.DATABASE_UNAVAILABLE),
 )
 async def readyz(report: ReadinessReport, response: Response) -> Ready:
-    """Send requests here only while this is a 200. It is a 503, with the reason, while PostgreSQL cannot be used.
+    """Send requests here only while this is 200. It is 503, with the reason, while PostgreSQL cannot be used.
 
-    That is while it is absent, read-only (a standby) or without its schema. The report may be a second old, so that
+    That is while it is down, read-only (a standby) or without its schema. The report may be a second old, so that
     probes cost little.
     """
     if report.problem:

@@ -18,13 +18,13 @@ class Ready(BaseModel):
 
     status: Literal["ready"] = "ready"
     degraded: list[Helper] = Field(
-        description="What is absent. Without `broker` and `redis` everything goes on, slower. Without `model` questions"
-        " wait until it is back, or they expire.",
+        description="What is missing. Without `broker` and `redis` everything works, but slower. Without `model`"
+        " questions wait until it is back, or expire.",
         examples=[[]],
     )
     reasons: dict[Helper, str] | None = Field(
         None,
-        description="Why something is absent; not there where that is not known. Of `model` the reason of llm_service,"
-        " as `model_server_denied`. What to do about it stands in the log.",
+        description="Why something is missing, if that is known. For `model`, the reason of llm_service, such as"
+        " `model_server_denied`. The log names the remedy.",
         examples=[{"model": "model_server_denied"}],
     )

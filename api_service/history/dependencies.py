@@ -69,7 +69,9 @@ def parse_list_parameters(query: QueryParams) -> ListParameters:
     cursor = one("cursor")
     after = None if cursor is None else decode_cursor(cursor)
     if cursor is not None and after is None:
-        errors.append(_error("cursor", "is not one", "send the next_cursor of the page before, or leave it out"))
+        errors.append(
+            _error("cursor", "is not a valid cursor", "send the next_cursor of the page before, or leave it out")
+        )
     if errors:
         raise ProblemError.of_fields(Code.INVALID_PARAMETER, errors[:10])
     filters = QuestionFilter(

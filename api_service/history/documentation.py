@@ -67,7 +67,7 @@ LIST_RESPONSES: Responses = {
 ERASE_REQUEST: dict[str, Any] = {"parameters": [REQUEST_ID]}
 ERASE_RESPONSES: Responses = {
     200: {
-        "description": "The question is no more.",
+        "description": "The question is erased.",
         "headers": REQUEST_ID_HEADER,
         "content": examples(erased={"question_id": 42, "answer": "erased"}, kept={"question_id": 42, "answer": "kept"}),
     },

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/api", tags=["questions"], dependencies=[Depends(auth
     response_model_exclude_none=True,
 )
 async def list_questions(caller: Caller, parameters: Listing, history: History, response: Response) -> QuestionList:
-    """Return what you asked, newest first, a page at a time. What others asked is not among it."""
+    """Return your questions, newest first, a page at a time. It never contains other tenants' questions."""
     response.headers["Cache-Control"] = "no-store"
     page = await history.list(caller.tenant, parameters.filters, parameters.after, parameters.limit)
     return QuestionList(
@@ -47,7 +47,7 @@ async def list_questions(caller: Caller, parameters: Listing, history: History, 
 async def erase(caller: Caller, question_id: QuestionId, history: History, response: Response) -> Erasure:
     """End the question and remove it for good, with its Idempotency-Key, which is free again.
 
-    Its answer goes with it, from PostgreSQL and Redis, unless somebody else asked the same question.
+    Its answer is removed too, from PostgreSQL and Redis, unless another question shares it.
     """
     response.headers["Cache-Control"] = "no-store"
     return Erasure(question_id=question_id, answer=await history.erase(caller.tenant, question_id))

@@ -22,16 +22,16 @@ class QuestionList(BaseModel):
     """A page of your questions, newest first."""
 
     questions: list[ListedQuestion] = Field(
-        description="With `status` a page can be short, or empty, although there are more: see `next_cursor`."
+        description="With `status` a page can be short or empty although there are more: see `next_cursor`."
     )
     next_cursor: str | None = Field(None, description="Send it as `cursor` for the next page; absent on the last.")
 
 
 class Erasure(BaseModel):
-    """A question that is no more."""
+    """A question that was erased."""
 
     question_id: int
     answer: Erased = Field(
-        description="`erased`: its answer is gone too, from every store. `kept`: somebody else asked the same and still"
-        " has the answer; it is given to no new question, and goes with the last that has it."
+        description="`erased`: its answer is gone too, from every store. `kept`: another question shares the answer; it"
+        " is given to no new question, and is removed with the last one."
     )

@@ -57,24 +57,26 @@ EXAMPLES: Mapping[Code, ProblemError] = {
             "send the same body as before, or a new key",
         ),
         ProblemError(Code.UNAUTHENTICATED, "This key is not known, has expired or was revoked."),
-        ProblemError(Code.FORBIDDEN, "This takes the role operator, and yours is user."),
+        ProblemError(Code.FORBIDDEN, "This needs the operator role; you have user."),
         ProblemError(Code.PATH_NOT_FOUND, "There is nothing at /api/nothing: /openapi.json lists the paths."),
         ProblemError(Code.QUESTION_NOT_FOUND, QUESTION_NOT_FOUND),
-        ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not take GET: the Allow header says what it takes."),
+        ProblemError(Code.METHOD_NOT_ALLOWED, "/api/ask does not support GET: the Allow header lists its methods."),
         ProblemError(Code.BODY_TIMEOUT, "The body did not arrive within 20 s."),
         ProblemError(Code.BODY_TOO_LARGE, "The body may have at most 65,536 bytes. Shorten it."),
         _of_field(Code.UNSUPPORTED_MEDIA_TYPE, "Content-Type", "is missing", "send application/json"),
         ProblemError(Code.HTTP_ERROR, "The request was refused."),
-        ProblemError(Code.RATE_LIMITED, "You may ask 60 questions a minute. Ask again later."),
+        ProblemError(Code.RATE_LIMITED, "You may ask 60 questions per minute. Ask again later."),
         ProblemError(
             Code.BUDGET_SPENT,
-            "Your answers have taken 1,000,210 tokens today, of 1,000,000. The next day begins in UTC.",
+            "Your answers used 1,000,210 of 1,000,000 tokens today. The next day begins in UTC.",
         ),
         ProblemError(
             Code.TOO_MANY_QUESTIONS,
-            "1,000 of your questions wait for a worker, of at most 1,000. Ask again when some have ended.",
+            "1,000 of your questions are queued; the limit is 1,000. Ask again when some have ended.",
         ),
-        ProblemError(Code.TOO_MANY_STREAMS, "You hold 100 streams and waits here, which is the most. End one first."),
+        ProblemError(
+            Code.TOO_MANY_STREAMS, "You have 100 open streams and waits here, which is the limit. End one first."
+        ),
         ProblemError(Code.BACKLOG_FULL, "100,000 questions or more wait for an answer already. Ask again later."),
         ProblemError(Code.DATABASE_UNAVAILABLE, UNAVAILABLE),
         ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE),
@@ -87,16 +89,20 @@ EXAMPLES: Mapping[Code, ProblemError] = {
 _HEADERS: Mapping[str, Any] = {
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 1}},
     **{
-        f"x-ratelimit-{what}-{of}": {"description": f"{words} {of}; where they are limited.", "schema": schema}
+        f"x-ratelimit-{what}-{of}": {"description": f"{words} {of}, if they are limited.", "schema": schema}
         for of in ("requests", "tokens")
         for what, words, schema in (
-            ("limit", "Most in a minute of", {"type": "string", "pattern": "^[0-9]+$"}),
-            ("remaining", "What is left of that of", {"type": "string", "pattern": "^[0-9]+$"}),
-            ("reset", "Time until all is left again of", {"type": "string", "examples": ["17ms", "1.5s", "6m0s"]}),
+            ("limit", "Limit per minute for", {"type": "string", "pattern": "^[0-9]+$"}),
+            ("remaining", "What is left of the limit for", {"type": "string", "pattern": "^[0-9]+$"}),
+            (
+                "reset",
+                "Time until the full limit is available again for",
+                {"type": "string", "examples": ["17ms", "1.5s", "6m0s"]},
+            ),
         )
     },
-    "WWW-Authenticate": {"description": "How to say it: `Bearer`.", "schema": {"type": "string"}},
-    "Allow": {"description": "The methods that this path takes.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to authenticate: `Bearer`.", "schema": {"type": "string"}},
+    "Allow": {"description": "The methods that this path supports.", "schema": {"type": "string"}},
 }
 RATE_LIMIT_HEADERS: Mapping[str, Any] = {name: header for name, header in _HEADERS.items() if name.startswith("x-")}
 _HEADERS_OF: Mapping[Code, Sequence[str]] = {
@@ -156,7 +162,9 @@ ANY_PROBLEM: Responses = {
     )
 }
 
-REQUEST_ID_HEADER = {"X-Request-ID": {"description": "Names this request in the log.", "schema": {"type": "string"}}}
+REQUEST_ID_HEADER = {
+    "X-Request-ID": {"description": "Identifies this request in the log.", "schema": {"type": "string"}}
+}
 
 
 def header(name: str, description: str, **schema: object) -> dict[str, Any]:

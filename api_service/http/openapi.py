@@ -21,9 +21,9 @@ _SECURITY_SCHEMES: Mapping[str, Any] = {
         "type": "http",
         "scheme": "bearer",
         "description": "An API key, or a token of the OIDC issuer that is set. Only with ASKMESH_REQUIRE_AUTH=true:"
-        " otherwise everybody who reaches the API is one and the same caller.",
+        " otherwise all callers count as one.",
     },
-    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, and no token."},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key, not a token."},
 }
 
 

@@ -26,9 +26,9 @@ MEDIA_TYPE = "application/problem+json"
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 QUESTION_NOT_FOUND = "You have no question with this id. Ids are the integers that POST /api/ask returns."
-ISSUER_UNAVAILABLE = "The keys of the issuer of tokens cannot be fetched at the moment. Repeat the request later."
-PROCESS_BROKEN = "Restart this process: in it breaks again and again: {}."
-DEFECT = "This is a defect of the service, not of your request. The log says more under the request_id."
+ISSUER_UNAVAILABLE = "The token issuer's keys cannot be fetched at the moment. Repeat the request later."
+PROCESS_BROKEN = "Restart this process: a part of it fails repeatedly: {}."
+DEFECT = "This is a defect of the service, not of your request. The log has details under the request_id."
 
 
 class Code(StrEnum):
@@ -72,26 +72,26 @@ class ProblemType(NamedTuple):
 PROBLEM_TYPES: Mapping[Code, ProblemType] = {
     Code.INVALID_JSON: ProblemType(HTTPStatus.BAD_REQUEST, "The body is not valid JSON"),
     Code.INVALID_HEADER: ProblemType(HTTPStatus.BAD_REQUEST, "A header is not valid"),
-    Code.INVALID_PARAMETER: ProblemType(HTTPStatus.BAD_REQUEST, "A parameter of the query is not valid"),
+    Code.INVALID_PARAMETER: ProblemType(HTTPStatus.BAD_REQUEST, "A query parameter is not valid"),
     Code.INVALID_FIELD: ProblemType(HTTPStatus.UNPROCESSABLE_ENTITY, "A field of the body is not valid"),
     Code.IDEMPOTENCY_KEY_REUSED: ProblemType(
         HTTPStatus.UNPROCESSABLE_ENTITY, "The Idempotency-Key was used before with another body"
     ),
-    Code.UNAUTHENTICATED: ProblemType(HTTPStatus.UNAUTHORIZED, "You have to say who you are"),
+    Code.UNAUTHENTICATED: ProblemType(HTTPStatus.UNAUTHORIZED, "Authentication is required"),
     Code.FORBIDDEN: ProblemType(HTTPStatus.FORBIDDEN, "You may not do this"),
     Code.PATH_NOT_FOUND: ProblemType(HTTPStatus.NOT_FOUND, "There is nothing at this path"),
     Code.QUESTION_NOT_FOUND: ProblemType(HTTPStatus.NOT_FOUND, "There is no such question"),
-    Code.METHOD_NOT_ALLOWED: ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not take this method"),
+    Code.METHOD_NOT_ALLOWED: ProblemType(HTTPStatus.METHOD_NOT_ALLOWED, "This path does not support this method"),
     Code.BODY_TIMEOUT: ProblemType(HTTPStatus.REQUEST_TIMEOUT, "The body did not arrive in time", retryable=True),
     Code.BODY_TOO_LARGE: ProblemType(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large"),
     Code.UNSUPPORTED_MEDIA_TYPE: ProblemType(
-        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The body is not of a media type taken here"
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "The media type of the body is not supported"
     ),
     Code.HTTP_ERROR: ProblemType(HTTPStatus.BAD_REQUEST, "The request was refused"),
-    Code.RATE_LIMITED: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You ask too much at once", retryable=True),
-    Code.BUDGET_SPENT: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Your tokens are spent", retryable=True),
+    Code.RATE_LIMITED: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You have reached a rate limit", retryable=True),
+    Code.BUDGET_SPENT: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "Your token budget is spent", retryable=True),
     Code.TOO_MANY_QUESTIONS: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You have too many questions", retryable=True),
-    Code.TOO_MANY_STREAMS: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You hold too many streams", retryable=True),
+    Code.TOO_MANY_STREAMS: ProblemType(HTTPStatus.TOO_MANY_REQUESTS, "You have too many open streams", retryable=True),
     Code.BACKLOG_FULL: ProblemType(
         HTTPStatus.SERVICE_UNAVAILABLE, "Too many questions wait for an answer", retryable=True
     ),
@@ -220,7 +220,7 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == HTTPStatus.NOT_FOUND:
         code, detail = Code.PATH_NOT_FOUND, f"There is nothing at {path}: /openapi.json lists the paths."
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        code, detail = Code.METHOD_NOT_ALLOWED, f"{path} does not take {method}: the Allow header says what it takes."
+        code, detail = Code.METHOD_NOT_ALLOWED, f"{path} does not support {method}: the Allow header lists its methods."
         # The framework names the methods of one route, and a path can have several. What is mounted is of files alone.
         # Nobody names HEAD, which HeadRequests takes for GET everywhere.
         allowed = _methods(request) or {"GET"}

@@ -53,7 +53,7 @@ async def _parameters(request: Request, caller: Caller) -> UsageParameters:
     if owner != caller.tenant:
         caller.require(Role.OPERATOR)
     if not TENANT.fullmatch(owner):
-        raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
+        raise _invalid("tenant", "is not the name of a tenant", "send the name for which its keys were created")
     return UsageParameters(owner, first, last)
 
 

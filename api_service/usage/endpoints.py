@@ -16,7 +16,7 @@ router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenti
 
 @router.get(
     "/usage",
-    summary="See what you have spent",
+    summary="Read your usage",
     responses=documentation.USAGE_RESPONSES,
     openapi_extra=documentation.USAGE_REQUEST,
     response_model_exclude_none=True,
@@ -24,9 +24,9 @@ router = APIRouter(prefix="/api", tags=["usage"], dependencies=[Depends(authenti
 async def usage(
     *, caller: Caller, parameters: Parameters, ledger: Ledger, limits: LimitsInForce, response: Response
 ) -> UsageResponse:
-    """Return what was asked, and the tokens that the model server counted, day by day.
+    """Return the questions and the tokens that the model server counted, per day.
 
-    What an answer takes is booked when it ends or is cut; a cut one at the last count that was received.
+    An answer's tokens are recorded when it ends or is cut off; if cut off, with the last count that was received.
     """
     owner, first, last = parameters
     days = await reach(lambda: ledger(owner, first, last), again=True)

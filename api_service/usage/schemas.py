@@ -9,14 +9,16 @@ from owners.ledger import UsageTotals
 
 
 class Tokens(BaseModel):
-    """What was spent. `cached_prompt_tokens` are among `prompt_tokens`."""
+    """What was used. `prompt_tokens` includes `cached_prompt_tokens`."""
 
-    requests: int = Field(description="Questions, those among them that shared an answer or got an earlier one.")
-    prompt_tokens: int = Field(description="As the model server counted; an answer's are its first asker's.")
+    requests: int = Field(description="Questions, including those that shared an answer or got an earlier one.")
+    prompt_tokens: int = Field(
+        description="As the model server counted. A shared answer counts for the tenant who asked first."
+    )
     completion_tokens: int
     cached_prompt_tokens: int
-    repeated_tokens: int = Field(description="Read or written again because an attempt broke off; in no other count.")
-    total_tokens: int = Field(description="What limits and budgets count: prompt, completion and repeated.")
+    repeated_tokens: int = Field(description="Read or written again after an interrupted attempt; in no other count.")
+    total_tokens: int = Field(description="The sum that limits and budgets count: prompt, completion and repeated.")
 
     @classmethod
     def of(cls, totals: UsageTotals, **more: Any) -> Self:
@@ -31,14 +33,14 @@ class Day(Tokens):
 
 
 class Budgets(BaseModel):
-    """Most tokens; a budget that is not there has no limit."""
+    """The caller's budgets. A missing one means no limit."""
 
     tokens_per_day: int | None = None
     tokens_per_month: int | None = None
 
 
 class UsageResponse(BaseModel):
-    """What an owner has spent. Days without anything are left out."""
+    """What an owner has used. Days without usage are left out."""
 
     tenant: str
     first: date = Field(alias="from")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # make-secrets.sh FOLDER
-# Writes the passwords of the servers, and the URLs that hold them, into FOLDER: one folder in it for each container
-# that reads some. A password that the environment does not give is made once and kept.
+# Writes the passwords of the servers, and the URLs that hold them, into FOLDER: one subfolder for each container
+# that reads some. A password that is not in the environment is generated once and kept.
 set -eu
 secrets=$1
 umask 022 # a folder is mounted into one container only, whose user is not known here

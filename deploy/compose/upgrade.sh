@@ -1,6 +1,6 @@
 #!/bin/sh
-# Replaces the replicas that run by as many of the images that IMAGE_TAG names, while questions are asked: migrates,
-# starts the new beside the old, and stops the old in good order. Run it in the project's root, with the images built
+# Replaces the running replicas by as many of the images of IMAGE_TAG, without downtime: migrates, starts the new
+# replicas beside the old ones, and stops the old ones gracefully. Run it in the project's root, with the images built
 # or pulled. Old and new run together for a while, which migrations allow from one release to the next.
 set -eu
 
@@ -14,7 +14,7 @@ for service in llm_service worker_service api_service; do
     count=$(printf '%s\n' "$old" | wc -l)
     docker compose up --detach --no-deps --no-recreate --wait --wait-timeout 180 \
         --scale "$service=$((count * 2))" "$service"
-    # One after another, so that whoever calls them always finds more that are there than that have just gone. Each
+    # One after another, so that callers always find more running replicas than just stopped ones. Each
     # finishes what it holds, for at most ASKMESH_DRAIN_SECONDS.
     for container in $old; do
         docker stop --time 40 "$container" >/dev/null

@@ -29,7 +29,7 @@ _BEYOND_SCHEMAS = {
     "Idempotency-Key": {"was used before with another body"},
     "Last-Event-ID": _OF_CURSORS,
     "starting_after": _OF_CURSORS,
-    "cursor": {"is not one"},
+    "cursor": {"is not a valid cursor"},
     "from": {"is not within the 366 days that end on "},
     "max_wait_seconds": {"is out of range"},
     "question_text": {"contains the character U+0000"},

@@ -16,7 +16,7 @@ STATUSES = {code.name for code in StatusCode}
 def test_every_rpc_lists_its_statuses(rpc: str) -> None:
     comment = rpc_comments()[rpc]
     assert "Statuses" in comment
-    assert "as of Generate" in comment or capitals(comment) & STATUSES - {"OK"}
+    assert "as for Generate" in comment or capitals(comment) & STATUSES - {"OK"}
 
 
 @pytest.mark.parametrize("rpc", RPCS)

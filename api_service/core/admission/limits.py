@@ -81,9 +81,9 @@ class Limits:
 
     def over_concurrency_limit(self, error: ConcurrencyLimitError) -> ServiceError:
         """What a caller is told who has too many questions."""
-        what = "wait for a worker" if error.what == "queued" else "wait or are being answered"
+        what = "are queued" if error.what == "queued" else "are queued or in progress"
         detail = (
-            f"{error.count:,} of your questions {what}, of at most {error.limit:,}. Ask again when some have ended."
+            f"{error.count:,} of your questions {what}; the limit is {error.limit:,}. Ask again when some have ended."
         )
         retry_after = self._turns.seconds_until_shorter(error.count)
         return ServiceError(ErrorCode.TOO_MANY_QUESTIONS, detail, retry_after=retry_after)
@@ -96,7 +96,7 @@ class Limits:
         """
         allowance = self.allowance(caller)
         if allowance is not None and allowance.streams and self._streams[caller.tenant] >= allowance.streams:
-            detail = f"You hold {allowance.streams:,} streams and waits here, which is the most. End one first."
+            detail = f"You have {allowance.streams:,} open streams and waits here, which is the limit. End one first."
             raise ServiceError(ErrorCode.TOO_MANY_STREAMS, detail, retry_after=_STREAM_RETRY_SECONDS)
         self._streams[caller.tenant] += 1
         try:
@@ -113,7 +113,7 @@ class Limits:
         rate_limits = replace(rate_limits, requests=RateLimit(limit, taken.remaining, taken.reset))
         if taken.allowed:
             return rate_limits, None
-        detail = f"You may ask {limit:,} questions a minute. Ask again later."
+        detail = f"You may ask {limit:,} questions per minute. Ask again later."
         return rate_limits, _refused(ErrorCode.RATE_LIMITED, detail, taken.retry_after, rate_limits)
 
 
@@ -123,9 +123,7 @@ def _check_tokens(spending: Spending, allowance: Allowance) -> tuple[RateLimits,
         minute = spending.minute(limit)
         rate_limits = RateLimits(tokens=RateLimit(limit, max(limit - minute.used, 0), minute.reset))
         if minute.used >= limit:
-            detail = (
-                f"Your answers have taken {minute.used:,} tokens in the last minute, of {limit:,}. Ask again later."
-            )
+            detail = f"Your answers used {minute.used:,} of {limit:,} tokens in the last minute. Ask again later."
             return rate_limits, _refused(ErrorCode.RATE_LIMITED, detail, minute.retry_after, rate_limits)
     return rate_limits, _check_budgets(spending, allowance, rate_limits)
 
@@ -133,10 +131,10 @@ def _check_tokens(spending: Spending, allowance: Allowance) -> tuple[RateLimits,
 def _check_budgets(spending: Spending, allowance: Allowance, rate_limits: RateLimits) -> ServiceError | None:
     budget = spending.budget
     if (limit := allowance.tokens_per_month) and budget.month >= limit:
-        detail = f"Your answers have taken {budget.month:,} tokens this month, of {limit:,}. The next begins in UTC."
+        detail = f"Your answers used {budget.month:,} of {limit:,} tokens this month. The next month begins in UTC."
         return _refused(ErrorCode.BUDGET_SPENT, detail, seconds_until_next_month(), rate_limits)
     if (limit := allowance.tokens_per_day) and budget.day >= limit:
-        detail = f"Your answers have taken {budget.day:,} tokens today, of {limit:,}. The next day begins in UTC."
+        detail = f"Your answers used {budget.day:,} of {limit:,} tokens today. The next day begins in UTC."
         return _refused(ErrorCode.BUDGET_SPENT, detail, seconds_until_tomorrow(), rate_limits)
     return None
 

@@ -11,7 +11,7 @@ def check_priority(caller: Principal, priority: Priority) -> None:
     if priority is not Priority.NORMAL and caller.role is not Role.OPERATOR:
         field = InvalidField(
             field="priority",
-            detail=f"is {priority}, which takes the role {Role.OPERATOR}",
+            detail=f"is {priority}, which needs the {Role.OPERATOR} role",
             remedy="leave it out, or send normal",
         )
         raise ServiceError(ErrorCode.FORBIDDEN, fields=[field])

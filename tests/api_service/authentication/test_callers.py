@@ -61,7 +61,7 @@ async def test_a_token_does_not_go_where_keys_go(callers: Callers, api_database_
         return str(problem["detail"])
 
     assert (await Caller(callers.anonymous.client, good).send("GET", "/api/questions")).status == 200
-    said = "X-API-Key takes an API key, which begins with askmesh_."
+    said = "X-API-Key must be an API key, which begins with askmesh_."
     with_issuer = f"{said} Send a token of your issuer as `Authorization: Bearer`."
     # A good token is told no more than a forged one, and than what is none.
     for key in (good, token(exp=1, role="user"), "rubbish"):

@@ -311,7 +311,7 @@ async def test_usage_is_the_callers_own_unless_it_is_an_operator(
         ("from=", "from is not a day: "),
         ("to=", "to is not a day: "),
         ("from=2026-1-1", "from is not a day: "),
-        ("from=2026-02-05&to=2026-02-03", "that end on 2026-02-03, which is to: send for example from=2026-02-01."),
+        ("from=2026-02-05&to=2026-02-03", "that end on 2026-02-03, the value of to: send for example from=2026-02-01."),
         ("from=2020-01-01&to=2026-01-01", "from is not within the 366 days that end on 2026-01-01"),
         ("to=1&to=2", "to appears more than once: send it once."),
         ("form=2026-01-01", "form is not known: send from, to, tenant, or none of them."),

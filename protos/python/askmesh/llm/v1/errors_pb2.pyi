@@ -35,17 +35,19 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_CANNOT_CONTINUE: _ErrorReason.ValueType  # 5
     """The model server cannot continue an answer."""
     ERROR_REASON_TOO_MANY_GENERATIONS: _ErrorReason.ValueType  # 6
-    """This server holds as many generations as it may; try later or elsewhere."""
+    """This server has reached its limit of generations; try later or elsewhere."""
     ERROR_REASON_MODEL_SERVER_OVERLOADED: _ErrorReason.ValueType  # 7
-    """The model server says that it is overloaded; try later."""
+    """The model server is overloaded; try later."""
     ERROR_REASON_MODEL_SERVER_UNAVAILABLE: _ErrorReason.ValueType  # 8
-    """The model server cannot be reached, is starting, serves no model, or refuses for what is not the request; try later."""
+    """The model server cannot be reached, is starting, serves no model, or refuses for a reason other than the request; try
+    later.
+    """
     ERROR_REASON_GENERATION_INTERRUPTED: _ErrorReason.ValueType  # 9
-    """The model server broke off after it had accepted the generation."""
+    """The generation was interrupted after the model server had accepted it."""
     ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 10
     """This server is shutting down; try another replica."""
     ERROR_REASON_MODEL_SERVER_DENIED: _ErrorReason.ValueType  # 11
-    """The model server refuses this server's credentials: an operator must act."""
+    """The model server refuses this server's credentials; an operator must act."""
     ERROR_REASON_MODEL_SERVER_INVALID: _ErrorReason.ValueType  # 12
     """The model server's answer cannot be understood."""
     ERROR_REASON_TIME_LIMIT: _ErrorReason.ValueType  # 13
@@ -55,8 +57,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed: the reason in google.rpc.ErrorInfo is one of these names without ERROR_REASON_.
-    The status that goes with each stands in the comments of GenerationService. Only the messages of INVALID_FIELD,
-    CONTEXT_TOO_LONG and REQUEST_REFUSED may quote the request.
+    The comments of GenerationService list the status of each. Only the messages of INVALID_FIELD, CONTEXT_TOO_LONG and
+    REQUEST_REFUSED may quote the request.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -72,17 +74,19 @@ ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 4
 ERROR_REASON_CANNOT_CONTINUE: ErrorReason.ValueType  # 5
 """The model server cannot continue an answer."""
 ERROR_REASON_TOO_MANY_GENERATIONS: ErrorReason.ValueType  # 6
-"""This server holds as many generations as it may; try later or elsewhere."""
+"""This server has reached its limit of generations; try later or elsewhere."""
 ERROR_REASON_MODEL_SERVER_OVERLOADED: ErrorReason.ValueType  # 7
-"""The model server says that it is overloaded; try later."""
+"""The model server is overloaded; try later."""
 ERROR_REASON_MODEL_SERVER_UNAVAILABLE: ErrorReason.ValueType  # 8
-"""The model server cannot be reached, is starting, serves no model, or refuses for what is not the request; try later."""
+"""The model server cannot be reached, is starting, serves no model, or refuses for a reason other than the request; try
+later.
+"""
 ERROR_REASON_GENERATION_INTERRUPTED: ErrorReason.ValueType  # 9
-"""The model server broke off after it had accepted the generation."""
+"""The generation was interrupted after the model server had accepted it."""
 ERROR_REASON_DRAINING: ErrorReason.ValueType  # 10
 """This server is shutting down; try another replica."""
 ERROR_REASON_MODEL_SERVER_DENIED: ErrorReason.ValueType  # 11
-"""The model server refuses this server's credentials: an operator must act."""
+"""The model server refuses this server's credentials; an operator must act."""
 ERROR_REASON_MODEL_SERVER_INVALID: ErrorReason.ValueType  # 12
 """The model server's answer cannot be understood."""
 ERROR_REASON_TIME_LIMIT: ErrorReason.ValueType  # 13

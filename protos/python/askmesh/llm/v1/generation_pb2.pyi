@@ -29,11 +29,11 @@ class _RoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeW
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
     """Not set: refused."""
     ROLE_SYSTEM: _Role.ValueType  # 1
-    """Instructions that hold for the whole conversation."""
+    """Instructions for the whole conversation."""
     ROLE_USER: _Role.ValueType  # 2
     """The person or program that asks."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
-    """The model, in an earlier turn."""
+    """The model, earlier in the conversation."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """Who speaks in a message."""
@@ -41,11 +41,11 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Not set: refused."""
 ROLE_SYSTEM: Role.ValueType  # 1
-"""Instructions that hold for the whole conversation."""
+"""Instructions for the whole conversation."""
 ROLE_USER: Role.ValueType  # 2
 """The person or program that asks."""
 ROLE_ASSISTANT: Role.ValueType  # 3
-"""The model, in an earlier turn."""
+"""The model, earlier in the conversation."""
 global___Role = Role
 
 class _FinishReason:
@@ -61,7 +61,7 @@ class _FinishReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     FINISH_REASON_OUTPUT_LIMIT: _FinishReason.ValueType  # 2
     """max_output_tokens was reached, or the model's context is full."""
     FINISH_REASON_TIME_LIMIT: _FinishReason.ValueType  # 3
-    """time_limit has passed."""
+    """time_limit passed."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 4
     """The model server's content filter ended the answer."""
 
@@ -75,14 +75,14 @@ FINISH_REASON_STOP: FinishReason.ValueType  # 1
 FINISH_REASON_OUTPUT_LIMIT: FinishReason.ValueType  # 2
 """max_output_tokens was reached, or the model's context is full."""
 FINISH_REASON_TIME_LIMIT: FinishReason.ValueType  # 3
-"""time_limit has passed."""
+"""time_limit passed."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 4
 """The model server's content filter ended the answer."""
 global___FinishReason = FinishReason
 
 @typing.final
 class GenerationSpec(google.protobuf.message.Message):
-    """Messages that the calls of GenerationService share.
+    """Messages that the RPCs of GenerationService share.
 
     Conventions: a field says its unit, its limits and what unset means. "Character" is a Unicode
     code point; "token" is a token of the model that answers.
@@ -101,25 +101,25 @@ class GenerationSpec(google.protobuf.message.Message):
     TIME_LIMIT_FIELD_NUMBER: builtins.int
     ANSWER_PREFIX_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Names this generation in logs and in every error, so that a caller can find it again.
-    1 to 128 characters out of A-Z a-z 0-9 . _ : - only. Unset: the server makes one.
+    """Identifies this generation in logs and in every error.
+    1 to 128 characters from A-Z a-z 0-9 . _ : - only. Unset: the server makes one.
     """
     model: builtins.str
     """One of the ids that ListModels returns; at most 256 characters. Unset: the model that ListModels marks as default."""
     max_output_tokens: builtins.int
-    """The most tokens to write, 1 to 1,000,000. Unset: as many as the model's context has room for.
-    When it is reached the answer ends with FINISH_REASON_OUTPUT_LIMIT.
+    """The most tokens to write, 1 to 1,000,000. Unset: as many as fit into the model's context.
+    At the limit the answer ends with FINISH_REASON_OUTPUT_LIMIT.
     """
     answer_prefix: builtins.str
-    """The beginning of the answer, already written: the model goes on from there and the text that comes
-    back does not repeat it. At most 1,000,000 characters, without white space at its end (chat templates
-    trim it, so that the continuation would not fit). Unset: the answer starts from nothing.
-    Refused with FAILED_PRECONDITION where the model server cannot continue an answer.
+    """The beginning of the answer, already written. The model continues it, and the returned text does
+    not repeat it. At most 1,000,000 characters, without white space at its end (chat templates trim
+    it, so that the continuation would not fit). Unset: the answer starts from nothing.
+    Refused with FAILED_PRECONDITION if the model server cannot continue an answer.
     """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Message]:
-        """The conversation so far, oldest first. 1 to 256 messages, of which the last one has the role
-        ROLE_USER; together at most 1,000,000 characters. The server adds no message of its own.
+        """The conversation so far, oldest first. 1 to 256 messages; the last one has the role ROLE_USER;
+        together at most 1,000,000 characters. The server adds no message.
         """
 
     @property
@@ -134,9 +134,9 @@ class GenerationSpec(google.protobuf.message.Message):
 
     @property
     def time_limit(self) -> google.protobuf.duration_pb2.Duration:
-        """The most time to spend, from the call's arrival, more than 0 and at most 24 hours. When it has
-        passed the answer ends with FINISH_REASON_TIME_LIMIT and what was written until then; if nothing
-        had been written, with the status DEADLINE_EXCEEDED. Unset: until the call's deadline.
+        """The most time to spend from the call's arrival, more than 0 and at most 24 hours. After that the
+        answer ends with FINISH_REASON_TIME_LIMIT and the text so far; without any text, the call ends
+        with the status DEADLINE_EXCEEDED. Unset: until the call's deadline.
         """
 
     def __init__(
@@ -168,7 +168,7 @@ class Message(google.protobuf.message.Message):
     role: global___Role.ValueType
     """Who speaks. Must be set."""
     content: builtins.str
-    """What is said, as plain text: 1 to 1,000,000 characters. It is passed on as data and cannot open another role."""
+    """The text of the message: 1 to 1,000,000 characters. It is passed on as data and cannot start another role."""
     def __init__(
         self,
         *,
@@ -191,13 +191,13 @@ class Sampling(google.protobuf.message.Message):
     FREQUENCY_PENALTY_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
     temperature: builtins.float
-    """0 to 2; 0 takes the most probable token each time."""
+    """0 to 2; 0 always chooses the most probable token."""
     top_p: builtins.float
     """More than 0, at most 1: only the most probable tokens with this total probability are considered."""
     presence_penalty: builtins.float
-    """-2 to 2: above 0 discourages tokens that occurred before, once."""
+    """-2 to 2: above 0 discourages tokens that have occurred, regardless of how often."""
     frequency_penalty: builtins.float
-    """-2 to 2: above 0 discourages tokens in proportion to how often they occurred."""
+    """-2 to 2: above 0 discourages tokens in proportion to how often they have occurred."""
     seed: builtins.int
     """Makes sampling repeatable as far as the model server can."""
     def __init__(
@@ -234,11 +234,11 @@ class Usage(google.protobuf.message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: builtins.int
     CACHED_PROMPT_TOKENS_FIELD_NUMBER: builtins.int
     prompt_tokens: builtins.int
-    """Tokens read, the answer_prefix included."""
+    """Tokens read, including answer_prefix."""
     completion_tokens: builtins.int
     """Tokens written by this call."""
     cached_prompt_tokens: builtins.int
-    """How many of prompt_tokens came out of the model server's prefix cache. Unset: the model server does not say."""
+    """How many of prompt_tokens came from the model server's prefix cache. Unset: the model server does not report it."""
     def __init__(
         self,
         *,
@@ -254,7 +254,7 @@ global___Usage = Usage
 
 @typing.final
 class Timing(google.protobuf.message.Message):
-    """Where the time of one generation went, as llm_service saw it."""
+    """Times of one generation, measured by llm_service."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

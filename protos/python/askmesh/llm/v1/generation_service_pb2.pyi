@@ -52,11 +52,11 @@ class GenerateResponse(google.protobuf.message.Message):
     model: builtins.str
     """The model that answered."""
     text: builtins.str
-    """What was written, without answer_prefix. May be empty."""
+    """The text, without answer_prefix. May be empty."""
     finish_reason: askmesh.llm.v1.generation_pb2.FinishReason.ValueType
-    """Why it ended. Always set."""
+    """Why the answer ended. Always set."""
     revision: builtins.str
-    """As Model.revision, of the model that answered."""
+    """Model.revision of the model that answered."""
     @property
     def usage(self) -> askmesh.llm.v1.generation_pb2.Usage:
         """Tokens of this call. Unset: the model server does not count."""
@@ -83,7 +83,7 @@ global___GenerateResponse = GenerateResponse
 
 @typing.final
 class GenerateStreamRequest(google.protobuf.message.Message):
-    """Asks for an answer while it is being written."""
+    """Asks for an answer as a stream."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -150,7 +150,7 @@ class Started(google.protobuf.message.Message):
     model: builtins.str
     """The model that answers."""
     revision: builtins.str
-    """As Model.revision, of the model that answers."""
+    """Model.revision of the model that answers."""
     def __init__(
         self,
         *,
@@ -164,7 +164,7 @@ global___Started = Started
 
 @typing.final
 class TextDelta(google.protobuf.message.Message):
-    """Text, to be put behind what came before."""
+    """Text to append to the earlier text."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -172,7 +172,7 @@ class TextDelta(google.protobuf.message.Message):
     TEXT_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     sequence: builtins.int
-    """1 for the first, then one more each time."""
+    """1 for the first, then increasing by one."""
     text: builtins.str
     """At least one character; whole characters only."""
     @property
@@ -201,7 +201,7 @@ class Completed(google.protobuf.message.Message):
     USAGE_FIELD_NUMBER: builtins.int
     TIMING_FIELD_NUMBER: builtins.int
     finish_reason: askmesh.llm.v1.generation_pb2.FinishReason.ValueType
-    """Why. Always set."""
+    """Why the answer ended. Always set."""
     @property
     def usage(self) -> askmesh.llm.v1.generation_pb2.Usage:
         """Tokens of this call. Unset: the model server does not count."""
@@ -256,7 +256,7 @@ global___ListModelsResponse = ListModelsResponse
 
 @typing.final
 class Model(google.protobuf.message.Message):
-    """A model that can be asked."""
+    """An available model."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -265,15 +265,15 @@ class Model(google.protobuf.message.Message):
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     id: builtins.str
-    """What to put into GenerationSpec.model."""
+    """The value for GenerationSpec.model."""
     is_default: builtins.bool
     """True for exactly one of the models, if any: the one that answers when GenerationSpec.model is unset."""
     max_context_tokens: builtins.int
-    """The most tokens that prompt and answer may have together. Unset: the model server does not say."""
+    """The most tokens that prompt and answer may have together. Unset: the model server does not report it."""
     revision: builtins.str
-    """Differs between two sets of weights behind one id, as far as the server can tell: what an operator has set, else
-    made of what the model server says of the model. At most 64 characters out of A-Z a-z 0-9 . _ -. Unset: it says
-    nothing beyond the id.
+    """Differs between two sets of weights with the same id, as far as the server can tell: the operator's setting, or
+    derived from what the model server reports. At most 64 characters from A-Z a-z 0-9 . _ -. Unset: the model server
+    reports nothing beyond the id.
     """
     def __init__(
         self,

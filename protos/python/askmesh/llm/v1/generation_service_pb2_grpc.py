@@ -26,12 +26,12 @@ if _version_not_supported:
 
 
 class GenerationServiceStub(object):
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 
@@ -59,32 +59,32 @@ class GenerationServiceStub(object):
 
 
 class GenerationServiceServicer(object):
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 
     def Generate(self, request, context):
         """Generates a whole answer and returns it.
 
-        Statuses, with the ErrorReason and the further details of each:
+        Statuses, with their ErrorReason and further details:
         - INVALID_ARGUMENT: a field breaks its limits (INVALID_FIELD, BadRequest), the messages do not fit
         the model's context (CONTEXT_TOO_LONG, BadRequest), or the model server refuses the request for
-        another reason of the caller's (REQUEST_REFUSED).
+        another reason that the caller can change (REQUEST_REFUSED).
         - NOT_FOUND: no such model (MODEL_NOT_FOUND).
         - FAILED_PRECONDITION: answer_prefix is set and the model server cannot continue (CANNOT_CONTINUE).
-        - RESOURCE_EXHAUSTED: this server holds as many generations as it may (TOO_MANY_GENERATIONS, QuotaFailure,
+        - RESOURCE_EXHAUSTED: this server has reached its limit of generations (TOO_MANY_GENERATIONS, QuotaFailure,
         RetryInfo), or the model server is overloaded (MODEL_SERVER_OVERLOADED, RetryInfo).
         - UNAVAILABLE: the model server cannot be reached or is starting (MODEL_SERVER_UNAVAILABLE, RetryInfo),
-        it broke off after it had accepted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
+        the generation was interrupted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
         (DRAINING, RetryInfo).
         - PERMISSION_DENIED: the model server refuses this server's credentials (MODEL_SERVER_DENIED).
         - INTERNAL: the model server's answer cannot be understood (MODEL_SERVER_INVALID), or a defect of this server (DEFECT).
-        - DEADLINE_EXCEEDED: the call's deadline, or time_limit before any text (TIME_LIMIT).
+        - DEADLINE_EXCEEDED: the call's deadline passed, or time_limit before any text (TIME_LIMIT).
         - CANCELLED: the caller cancelled.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -92,8 +92,8 @@ class GenerationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """Generates an answer and returns it while it is being written: one Started, any number of TextDelta,
-        one Completed. Statuses as of Generate; a status other than OK may follow text that was already sent.
+        """Generates an answer and streams it: one Started, any number of TextDelta, one Completed. Statuses as
+        for Generate; a status other than OK may follow text that was already sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,7 +102,7 @@ class GenerationServiceServicer(object):
     def ListModels(self, request, context):
         """Lists the models that the model server serves now.
 
-        Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as of Generate.
+        Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as for Generate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,12 +135,12 @@ def add_GenerationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GenerationService(object):
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 

@@ -18,12 +18,12 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class GenerationServiceStub:
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 
@@ -34,20 +34,20 @@ class GenerationServiceStub:
     ]
     """Generates a whole answer and returns it.
 
-    Statuses, with the ErrorReason and the further details of each:
+    Statuses, with their ErrorReason and further details:
     - INVALID_ARGUMENT: a field breaks its limits (INVALID_FIELD, BadRequest), the messages do not fit
       the model's context (CONTEXT_TOO_LONG, BadRequest), or the model server refuses the request for
-      another reason of the caller's (REQUEST_REFUSED).
+      another reason that the caller can change (REQUEST_REFUSED).
     - NOT_FOUND: no such model (MODEL_NOT_FOUND).
     - FAILED_PRECONDITION: answer_prefix is set and the model server cannot continue (CANNOT_CONTINUE).
-    - RESOURCE_EXHAUSTED: this server holds as many generations as it may (TOO_MANY_GENERATIONS, QuotaFailure,
+    - RESOURCE_EXHAUSTED: this server has reached its limit of generations (TOO_MANY_GENERATIONS, QuotaFailure,
       RetryInfo), or the model server is overloaded (MODEL_SERVER_OVERLOADED, RetryInfo).
     - UNAVAILABLE: the model server cannot be reached or is starting (MODEL_SERVER_UNAVAILABLE, RetryInfo),
-      it broke off after it had accepted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
+      the generation was interrupted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
       (DRAINING, RetryInfo).
     - PERMISSION_DENIED: the model server refuses this server's credentials (MODEL_SERVER_DENIED).
     - INTERNAL: the model server's answer cannot be understood (MODEL_SERVER_INVALID), or a defect of this server (DEFECT).
-    - DEADLINE_EXCEEDED: the call's deadline, or time_limit before any text (TIME_LIMIT).
+    - DEADLINE_EXCEEDED: the call's deadline passed, or time_limit before any text (TIME_LIMIT).
     - CANCELLED: the caller cancelled.
     """
 
@@ -55,8 +55,8 @@ class GenerationServiceStub:
         askmesh.llm.v1.generation_service_pb2.GenerateStreamRequest,
         askmesh.llm.v1.generation_service_pb2.GenerateStreamResponse,
     ]
-    """Generates an answer and returns it while it is being written: one Started, any number of TextDelta,
-    one Completed. Statuses as of Generate; a status other than OK may follow text that was already sent.
+    """Generates an answer and streams it: one Started, any number of TextDelta, one Completed. Statuses as
+    for Generate; a status other than OK may follow text that was already sent.
     """
 
     ListModels: grpc.UnaryUnaryMultiCallable[
@@ -65,16 +65,16 @@ class GenerationServiceStub:
     ]
     """Lists the models that the model server serves now.
 
-    Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as of Generate.
+    Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as for Generate.
     """
 
 class GenerationServiceAsyncStub:
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 
@@ -84,20 +84,20 @@ class GenerationServiceAsyncStub:
     ]
     """Generates a whole answer and returns it.
 
-    Statuses, with the ErrorReason and the further details of each:
+    Statuses, with their ErrorReason and further details:
     - INVALID_ARGUMENT: a field breaks its limits (INVALID_FIELD, BadRequest), the messages do not fit
       the model's context (CONTEXT_TOO_LONG, BadRequest), or the model server refuses the request for
-      another reason of the caller's (REQUEST_REFUSED).
+      another reason that the caller can change (REQUEST_REFUSED).
     - NOT_FOUND: no such model (MODEL_NOT_FOUND).
     - FAILED_PRECONDITION: answer_prefix is set and the model server cannot continue (CANNOT_CONTINUE).
-    - RESOURCE_EXHAUSTED: this server holds as many generations as it may (TOO_MANY_GENERATIONS, QuotaFailure,
+    - RESOURCE_EXHAUSTED: this server has reached its limit of generations (TOO_MANY_GENERATIONS, QuotaFailure,
       RetryInfo), or the model server is overloaded (MODEL_SERVER_OVERLOADED, RetryInfo).
     - UNAVAILABLE: the model server cannot be reached or is starting (MODEL_SERVER_UNAVAILABLE, RetryInfo),
-      it broke off after it had accepted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
+      the generation was interrupted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
       (DRAINING, RetryInfo).
     - PERMISSION_DENIED: the model server refuses this server's credentials (MODEL_SERVER_DENIED).
     - INTERNAL: the model server's answer cannot be understood (MODEL_SERVER_INVALID), or a defect of this server (DEFECT).
-    - DEADLINE_EXCEEDED: the call's deadline, or time_limit before any text (TIME_LIMIT).
+    - DEADLINE_EXCEEDED: the call's deadline passed, or time_limit before any text (TIME_LIMIT).
     - CANCELLED: the caller cancelled.
     """
 
@@ -105,8 +105,8 @@ class GenerationServiceAsyncStub:
         askmesh.llm.v1.generation_service_pb2.GenerateStreamRequest,
         askmesh.llm.v1.generation_service_pb2.GenerateStreamResponse,
     ]
-    """Generates an answer and returns it while it is being written: one Started, any number of TextDelta,
-    one Completed. Statuses as of Generate; a status other than OK may follow text that was already sent.
+    """Generates an answer and streams it: one Started, any number of TextDelta, one Completed. Statuses as
+    for Generate; a status other than OK may follow text that was already sent.
     """
 
     ListModels: grpc.aio.UnaryUnaryMultiCallable[
@@ -115,16 +115,16 @@ class GenerationServiceAsyncStub:
     ]
     """Lists the models that the model server serves now.
 
-    Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as of Generate.
+    Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as for Generate.
     """
 
 class GenerationServiceServicer(metaclass=abc.ABCMeta):
-    """Asks a language model. Stateless: a call is one generation, and nothing is kept after it.
+    """Calls a language model. Stateless: a call is one generation, and the server keeps nothing after it.
 
     Every error is a google.rpc.Status whose details hold one google.rpc.ErrorInfo with the domain
     "llm.askmesh" and, as its reason, the name of an ErrorReason without the prefix ERROR_REASON_.
-    Its metadata holds "request_id" and, once the model server had accepted the generation,
-    "engine_started" = "true". Statuses that gRPC itself or a proxy makes have no details.
+    Its metadata holds "request_id" and, once the model server has accepted the generation,
+    "engine_started" = "true". Statuses made by gRPC itself or a proxy have no details.
     Cancelling a call, letting its deadline pass or dropping the connection stops the model at once.
     """
 
@@ -136,20 +136,20 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[askmesh.llm.v1.generation_service_pb2.GenerateResponse, collections.abc.Awaitable[askmesh.llm.v1.generation_service_pb2.GenerateResponse]]:
         """Generates a whole answer and returns it.
 
-        Statuses, with the ErrorReason and the further details of each:
+        Statuses, with their ErrorReason and further details:
         - INVALID_ARGUMENT: a field breaks its limits (INVALID_FIELD, BadRequest), the messages do not fit
           the model's context (CONTEXT_TOO_LONG, BadRequest), or the model server refuses the request for
-          another reason of the caller's (REQUEST_REFUSED).
+          another reason that the caller can change (REQUEST_REFUSED).
         - NOT_FOUND: no such model (MODEL_NOT_FOUND).
         - FAILED_PRECONDITION: answer_prefix is set and the model server cannot continue (CANNOT_CONTINUE).
-        - RESOURCE_EXHAUSTED: this server holds as many generations as it may (TOO_MANY_GENERATIONS, QuotaFailure,
+        - RESOURCE_EXHAUSTED: this server has reached its limit of generations (TOO_MANY_GENERATIONS, QuotaFailure,
           RetryInfo), or the model server is overloaded (MODEL_SERVER_OVERLOADED, RetryInfo).
         - UNAVAILABLE: the model server cannot be reached or is starting (MODEL_SERVER_UNAVAILABLE, RetryInfo),
-          it broke off after it had accepted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
+          the generation was interrupted (GENERATION_INTERRUPTED, RetryInfo), or this server is shutting down
           (DRAINING, RetryInfo).
         - PERMISSION_DENIED: the model server refuses this server's credentials (MODEL_SERVER_DENIED).
         - INTERNAL: the model server's answer cannot be understood (MODEL_SERVER_INVALID), or a defect of this server (DEFECT).
-        - DEADLINE_EXCEEDED: the call's deadline, or time_limit before any text (TIME_LIMIT).
+        - DEADLINE_EXCEEDED: the call's deadline passed, or time_limit before any text (TIME_LIMIT).
         - CANCELLED: the caller cancelled.
         """
 
@@ -159,8 +159,8 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
         request: askmesh.llm.v1.generation_service_pb2.GenerateStreamRequest,
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[askmesh.llm.v1.generation_service_pb2.GenerateStreamResponse], collections.abc.AsyncIterator[askmesh.llm.v1.generation_service_pb2.GenerateStreamResponse]]:
-        """Generates an answer and returns it while it is being written: one Started, any number of TextDelta,
-        one Completed. Statuses as of Generate; a status other than OK may follow text that was already sent.
+        """Generates an answer and streams it: one Started, any number of TextDelta, one Completed. Statuses as
+        for Generate; a status other than OK may follow text that was already sent.
         """
 
     @abc.abstractmethod
@@ -171,7 +171,7 @@ class GenerationServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[askmesh.llm.v1.generation_service_pb2.ListModelsResponse, collections.abc.Awaitable[askmesh.llm.v1.generation_service_pb2.ListModelsResponse]]:
         """Lists the models that the model server serves now.
 
-        Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as of Generate.
+        Statuses: RESOURCE_EXHAUSTED, UNAVAILABLE, PERMISSION_DENIED, INTERNAL, DEADLINE_EXCEEDED and CANCELLED as for Generate.
         """
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
