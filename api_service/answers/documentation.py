@@ -69,7 +69,7 @@ def _asked(**fields: object) -> dict[str, Any]:
 def _wait(more: str = "") -> dict[str, Any]:
     described = (
         "Seconds to wait for the end of the question: at most 60, with at most 3 decimals. After 50 the reply comes in"
-        " any case, before proxies give the request up. Without it the reply comes at once."
+        " any case, before proxies drop the request. Without `wait` the reply comes at once."
     )
     numbers = {"minimum": 0, "maximum": 60, "multipleOf": 0.001, "default": 0}
     return query_parameter("wait", described + more, type="number", **numbers)
@@ -102,7 +102,7 @@ ASK_REQUEST: dict[str, Any] = {
 }
 _STARTING_AFTER = query_parameter(
     "starting_after",
-    "`id` of the event after which to go on; without it, from the start.",
+    "`id` of the event after which to continue. Default: from the start.",
     pattern=_CURSOR_PATTERN,
     examples=["0:12"],
 )

@@ -17,7 +17,7 @@ LIST_REQUEST: dict[str, Any] = {
     "parameters": [
         query_parameter(
             "status",
-            "Only questions of this status, or of these, where it is repeated.",
+            "Only questions with this status. Repeat it for several.",
             type="array",
             items={"$ref": "#/components/schemas/State"},
         ),
@@ -33,10 +33,10 @@ LIST_REQUEST: dict[str, Any] = {
             format="date-time",
             examples=["2026-02-01T00:00:00Z"],
         ),
-        query_parameter("limit", "Most questions of a page.", type="integer", minimum=1, maximum=MOST, default=USUAL),
+        query_parameter("limit", "Most questions on a page.", type="integer", minimum=1, maximum=MOST, default=USUAL),
         query_parameter(
             "cursor",
-            "`next_cursor` of the page before, with the same filters; without it, from the newest on.",
+            "`next_cursor` of the page before, with the same filters. Default: from the newest on.",
             pattern="^[A-Za-z0-9_-]{1,64}$",
         ),
         REQUEST_ID,

@@ -46,7 +46,7 @@ async def _parameters(request: Request, caller: Caller) -> UsageParameters:
     last = _day(request, "to") or datetime.now(UTC).date()
     first = _day(request, "from") or last.replace(day=1)
     if not timedelta() <= last - first < timedelta(days=MOST_DAYS):
-        detail = f"is not within the {MOST_DAYS} days that end on {last}, which is to"
+        detail = f"is not within the {MOST_DAYS} days that end on {last}, the value of to"
         raise _invalid("from", detail, f"send for example from={last.replace(day=1)}")
     tenant = _one(request, "tenant")
     owner = caller.tenant if tenant is None else tenant

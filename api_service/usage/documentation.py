@@ -10,7 +10,7 @@ from owners.api_keys import TENANT
 USAGE_REQUEST: dict[str, Any] = {
     "parameters": [
         query_parameter("from", "First day, in UTC. Default: the first of the month of `to`.", format="date"),
-        query_parameter("to", f"Last day, in UTC, at most {MOST_DAYS} days with the first; else today.", format="date"),
+        query_parameter("to", f"Last day, in UTC; at most {MOST_DAYS} days in all. Default: today.", format="date"),
         query_parameter(
             "tenant",
             "For operators: whose usage to return. Default: your own.",

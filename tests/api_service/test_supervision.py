@@ -142,7 +142,7 @@ async def test_a_part_that_always_breaks_takes_livez_with_it_until_it_runs(
     await until(is_broken)
     problem = (await livez())[1]
     assert (problem["code"], problem["retryable"]) == ("process_broken", True)
-    assert problem["detail"] == "Restart this process: in it breaks again and again: a part of this test."
+    assert problem["detail"] == "Restart this process: a part of it fails repeatedly: a part of this test."
     async with running_streams.get("/readyz") as response:
         assert response.status == 200
     monkeypatch.setattr("foundation.background._SOUND_SECONDS", 0.01)
