@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from foundation.postgresql.url import parse_postgresql_url
-from foundation.secret_urls import weakness
-from foundation.store_urls import check_broker_url, check_redis_url
+from foundation.settings.secret_urls import weakness
+from foundation.settings.store_urls import check_broker_url, check_redis_url
 
 PREFIX = "ASKMESH_"
 SECRETS = Path("/run/secrets")
@@ -599,7 +599,3 @@ def as_markdown() -> str:
         default = "required" if field.is_required() else f"`{field.default}`" if field.default not in (None, "") else ""
         rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
-
-
-if __name__ == "__main__":
-    print(as_markdown())
