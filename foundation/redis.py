@@ -61,7 +61,7 @@ class Mesh:
     def note(self, error: BaseException) -> None:
         """A call failed."""
         if not isinstance(error, UnknownMeshError):
-            self.outage.begins(error)
+            self.outage.failed(error)
 
 
 class MeshRedis(Redis):

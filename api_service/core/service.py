@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Receive
 
 from api_service.answers.languages import Language, detect
@@ -21,12 +20,12 @@ from api_service.core.admission.limits import Admission, Limits
 from api_service.core.admission.priorities import check_priority
 from api_service.core.answering_model import AnsweringModel
 from api_service.core.backlog import Backlog
-from api_service.core.database import reach
 from api_service.core.turns import TurnKeeper
 from api_service.core.watcher import Watcher
 from api_service.http.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
 from foundation.background import watched
 from foundation.correlation import current_request_id
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, QuestionSettings
 from live.answer_cache import AnswerCache, forget
@@ -70,7 +69,7 @@ class QuestionService:
     def __init__(
         self,
         *,
-        engine: AsyncEngine,
+        database: Database,
         redis: MeshRedis,
         hints: Hints,
         wakeups: Wakeups,
@@ -83,9 +82,7 @@ class QuestionService:
         watcher: Watcher,
     ) -> None:
         self.limits = AskLimits(settings.max_question_characters, settings.max_wait_seconds)
-        self._engine = engine
-        # For reads by SQLAlchemy: without BEGIN and ROLLBACK around it, a statement takes one round trip and not three.
-        self._reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._database = database
         self._redis = redis
         self._cache = AnswerCache(redis)
         self._hints = hints
@@ -111,7 +108,7 @@ class QuestionService:
         """
         check_priority(caller, request.priority)
         language = detect(request.question_text)
-        identity = await reach(self._answering_model.identity, again=True)
+        identity = await self._database.read(self._answering_model.identity)
         ask = self._ask(caller.tenant, request, language, idempotency_key, identity, fresh=fresh)
         admission = await self._limits_of_callers.admit(caller)
         accepted = await self._accept(caller, ask, admission)
@@ -170,7 +167,7 @@ class QuestionService:
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
-        ended = await reach(lambda: reading.cancel(self._engine, owner, question_id))
+        ended = await self._database.call(reading.cancel, self._database.engine, owner, question_id)
         self._watcher.look_at(question_id)
         if ended is not None:
             self._run_in_background(publish_ended(self._redis, [ended]))
@@ -178,12 +175,14 @@ class QuestionService:
 
     async def list(self, owner: str, wanted: Wanted, after: Place | None, limit: int) -> Page:
         """The owner's questions behind a place, newest first."""
-        return await reach(lambda: list_questions(self._reading_engine, owner, wanted, after, limit), again=True)
+        return await self._database.read(list_questions, self._database.autocommit, owner, wanted, after, limit)
 
     async def erase(self, owner: str, question_id: int) -> Erased:
         """End the question and remove it for good; says what became of its answer."""
         try:
-            erased = await reach(lambda: erase(self._engine, owner, question_id, partial(forget, self._redis)))
+            erased = await self._database.call(
+                erase, self._database.engine, owner, question_id, partial(forget, self._redis)
+            )
         except RedisError as error:
             raise ProblemError(Code.ERASURE_UNAVAILABLE, ERASURE_UNAVAILABLE, headers={"Retry-After": "2"}) from error
         if erased is None:
@@ -208,7 +207,7 @@ class QuestionService:
         await asyncio.gather(*self._background, return_exceptions=True)
 
     async def _read_from_database(self, owner: str, question_id: int) -> Question:
-        question = await reach(lambda: reading.read(self._engine, owner, question_id), again=True)
+        question = await self._database.read(reading.read, self._database.engine, owner, question_id)
         if question is None:
             raise _not_found()
         self._note(question)
@@ -240,16 +239,16 @@ class QuestionService:
     async def _accept(self, caller: Principal, ask: Ask, admission: Admission) -> Accepted:
         if admission.refusal is not None:
             # A repetition costs nothing, and is answered to one who has nothing left.
-            replay = await reach(lambda: find_replay(self._engine, ask), again=True)
+            replay = await self._database.read(find_replay, self._database.engine, ask)
             if replay is None:
                 raise admission.refusal
             return replay
         flow = Flow(ask.owner, ask.priority)
-        turn = await reach(lambda: self._turns.next(flow), again=True)
+        turn = await self._database.read(self._turns.next, flow)
         accepted = None
         try:
             ask = replace(ask, turn=turn, room=admission.room, join_only=self._backlog.is_full)
-            accepted = await reach(lambda: self._store(ask))
+            accepted = await self._database.call(self._store, ask)
         except NoRoomError as error:
             raise self._limits_of_callers.no_room(error) from None
         except NothingToJoinError:
@@ -264,7 +263,7 @@ class QuestionService:
 
     async def _store(self, ask: Ask) -> Accepted:
         async with self._counting.of(ask.owner) if ask.room else nullcontext():
-            return await accept(self._engine, ask)
+            return await accept(self._database.engine, ask)
 
     def _ask(
         self,

@@ -8,7 +8,6 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from api_service.core.admission.allowance import Allowance
-from api_service.core.database import reach
 from api_service.dependencies import Caller, Ledger, LimitsInForce, authenticate
 from api_service.http.documentation import problems
 from api_service.http.problems import Code, FieldError, ProblemError
@@ -124,7 +123,7 @@ async def usage(
         caller.require(Role.OPERATOR)
     if not TENANT.fullmatch(owner):
         raise _invalid("tenant", "is not the name of a tenant", "send the name that its keys were made for")
-    days = await reach(lambda: ledger(owner, first, last), again=True)
+    days = await ledger(owner, first, last)
     response.headers["Cache-Control"] = "no-store"
     return UsageResponse(
         tenant=owner,

@@ -21,6 +21,8 @@ from api_service.core.admission.limits import FREE, Limits
 from api_service.core.admission.request_rate import RequestRate
 from api_service.core.turns import TurnKeeper
 from embedded.valkey import Valkey
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
 from owners.concurrency_limit import NoRoomError, Room, refusal
@@ -325,7 +327,8 @@ async def test_usage_says_what_is_wrong_with_a_parameter(
 
 
 async def test_where_nothing_is_limited_nothing_is_looked_up(engine: AsyncEngine, redis: MeshRedis) -> None:
-    assert await Limits(LimitSettings(), engine, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
+    database = Database(engine, Reachability.of("PostgreSQL", "tests wait"))
+    assert await Limits(LimitSettings(), database, redis, TurnKeeper(engine)).admit(LOCAL) is FREE
 
 
 async def test_without_redis_each_process_counts_by_itself() -> None:

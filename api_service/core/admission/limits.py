@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from api_service.authentication.principal import Principal
 from api_service.core.admission.allowance import Allowance
 from api_service.core.admission.request_rate import RequestRate
@@ -18,9 +16,9 @@ from api_service.core.admission.spending import (
     seconds_until_next_month,
     seconds_until_tomorrow,
 )
-from api_service.core.database import reach
 from api_service.core.turns import TurnKeeper
 from api_service.http.problems import Code, ProblemError
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
 from owners.concurrency_limit import NoRoomError, Room
@@ -44,11 +42,12 @@ FREE: Final = Admission()
 class Limits:
     """The limits of all callers of this process. Where none is set, asking costs nothing more."""
 
-    def __init__(self, settings: LimitSettings, engine: AsyncEngine, redis: MeshRedis, turns: TurnKeeper) -> None:
+    def __init__(self, settings: LimitSettings, database: Database, redis: MeshRedis, turns: TurnKeeper) -> None:
         self._settings = settings
         self._default = _or_none(Allowance.of(settings, NO_OVERRIDES))
         self._rate = RequestRate(redis)
-        self._spending = SpendingReader(engine)
+        self._spending = SpendingReader(database.autocommit)
+        self._database = database
         self._turns = turns
         self._streams: Counter[str] = Counter()
 
@@ -68,7 +67,7 @@ class Limits:
         headers: dict[str, str] = {}
         refusal = None
         if allowance.limits_tokens:
-            spending = await reach(lambda: self._spending.of(caller.tenant), again=True)
+            spending = await self._database.read(self._spending.of, caller.tenant)
             refusal = _token_refusal(spending, allowance, headers)
         if refusal is None and (limit := allowance.requests_per_minute):
             refusal = await self._take_request(caller, limit, headers)
