@@ -42,7 +42,7 @@ from api_service.usage import endpoints as usage
 from fleet.processes import ProcessRecord, shown_settings
 from foundation.background import Background
 from foundation.postgresql.database import Database
-from foundation.redis import Mesh, MeshRedis, create_redis
+from foundation.redis import MeshRedis, RedisState, create_redis
 from foundation.settings import (
     PREFIX,
     AccessSettings,
@@ -171,7 +171,7 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
     database = open_database(settings.database)
     stack.push_async_callback(database.close)
-    mesh = Mesh(_WITHOUT_REDIS)
+    mesh = RedisState(_WITHOUT_REDIS)
     redis = create_redis(settings.redis, mesh)
     stack.push_async_callback(redis.aclose)
     llm = settings.llm_client

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from fleet.mesh import read_mesh_id
 from foundation.postgresql.errors import is_outage
 from foundation.reachability import Reachability
-from foundation.redis import Mesh
+from foundation.redis import RedisState
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ async def every(seconds: float, look: Callable[[], Awaitable[None]], what: str) 
 class MeshIdentity:
     """Learns from PostgreSQL which mesh this is. Until that is known Redis is not used."""
 
-    def __init__(self, engine: AsyncEngine, mesh: Mesh) -> None:
+    def __init__(self, engine: AsyncEngine, mesh: RedisState) -> None:
         self._engine = engine
         self._mesh = mesh
         self._refused = Reachability.of("PostgreSQL", "it does not tell the mesh's id, without which Redis is not used")

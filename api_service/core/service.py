@@ -23,7 +23,7 @@ from api_service.core.backlog import Backlog
 from api_service.core.turns import TurnKeeper
 from api_service.core.watcher import Watcher
 from api_service.http.problems import ERASURE_UNAVAILABLE, QUESTION_NOT_FOUND, Code, ProblemError
-from foundation.background import watched
+from foundation.background import log_when_broken
 from foundation.correlation import current_request_id
 from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
@@ -234,7 +234,7 @@ class QuestionService:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        watched(task, "telling Redis")
+        log_when_broken(task, "telling Redis")
 
     async def _accept(self, caller: Principal, ask: Ask, admission: Admission) -> Accepted:
         if admission.refusal is not None:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from foundation.postgresql.connecting import MARK, Connection, Connector
+from foundation.postgresql.connecting import MARK, Connector, MarkedConnection
 from foundation.postgresql.errors import (
     DATABASE_ERRORS,
     HANDED_ROUND,
@@ -270,7 +270,7 @@ async def check_session(connection: AsyncConnection) -> None:
     await connection.rollback()
     pooled = await connection.get_raw_connection()
     driver = pooled.driver_connection
-    assert isinstance(driver, Connection)
+    assert isinstance(driver, MarkedConnection)
     if not found.read_only and found.mark == driver.mark:
         return
     if time.monotonic() - pooled.info[_SINCE] > _FRESH_SECONDS:

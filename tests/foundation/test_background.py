@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from foundation.background import Background, watched
+from foundation.background import Background, log_when_broken
 from foundation.logs import TRACE
 from foundation.settings import SettingsError
 
@@ -133,7 +133,7 @@ async def test_closing_ends_parts_whatever_they_make_of_it_and_those_that_pause(
 
 async def test_a_task_that_nobody_awaits_does_not_end_by_a_defect_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     task = asyncio.create_task(Part(ValueError("secret")).run())
-    watched(task, "one thing")
+    log_when_broken(task, "one thing")
     await asyncio.wait({task})
     await until(lambda: "one thing broke: ValueError" in caplog.text)
     assert "secret" not in caplog.text

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
 from foundation.reachability import Reachability, explain
-from foundation.redis import Mesh, MeshRedis, UnknownMeshError
+from foundation.redis import MeshRedis, RedisState, UnknownMeshError
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
 
@@ -103,7 +103,7 @@ async def test_names_bear_the_mesh_and_there_are_none_before_it_is_known(valkey:
 
 
 async def test_that_the_mesh_is_not_known_yet_is_no_outage_of_redis(caplog: pytest.LogCaptureFixture) -> None:
-    mesh = Mesh("tests")
+    mesh = RedisState("tests")
     mesh.note(UnknownMeshError())
     assert mesh.outage.reachable
     assert caplog.records == []
