@@ -97,7 +97,7 @@ async def test_a_part_that_returns_has_done_what_it_had_to(background: Backgroun
         calls += 1
 
     background.run("once", once)
-    await until(lambda: not background._parts)
+    await until(lambda: not background._jobs)
     assert calls == 1
     assert background.broken == []
 
@@ -107,7 +107,7 @@ async def test_a_setting_that_is_wrong_is_told_at_once_and_not_tried_again(
 ) -> None:
     part = Part(SettingsError("ASKMESH_PORT: is in use"))
     background.run("listening", part.run)
-    await until(lambda: not background._parts)
+    await until(lambda: not background._jobs)
     assert (part.starts, background.broken) == (1, ["listening"])
     assert "listening cannot run: ASKMESH_PORT: is in use" in caplog.text
 
