@@ -5,10 +5,9 @@ import sys
 
 from api_service.app import Settings, create_app
 from api_service.http.server import listen, run
-from foundation import contradictions
 from foundation.exposure import refuse_exposure
 from foundation.logs import configure_logging
-from foundation.settings import LogSettings, ProcessSettings, SettingsError, load
+from foundation.settings import LogSettings, ProcessSettings, SettingsError, contradictions, load
 
 logger = logging.getLogger("api_service")
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from importlib.metadata import version
 from typing import Self
@@ -14,7 +15,6 @@ from askmesh_client.channel import check_connection
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.middleware.cors import CORSMiddleware
 
 from api_service.answers import endpoints as answers
@@ -29,7 +29,7 @@ from api_service.core.admission.limits import Limits
 from api_service.core.answering_model import AnsweringModel
 from api_service.core.asking import QuestionAsker
 from api_service.core.backlog import Backlog
-from api_service.core.database import DatabaseWatch
+from api_service.core.database import DatabaseWatch, open_database
 from api_service.core.pending_tasks import PendingTasks
 from api_service.core.reading import QuestionReader
 from api_service.core.sampling import MeshIdentity, every, every_second
@@ -53,8 +53,8 @@ from api_service.usage import endpoints as usage
 from api_service.usage.dependencies import UsageState
 from fleet.processes import ProcessRecord, shown_settings
 from foundation.background import Background
-from foundation.postgresql.database import create_engine
-from foundation.redis import Mesh, MeshRedis, create_redis
+from foundation.postgresql.database import Database
+from foundation.redis import MeshRedis, RedisState, create_redis
 from foundation.settings import (
     PREFIX,
     AccessSettings,
@@ -72,7 +72,7 @@ from foundation.settings import (
 )
 from live.hints import Hints, celery_app
 from live.wakeups import Wakeups
-from owners.ledger import fold_by_itself, read_days
+from owners.ledger import UsageTotals, fold_by_itself, read_days
 from schema.migrations import needed_revision
 
 _FOLD_SECONDS = 10
@@ -184,9 +184,9 @@ def _api_routes(router: APIRouter) -> list[APIRoute]:
 
 async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     """What the stack closes is closed in reverse."""
-    engine = create_engine(settings.database, "api_service")
-    stack.push_async_callback(engine.dispose)
-    mesh = Mesh(_WITHOUT_REDIS)
+    database = open_database(settings.database)
+    stack.push_async_callback(database.close)
+    mesh = RedisState(_WITHOUT_REDIS)
     redis = create_redis(settings.redis, mesh)
     stack.push_async_callback(redis.aclose)
     llm = settings.llm_client
@@ -195,35 +195,34 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
     )
     hints = Hints(celery_app("api_service", settings.broker))
     stack.push_async_callback(asyncio.to_thread, hints.close)
-    reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
-    turns = TurnKeeper(reading_engine)
-    limits = Limits(settings.limits, reading_engine, redis, turns)
-    backlog = Backlog(engine, settings.questions.backlog_limit, turns)
-    answering_model = AnsweringModel(model, reading_engine, settings.generation.model_name)
+    turns = TurnKeeper(database.autocommit)
+    limits = Limits(settings.limits, database, redis, turns)
+    backlog = Backlog(database.engine, settings.questions.backlog_limit, turns)
+    answering_model = AnsweringModel(model, database.autocommit, settings.generation.model_name)
     wakeups = Wakeups(redis)
-    watcher = Watcher(engine, redis)
+    watcher = Watcher(database.engine, redis)
     background = Background()
     stack.push_async_callback(background.close)
-    identity = MeshIdentity(reading_engine, mesh)
+    identity = MeshIdentity(database.autocommit, mesh)
     await identity.look()  # where PostgreSQL is there, Redis is used from the first request on
     background.run("following the mesh's id", identity.follow)
     background.run("sending hints", hints.watch)
     background.run("sampling turns", turns.watch)
     background.run("counting what waits", backlog.watch)
     # As workers do: while all of them are away, questions go on being asked, and what is not folded is read each time.
-    fold = partial(fold_by_itself, engine)
+    fold = partial(fold_by_itself, database.engine)
     background.run("folding the ledger", partial(every, _FOLD_SECONDS, fold, "the ledger"))
     background.run("asking which model answers", answering_model.watch)
-    record = ProcessRecord(engine, "api_service", version("askmesh"), _shared_settings(settings))
+    record = ProcessRecord(database.engine, "api_service", version("askmesh"), _shared_settings(settings))
     stack.push_async_callback(record.end)
     background.run("saying that this process runs", record.keep)
     background.run("sending wake-ups", wakeups.run)
     watcher.run(background)
     pending = PendingTasks()
     stack.push_async_callback(pending.close)
-    reader = QuestionReader(engine, redis, watcher, pending)
+    reader = QuestionReader(database, redis, watcher, pending)
     asker = QuestionAsker(
-        engine=engine,
+        database=database,
         reader=reader,
         waker=Waker(wakeups, hints),
         backlog=backlog,
@@ -233,24 +232,27 @@ async def _connect(settings: Settings, stack: AsyncExitStack) -> AppState:
         generation=settings.generation,
         settings=settings.questions,
     )
-    database = DatabaseWatch(reading_engine, needed_revision())
-    background.run("looking at PostgreSQL", partial(every_second, database.look, "PostgreSQL"))
+    database_watch = DatabaseWatch(database, needed_revision())
+    background.run("looking at PostgreSQL", partial(every_second, database_watch.look, "PostgreSQL"))
+
+    async def read_ledger(owner: str, first: date, last: date) -> dict[date, UsageTotals]:
+        return await database.read(read_days, database.autocommit, owner, first, last)
 
     return AppState(
-        authenticator=await _authenticator(settings.access, engine, stack, background),
+        authenticator=await _authenticator(settings.access, database, stack, background),
         ask_limits=AskLimits(settings.questions.max_question_characters, settings.questions.max_wait_seconds),
         asker=asker,
         reader=reader,
         watcher=watcher,
-        history=QuestionHistory(engine, redis, reader, pending),
-        readiness=_readiness(database, hints, redis, model),
+        history=QuestionHistory(database, redis, reader, pending),
+        readiness=_readiness(database_watch, hints, redis, model),
         limits=limits,
-        ledger=partial(read_days, reading_engine),
+        ledger=read_ledger,
         background=background,
     )
 
 
-def _readiness(database: DatabaseWatch, hints: Hints, redis: MeshRedis, model: GenerationClient) -> Readiness:
+def _readiness(watch: DatabaseWatch, hints: Hints, redis: MeshRedis, model: GenerationClient) -> Readiness:
     async def broker_takes_hints() -> bool:
         return hints.reachable
 
@@ -260,7 +262,7 @@ def _readiness(database: DatabaseWatch, hints: Hints, redis: MeshRedis, model: G
         except (RedisError, OSError) as error:
             redis.mesh.note(error)
             return False
-        redis.mesh.outage.ends()
+        redis.mesh.outage.succeeded()
         return True
 
     async def model_is_loaded() -> bool:
@@ -273,7 +275,7 @@ def _readiness(database: DatabaseWatch, hints: Hints, redis: MeshRedis, model: G
             raise AbsentError(word, error.message) from None
 
     return Readiness(
-        database.problem,
+        watch.problem,
         {Helper.BROKER: broker_takes_hints, Helper.REDIS: redis_takes_writes, Helper.MODEL: model_is_loaded},
     )
 
@@ -292,11 +294,11 @@ def _shared_settings(settings: Settings) -> dict[str, str]:
 
 
 async def _authenticator(
-    access: AccessSettings, engine: AsyncEngine, stack: AsyncExitStack, background: Background
+    access: AccessSettings, database: Database, stack: AsyncExitStack, background: Background
 ) -> Authenticator | None:
     if not access.require_auth:
         return None
-    keys = ApiKeys(engine.execution_options(isolation_level="AUTOCOMMIT"))
+    keys = ApiKeys(database)
     stack.push_async_callback(keys.close)
     tokens = None
     if access.takes_tokens:

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.postgresql.errors import DATABASE_ERRORS, is_defect
+from foundation.postgresql.errors import DATABASE_ERRORS, is_outage
 from foundation.settings import PREFIX, Group
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class ProcessRecord:
             try:
                 await self.beat()
             except DATABASE_ERRORS as error:
-                if is_defect(error):
+                if not is_outage(error):
                     raise
             await asyncio.sleep(BEAT_SECONDS)
 

@@ -1,6 +1,6 @@
-"""What runs in the background of a process, for as long as that lives: watched, so that no part ends in silence.
+"""What runs in the background of a process, for as long as that lives: watched, so that no job ends in silence.
 
-A part that breaks is logged and started again after a pause. One that breaks again and again makes the process
+A job that breaks is logged and started again after a pause. One that breaks again and again makes the process
 ``broken``, which its liveness probe says, or for which it ends; until then it goes on being started.
 """
 
@@ -17,54 +17,54 @@ logger = logging.getLogger(__name__)
 _PAUSE_SECONDS: Final = 1.0
 _LONGEST_PAUSE_SECONDS: Final = 30.0
 _SOUND_SECONDS: Final = 60.0
-"""A part that has run for so long is sound again, however often it broke before."""
+"""A job that has run for so long is sound again, however often it broke before."""
 _MOST_IN_A_ROW: Final = 5
 
-Part = Callable[[], Coroutine[Any, Any, None]]
+Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Background:
-    """The parts of one process, all on one event loop."""
+    """The jobs of one process, all on one event loop."""
 
     def __init__(self, on_broken: Callable[[], None] | None = None) -> None:
-        """``on_broken`` is called when a part has broken so often that the process is of no use any more."""
+        """``on_broken`` is called when a job has broken so often that the process is of no use any more."""
         self._on_broken = on_broken
-        self._parts: dict[asyncio.Task[None], str] = {}
+        self._jobs: dict[asyncio.Task[None], str] = {}
         self._broken: set[str] = set()
 
     @property
     def broken(self) -> list[str]:
-        """The parts that break whenever they are started."""
+        """The jobs that break whenever they are started."""
         return sorted(self._broken)
 
-    def run(self, name: str, part: Part) -> None:
-        """Run this part until it returns, which says that it has nothing more to do. ``name``: for the log."""
-        task = asyncio.create_task(self._supervise(name, part), name=name)
-        self._parts[task] = name
-        task.add_done_callback(self._parts.pop)
+    def run(self, name: str, job: Job) -> None:
+        """Run this job until it returns, which says that it has nothing more to do. ``name``: for the log."""
+        task = asyncio.create_task(self._supervise(name, job), name=name)
+        self._jobs[task] = name
+        task.add_done_callback(self._jobs.pop)
 
     async def close(self) -> None:
-        """End all parts."""
-        while self._parts:
-            for part in self._parts:
-                part.cancel()
+        """End all jobs."""
+        while self._jobs:
+            for job in self._jobs:
+                job.cancel()
             # Again and again: asyncio.wait_for, of which redis-py is fond, can swallow a cancellation in Python 3.11.
-            await asyncio.wait(self._parts, timeout=0.1)
+            await asyncio.wait(self._jobs, timeout=0.1)
 
-    async def _supervise(self, name: str, part: Part) -> None:
+    async def _supervise(self, name: str, job: Job) -> None:
         loop = asyncio.get_running_loop()
         in_a_row = 0
         while True:
             began = loop.time()
             sound = loop.call_later(_SOUND_SECONDS, self._broken.discard, name)
             try:
-                await part()
+                await job()
             except SettingsError as error:  # starting it again would not help
                 logger.critical("%s cannot run: %s", name, error)
                 self._note_broken(name)
                 return
             except (Exception, asyncio.CancelledError) as error:
-                if _is_told_to_end(error):
+                if _is_cancelled(error):
                     raise
                 in_a_row = 1 if loop.time() - began >= _SOUND_SECONDS else in_a_row + 1
                 log_defect(name, error)
@@ -84,7 +84,7 @@ class Background:
                 self._on_broken()
 
 
-def watched(task: asyncio.Task[Any], name: str) -> None:
+def log_when_broken(task: asyncio.Task[Any], name: str) -> None:
     """Have the log say if this task, which nobody awaits, ends by a defect."""
 
     def note(ended: asyncio.Task[Any]) -> None:
@@ -94,11 +94,14 @@ def watched(task: asyncio.Task[Any], name: str) -> None:
     task.add_done_callback(note)
 
 
+watched = log_when_broken  # the former name, for worker_service
+
+
 def log_defect(name: str, error: BaseException) -> None:
-    """Log where a part broke, without the error's message, which could quote a question or an answer."""
+    """Log where a job broke, without the error's message, which could quote a question or an answer."""
     logger.error("%s broke: %s", name, type(error).__name__, extra=trace_of(error))
 
 
-def _is_told_to_end(error: BaseException) -> bool:
+def _is_cancelled(error: BaseException) -> bool:
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

@@ -40,7 +40,7 @@ class UnknownMeshError(RedisConnectionError):
     """PostgreSQL, which keeps the mesh's id, has not told it yet. Until then Redis counts as not reachable."""
 
 
-class Mesh:
+class RedisState:
     """What all clients of a process share: whose names they use, whether Redis serves, what could not be read."""
 
     def __init__(self, without: str, mesh_id: str | None = None) -> None:
@@ -61,13 +61,16 @@ class Mesh:
     def note(self, error: BaseException) -> None:
         """A call failed."""
         if not isinstance(error, UnknownMeshError):
-            self.outage.begins(error)
+            self.outage.failed(error)
+
+
+Mesh = RedisState  # the former name, for worker_service
 
 
 class MeshRedis(Redis):
     """A client for one mesh."""
 
-    def __init__(self, *, mesh: Mesh, **options: Any) -> None:
+    def __init__(self, *, mesh: RedisState, **options: Any) -> None:
         super().__init__(**options)
         self.mesh = mesh
 
@@ -93,7 +96,7 @@ class MeshRedis(Redis):
         return True
 
 
-class _Critical:
+class _RefusalNoting:
     """A connection that notes whether its server serves."""
 
     made_at = 0.0
@@ -115,19 +118,19 @@ class _Critical:
             raise
 
 
-class _Tcp(_Critical, Connection):
+class _Tcp(_RefusalNoting, Connection):
     pass
 
 
-class _Tls(_Critical, SSLConnection):
+class _Tls(_RefusalNoting, SSLConnection):
     pass
 
 
-class _Unix(_Critical, UnixDomainSocketConnection):
+class _Unix(_RefusalNoting, UnixDomainSocketConnection):
     pass
 
 
-_CRITICAL: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
+_CONNECTIONS: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
     Connection: _Tcp,
     SSLConnection: _Tls,
     UnixDomainSocketConnection: _Unix,
@@ -137,25 +140,25 @@ _CRITICAL: Final[dict[type[AbstractConnection], type[AbstractConnection]]] = {
 class _Pool(BlockingConnectionPool):
     """Makes a connection anew that is old, or was given up, before it is used again."""
 
-    def __init__(self, mesh: Mesh, **options: Any) -> None:
+    def __init__(self, mesh: RedisState, **options: Any) -> None:
         super().__init__(**options)
         self._mesh = mesh
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        if isinstance(connection, _Critical):
+        if isinstance(connection, _RefusalNoting):
             alive_from = max(time.monotonic() - _LONGEST_SECONDS, self._mesh.given_up_at)
             if connection.made_at <= alive_from:
                 await connection.disconnect(nowait=True)
         await super().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
-        if isinstance(connection, _Critical) and connection.refused:
+        if isinstance(connection, _RefusalNoting) and connection.refused:
             connection.refused = False
             self._mesh.give_up_connections()
         await super().release(connection)
 
 
-def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: float = 0) -> MeshRedis:
+def create_redis(settings: RedisSettings, mesh: RedisState | None = None, *, blocks: float = 0) -> MeshRedis:
     """A client whose calls fail within two seconds where Redis does not answer.
 
     ``mesh``: what it shares with the other clients of the process. ``blocks``: seconds that a call may wait in Redis
@@ -172,8 +175,8 @@ def create_redis(settings: RedisSettings, mesh: Mesh | None = None, *, blocks: f
         "health_check_interval": 0,
         **parse_url(settings.redis_url.get_secret_value()),
     }
-    options["connection_class"] = _CRITICAL[options.get("connection_class", Connection)]
-    mesh = mesh or Mesh("it is done without")
+    options["connection_class"] = _CONNECTIONS[options.get("connection_class", Connection)]
+    mesh = mesh or RedisState("it is done without")
     client = MeshRedis(mesh=mesh, connection_pool=_Pool(mesh, **options))
     client.auto_close_connection_pool = True
     return client

@@ -33,7 +33,7 @@ class AnswerCache:
         except (RedisError, OSError) as error:
             self._redis.mesh.note(error)
             return None
-        self._redis.mesh.outage.ends()
+        self._redis.mesh.outage.succeeded()
         question = self._decode(stored) if stored else None
         return question if question and question.owner == owner else None
 

@@ -5,7 +5,6 @@ while rows are due. So sending never holds up whoever asks, and a failure costs 
 """
 
 import asyncio
-import logging
 import math
 import threading
 import time
@@ -15,9 +14,8 @@ from kombu import Exchange, Queue
 
 from foundation.broker_errors import explain
 from foundation.broker_tls import split_tls
+from foundation.reachability import Reachability
 from foundation.settings import BrokerSettings
-
-logger = logging.getLogger(__name__)
 
 TASK = "worker_service.answer_due_questions"
 """Name of the task that a hint starts. Its argument: how many slots are to look for work."""
@@ -80,9 +78,15 @@ class Hints:
         self._due = math.inf
         self._changed = threading.Condition()
         self._closed = False
-        self.reachable = True
-        """False while the broker does not take hints."""
+        self._reachability = Reachability(
+            "the broker takes no hints (%s): the sweeper wakes workers", "the broker takes hints again", explain
+        )
         self._thread = self._start()
+
+    @property
+    def reachable(self) -> bool:
+        """False while the broker does not take hints."""
+        return self._reachability.reachable
 
     def wake(self, count: int = 1) -> None:
         """Ask that up to ``count`` worker slots look for work. Returns at once, from any thread."""
@@ -139,7 +143,7 @@ class Hints:
                     # Before anything is sent: a broker that refuses the queue takes no hints, however it connects.
                     for queue in self._app.conf.task_queues:
                         queue.bind(connection.default_channel).declare()
-                    self._note(reachable=True)
+                    self._reachability.succeeded()
                     producer = self._app.amqp.Producer(connection)
                     while count := self._take():
                         for sent in range(0, count, _SLOTS_A_HINT):
@@ -151,14 +155,6 @@ class Hints:
                                 confirm_timeout=_CONFIRM_SECONDS,
                             )
             except Exception as error:  # noqa: BLE001 - brokers fail in many ways, and none of them may stop hints
-                self._note(reachable=False, error=error)
+                self._reachability.failed(error)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, timeout=_RETRY_SECONDS)
-
-    def _note(self, *, reachable: bool, error: Exception | None = None) -> None:
-        if reachable != self.reachable:
-            self.reachable = reachable
-            if reachable:
-                logger.info("the broker takes hints again")
-            elif error is not None:
-                logger.warning("the broker takes no hints (%s): the sweeper wakes workers", explain(error))

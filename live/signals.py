@@ -150,13 +150,13 @@ class Subscriber:
         while True:
             await _ECHO.run(self._redis, [self._redis.name("probe"), self._redis.name(self._echo_channel)], ())
             await self._until_echoed()
-            self._redis.mesh.outage.ends()
+            self._redis.mesh.outage.succeeded()
             await self._pause()
 
     async def _pause(self) -> None:
         """Pause until the next echo is due, which it is soon where somebody has seen Redis fail."""
         due_at = asyncio.get_running_loop().time() + _ECHO_SECONDS
-        while asyncio.get_running_loop().time() < due_at and not self._redis.mesh.outage.lasts:  # noqa: ASYNC110
+        while asyncio.get_running_loop().time() < due_at and self._redis.mesh.outage.reachable:  # noqa: ASYNC110
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _until_echoed(self) -> None:

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 
 from embedded.postgresql import PostgreSQL
-from foundation.redis import Mesh, MeshRedis, create_redis
+from foundation.redis import MeshRedis, RedisState, create_redis
 from foundation.settings import RedisSettings
 from schema.migrations.__main__ import migrate
 
@@ -73,4 +73,4 @@ def run_apart(work: Coroutine[Any, Any, T]) -> T:
 def redis_at(url: str, *, mesh_id: str | None = MESH, blocks: float = 0) -> MeshRedis:
     """A client for the mesh of the tests."""
     settings = RedisSettings(redis_url=SecretStr(url))
-    return create_redis(settings, Mesh("tests", mesh_id), blocks=blocks)
+    return create_redis(settings, RedisState("tests", mesh_id), blocks=blocks)

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from api_service.core.database import reach, unavailable
+from api_service.core.database import unavailable
 from api_service.core.principal import Principal
+from foundation.postgresql.database import Database
 from owners.api_keys import ValidKey, find, hash_of, is_well_formed
 
 _VALID_SECONDS: Final = 4.0
@@ -34,8 +33,8 @@ class ApiKeys:
     than 4 s, whether PostgreSQL answers or not: without it, a ProblemError that says so ends the request.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
         self._wanted: dict[bytes, asyncio.Future[Principal | None]] = {}
@@ -75,7 +74,7 @@ class ApiKeys:
             wanted, self._wanted = self._wanted, {}
             began = loop.time()
             try:
-                found = await reach(lambda hashes=list(wanted): find(self._engine, hashes), again=True)  # type: ignore[misc]
+                found = await self._database.read(find, self._database.autocommit, list(wanted))
             except Exception as error:  # noqa: BLE001 - it is raised where the key is waited for
                 for future in wanted.values():
                     future.set_exception(error)

@@ -4,14 +4,11 @@ import hashlib
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from api_service.core.admission.limits import AdmissionDecision, Limits
 from api_service.core.admission.owner_locks import OwnerLocks
 from api_service.core.admission.priorities import check_priority
 from api_service.core.answering_model import AnsweringModel
 from api_service.core.backlog import Backlog
-from api_service.core.database import reach
 from api_service.core.errors import UNLIMITED, RateLimits
 from api_service.core.languages import Language
 from api_service.core.principal import Principal
@@ -19,6 +16,7 @@ from api_service.core.reading import QuestionReader
 from api_service.core.turns import TurnKeeper
 from api_service.core.waker import Waker
 from foundation.correlation import current_request_id
+from foundation.postgresql.database import Database
 from foundation.settings import GenerationSettings, QuestionSettings
 from owners.concurrency_limit import ConcurrencyLimitError
 from owners.priority import Priority
@@ -63,7 +61,7 @@ class QuestionAsker:
     def __init__(
         self,
         *,
-        engine: AsyncEngine,
+        database: Database,
         reader: QuestionReader,
         waker: Waker,
         backlog: Backlog,
@@ -73,7 +71,7 @@ class QuestionAsker:
         generation: GenerationSettings,
         settings: QuestionSettings,
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._reader = reader
         self._waker = waker
         self._backlog = backlog
@@ -91,7 +89,7 @@ class QuestionAsker:
         Raises IdempotencyKeyReusedError too.
         """
         check_priority(caller, new.priority)
-        identity = await reach(self._answering_model.identity, again=True)
+        identity = await self._database.read(self._answering_model.identity)
         ask = self._ask(caller.tenant, new, identity)
         admission = await self._limits.admit(caller)
         accepted = await self._accept(caller, ask, admission)
@@ -104,18 +102,18 @@ class QuestionAsker:
     async def _accept(self, caller: Principal, ask: Ask, admission: AdmissionDecision) -> Accepted:
         if admission.refusal is not None:
             # A repetition costs nothing, and is answered to one who has nothing left.
-            replay = await reach(lambda: find_replay(self._engine, ask), again=True)
+            replay = await self._database.read(find_replay, self._database.engine, ask)
             if replay is None:
                 raise admission.refusal
             return replay
         queue = OwnerQueue(ask.owner, ask.priority)
-        turn = await reach(lambda: self._turns.next(queue), again=True)
+        turn = await self._database.read(self._turns.next, queue)
         accepted = None
         try:
             ask = replace(
                 ask, turn=turn, concurrency_limit=admission.concurrency_limit, join_only=self._backlog.is_full
             )
-            accepted = await reach(lambda: self._store(ask))
+            accepted = await self._database.call(self._store, ask)
         except ConcurrencyLimitError as error:
             raise self._limits.over_concurrency_limit(error) from None
         except NothingToJoinError:
@@ -130,7 +128,7 @@ class QuestionAsker:
 
     async def _store(self, ask: Ask) -> Accepted:
         async with self._owner_locks.hold(ask.owner) if ask.concurrency_limit else nullcontext():
-            return await accept(self._engine, ask)
+            return await accept(self._database.engine, ask)
 
     def _ask(self, owner: str, new: NewQuestion, identity: str) -> Ask:
         scope = _EVERYBODY if self._shares_answers else owner

@@ -5,12 +5,10 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from api_service.core.database import reach
 from api_service.core.errors import ServiceError, question_not_found
 from api_service.core.pending_tasks import PendingTasks
 from api_service.core.watcher import Watcher
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache
 from live.signals import publish_ended
@@ -32,8 +30,8 @@ LAST_LOOK_SECONDS = 5.0
 class QuestionReader:
     """Reads and cancels an owner's questions, and waits for their end. Its methods raise ServiceError."""
 
-    def __init__(self, engine: AsyncEngine, redis: MeshRedis, watcher: Watcher, pending: PendingTasks) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, redis: MeshRedis, watcher: Watcher, pending: PendingTasks) -> None:
+        self._database = database
         self._redis = redis
         self._cache = AnswerCache(redis)
         self._watcher = watcher
@@ -91,7 +89,7 @@ class QuestionReader:
 
     async def cancel(self, owner: str, question_id: int) -> Question:
         """End the question unless it has ended, and its generation if nobody else waits for it."""
-        ended = await reach(lambda: cancelling.cancel(self._engine, owner, question_id))
+        ended = await self._database.call(cancelling.cancel, self._database.engine, owner, question_id)
         self._watcher.look_at(question_id)
         if ended is not None:
             self._pending.start(publish_ended(self._redis, [ended]))
@@ -118,7 +116,7 @@ class QuestionReader:
         self._watcher.look_at(question_id)
 
     async def _read_from_database(self, owner: str, question_id: int) -> Question:
-        question = await reach(lambda: reading.read(self._engine, owner, question_id), again=True)
+        question = await self._database.read(reading.read, self._database.engine, owner, question_id)
         if question is None:
             raise question_not_found()
         self.note(question)

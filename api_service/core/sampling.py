@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.core.database import is_unavailable
 from fleet.mesh import read_mesh_id
-from foundation.outages import Outage
-from foundation.redis import Mesh
+from foundation.postgresql.errors import is_outage
+from foundation.reachability import Reachability
+from foundation.redis import RedisState
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ async def every(seconds: float, look: Callable[[], Awaitable[None]], what: str) 
         try:
             await look()
         except Exception as error:
-            if not is_unavailable(error):
+            if not is_outage(error):
                 logger.exception("could not look at %s", what)
         await asyncio.sleep(seconds)
 
@@ -37,10 +37,10 @@ async def every(seconds: float, look: Callable[[], Awaitable[None]], what: str) 
 class MeshIdentity:
     """Learns from PostgreSQL which mesh this is. Until that is known Redis is not used."""
 
-    def __init__(self, engine: AsyncEngine, mesh: Mesh) -> None:
+    def __init__(self, engine: AsyncEngine, mesh: RedisState) -> None:
         self._engine = engine
         self._mesh = mesh
-        self._refused = Outage("PostgreSQL", "it does not tell the mesh's id, without which Redis is not used")
+        self._refused = Reachability.of("PostgreSQL", "it does not tell the mesh's id, without which Redis is not used")
 
     async def follow(self) -> None:
         """Look until cancelled: at a restore the id changes."""
@@ -54,7 +54,7 @@ class MeshIdentity:
             async with asyncio.timeout(_LOOK_SECONDS):
                 self._mesh.id = await read_mesh_id(self._engine)
         except Exception as error:  # noqa: BLE001 - a wrong password or a missing permission, as an absent server
-            if not is_unavailable(error):
-                self._refused.begins(error)
+            if not is_outage(error):
+                self._refused.failed(error)
         else:
-            self._refused.ends()
+            self._refused.succeeded()

@@ -14,11 +14,11 @@ from weakref import WeakValueDictionary
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.core.database import is_unavailable
 from api_service.core.live_text import LiveText
 from api_service.core.queue_estimate import SAMPLE_SIZE
 from api_service.core.watch import Watch, WatchedAnswer, WatchedQuestion, WatcherState
 from foundation.background import Background
+from foundation.postgresql.errors import is_outage
 from foundation.redis import MeshRedis
 from live import answer_stream
 from live.answer_stream import FINAL_CHANNEL, TextChunk, parse_ids, text_channel
@@ -230,7 +230,7 @@ class Watcher:
         try:
             changed = await read_changed(self._engine, known, _CHANGED_AT_ONCE)
         except Exception as error:
-            if not is_unavailable(error):
+            if not is_outage(error):
                 logger.exception("could not look whether answers are there")
             return
         if len(changed) >= _CHANGED_AT_ONCE:
@@ -294,7 +294,7 @@ class Watcher:
                 try:
                     self._state.queue.take(await read_queue(self._engine, SAMPLE_SIZE), loop.time())
                 except Exception as error:
-                    if not is_unavailable(error):
+                    if not is_outage(error):
                         logger.exception("could not look at the queue")
                 for question in queued:
                     question.wake()

@@ -3,12 +3,11 @@
 from functools import partial
 
 from redis.exceptions import RedisError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api_service.core.database import reach
 from api_service.core.errors import ERASURE_UNAVAILABLE, ErrorCode, ServiceError, question_not_found
 from api_service.core.pending_tasks import PendingTasks
 from api_service.core.reading import QuestionReader
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from live.answer_cache import forget
 from live.signals import publish_ended, publish_erased
@@ -21,22 +20,22 @@ _RETRY_AFTER_SECONDS = 2
 class QuestionHistory:
     """An owner's questions so far. Its methods raise ServiceError."""
 
-    def __init__(self, engine: AsyncEngine, redis: MeshRedis, reader: QuestionReader, pending: PendingTasks) -> None:
-        self._engine = engine
-        # For reads by SQLAlchemy: without BEGIN and ROLLBACK around it, a statement takes one round trip and not three.
-        self._reading_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, database: Database, redis: MeshRedis, reader: QuestionReader, pending: PendingTasks) -> None:
+        self._database = database
         self._redis = redis
         self._reader = reader
         self._pending = pending
 
     async def list(self, owner: str, filters: QuestionFilter, after: ListCursor | None, limit: int) -> Page:
         """The owner's questions after a position, newest first."""
-        return await reach(lambda: list_questions(self._reading_engine, owner, filters, after, limit), again=True)
+        return await self._database.read(list_questions, self._database.autocommit, owner, filters, after, limit)
 
     async def erase(self, owner: str, question_id: int) -> Erased:
         """End the question and remove it for good; says what became of its answer."""
         try:
-            erased = await reach(lambda: erase(self._engine, owner, question_id, partial(forget, self._redis)))
+            erased = await self._database.call(
+                erase, self._database.engine, owner, question_id, partial(forget, self._redis)
+            )
         except RedisError as error:
             detail, seconds = ERASURE_UNAVAILABLE, _RETRY_AFTER_SECONDS
             raise ServiceError(ErrorCode.ERASURE_UNAVAILABLE, detail, retry_after=seconds) from error

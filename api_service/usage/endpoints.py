@@ -4,7 +4,6 @@ from fastapi import APIRouter, Depends, Response
 
 from api_service.authentication.dependencies import Caller, authenticate
 from api_service.core.admission.allowance import Allowance
-from api_service.core.database import reach
 from api_service.http.dependencies import LimitsInForce
 from api_service.usage import documentation
 from api_service.usage.dependencies import Ledger, Parameters
@@ -29,7 +28,7 @@ async def usage(
     An answer's tokens are recorded when it ends or is cut off; if cut off, with the last count that was received.
     """
     owner, first, last = parameters
-    days = await reach(lambda: ledger(owner, first, last), again=True)
+    days = await ledger(owner, first, last)
     response.headers["Cache-Control"] = "no-store"
     return UsageResponse(
         tenant=owner,

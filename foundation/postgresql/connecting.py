@@ -23,7 +23,7 @@ _READ_ONLY: Final = (
 )
 
 
-class Connection(asyncpg.Connection):
+class MarkedConnection(asyncpg.Connection):
     """A connection that knows the mark of its session."""
 
     mark = ""
@@ -53,13 +53,13 @@ class Connector:
             "service": url.service or None,
             "timeout": url.connect_seconds,
             "command_timeout": command_seconds,
-            "connection_class": Connection,
+            "connection_class": MarkedConnection,
             "server_settings": {"application_name": name} | ({"options": url.options} if url.options else {}),
         }
         self._refusal: UnsuitableSessionError | None = None
         self._refused_until = 0.0
 
-    async def __call__(self) -> Connection:
+    async def __call__(self) -> MarkedConnection:
         """A connection to the first host that has what is wanted; that of the last time goes first.
 
         Raises what asyncpg raises, and UnsuitableSessionError. Who was refused a primary is refused it again for a
@@ -83,7 +83,7 @@ class Connector:
             self._refusal, self._refused_until = refusal, time.monotonic() + _PAUSE_SECONDS
         raise refusal
 
-    async def _open(self, host: tuple[str, int | None] | None) -> Connection:
+    async def _open(self, host: tuple[str, int | None] | None) -> MarkedConnection:
         place: dict[str, Any] = {} if host is None else {"host": host[0], "port": host[1]}
         connection: Any = await asyncpg.connect(**self._arguments, **place)
         try:
@@ -91,10 +91,10 @@ class Connector:
         except BaseException:
             connection.terminate()
             raise
-        assert isinstance(connection, Connection)
+        assert isinstance(connection, MarkedConnection)
         return connection
 
-    async def _begin(self, connection: Connection) -> None:
+    async def _begin(self, connection: MarkedConnection) -> None:
         """Set what the session needs, and see that the server is a primary, without preparing a statement."""
         connection.mark = secrets.token_hex(8)
         settings = {**self._settings, MARK: connection.mark}

@@ -1,9 +1,12 @@
-"""The connection to PostgreSQL: one pool a process."""
+"""PostgreSQL as a process uses it: its connections, what is done about its errors, and whether it answers."""
 
+import asyncio
+import logging
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, Self, TypeVar
 
 import asyncpg
 from sqlalchemy import TextClause, event, text
@@ -13,11 +16,25 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import greenlet_spawn
 
-from foundation.postgresql.connecting import MARK, Connection, Connector
-from foundation.postgresql.errors import HANDED_ROUND, READ_ONLY, UnsuitableSessionError, leads_astray
+from foundation.postgresql.connecting import MARK, Connector, MarkedConnection
+from foundation.postgresql.errors import (
+    DATABASE_ERRORS,
+    HANDED_ROUND,
+    READ_ONLY,
+    UnsuitableSessionError,
+    is_outage,
+    leads_astray,
+    sqlstate,
+)
 from foundation.postgresql.fair_pool import FairPool
 from foundation.postgresql.url import PostgresqlUrlError, parse_postgresql_url
+from foundation.reachability import Reachability
 from foundation.settings import PREFIX, DatabaseSettings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SESSION: Final = {
     "default_transaction_isolation": "read committed",
@@ -52,6 +69,115 @@ _FRESH_SECONDS: Final = 1.0
 _SESSION_STATE = text(
     f"SELECT current_setting('transaction_read_only') = 'on' AS read_only, current_setting('{MARK}', true) AS mark"
 )
+
+
+_RETRY_SECONDS: Final = 0.5
+_CLOSE_SECONDS: Final = 1.0
+
+
+class DatabaseUnavailableError(Exception):
+    """PostgreSQL is absent for now; the cause says why."""
+
+
+class Database:
+    """What a process does with PostgreSQL, and what it does about PostgreSQL's errors.
+
+    ``foundation.postgresql.errors`` says which of them are an outage, which passes, and which a defect. A request that
+    somebody waits for goes by ``call``, or by ``read`` if it may be done twice. What has to be written, however long
+    that takes, goes by ``retry``. What comes again by itself, as a round of a sweeper, goes within ``attempt``.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        reachability: Reachability,
+        *,
+        unavailable: Callable[[], Exception] = DatabaseUnavailableError,
+    ) -> None:
+        """``reachability`` hears of what ``retry`` and ``attempt`` do. ``unavailable``: what ``call`` raises."""
+        self.engine = engine
+        """For transactions, and for ``fetch``."""
+        self.autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+        """The same connections, for statements by themselves: one round trip each, without BEGIN and ROLLBACK."""
+        self.reachability = reachability
+        self._unavailable = unavailable
+
+    def call(self, operation: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.kwargs) -> Awaitable[T]:
+        """Run an operation once; what a read-only server refused, once more.
+
+        Nothing of that was done, and after a failover the next connection leads to the new primary. Raises
+        ``unavailable()`` while PostgreSQL is absent. An insert whose commit was cut off is among these: it may or may
+        not have happened.
+        """
+        return self._call(lambda: operation(*arguments, **options), is_repeatable=False)
+
+    def read(self, operation: Callable[P, Awaitable[T]], *arguments: P.args, **options: P.kwargs) -> Awaitable[T]:
+        """As ``call``, for what may be done twice: once more, too, if its connection is lost."""
+        return self._call(lambda: operation(*arguments, **options), is_repeatable=True)
+
+    async def _call(self, operation: Callable[[], Awaitable[T]], *, is_repeatable: bool) -> T:
+        try:
+            return await operation()
+        except DATABASE_ERRORS as error:
+            if not is_outage(error):
+                raise
+            is_lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            if is_lost and (is_repeatable or sqlstate(error) == READ_ONLY):
+                return await self._call(operation, is_repeatable=False)
+            raise self._unavailable() from error
+
+    async def retry(
+        self, operation: Callable[[], Awaitable[T]], *, while_true: Callable[[], bool] = lambda: True
+    ) -> T | None:
+        """Repeat the operation until its outcome is known; None if ``while_true`` has said before that it is in vain.
+
+        Raises what is a defect. An operation whose commit was cut off is repeated, so that it has to bear that: a write
+        that changes the state which it depends on does.
+        """
+        while while_true():
+            try:
+                outcome = await operation()
+            except DATABASE_ERRORS as error:
+                if not is_outage(error):
+                    raise
+                self.reachability.failed(error)
+                await asyncio.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+            else:
+                self.reachability.succeeded()
+                return outcome
+        return None
+
+    def attempt(self) -> "DatabaseAttempt":
+        """A block that ends, and nothing else, where PostgreSQL fails; ``reachability`` hears how it went."""
+        return DatabaseAttempt(self.reachability)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.engine.dispose()
+        except DATABASE_ERRORS:
+            logger.info("a connection to PostgreSQL did not close in order")
+
+
+class DatabaseAttempt:
+    """The block of ``Database.attempt``. Defects end it too: a part that comes again by itself goes on trying."""
+
+    def __init__(self, reachability: Reachability) -> None:
+        self._reachability = reachability
+        self.failed = False
+        """Whether PostgreSQL ended the block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        if isinstance(error, DATABASE_ERRORS):
+            self.failed = True
+            self._reachability.failed(error)
+        elif error is None:
+            self._reachability.succeeded()
+        return self.failed
 
 
 def create_engine(
@@ -144,7 +270,7 @@ async def check_session(connection: AsyncConnection) -> None:
     await connection.rollback()
     pooled = await connection.get_raw_connection()
     driver = pooled.driver_connection
-    assert isinstance(driver, Connection)
+    assert isinstance(driver, MarkedConnection)
     if not found.read_only and found.mark == driver.mark:
         return
     if time.monotonic() - pooled.info[_SINCE] > _FRESH_SECONDS:
@@ -156,18 +282,6 @@ def _pool(engine: AsyncEngine) -> FairPool:
     pool = engine.sync_engine.pool
     assert isinstance(pool, FairPool)
     return pool
-
-
-def _replace_closed_connections(engine: AsyncEngine) -> None:
-    """Have the pool replace connections that the server has closed, as all are after a restart of PostgreSQL.
-
-    asyncpg has noticed by the time a connection is checked out, so that this costs no round trip, unlike a ping.
-    """
-
-    @event.listens_for(engine.sync_engine, "checkout")
-    def _check(connection: Any, _record: object, _proxy: object) -> None:
-        if connection.driver_connection.is_closed():
-            raise InvalidatePoolError("the server closed this connection")
 
 
 async def fetch(engine: AsyncEngine, statement: TextClause, parameters: Mapping[str, object]) -> list[asyncpg.Record]:

@@ -19,6 +19,7 @@ DATABASE_ERRORS: Final = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.Interf
 """What a statement can raise, through SQLAlchemy's pool or, while connecting, from asyncpg itself."""
 
 READ_ONLY: Final = "25006"
+UNDEFINED_TABLE: Final = "42P01"
 HANDED_ROUND: Final = "26000"
 """A session in which what was prepared, or set, is gone, or is somebody else's."""
 
@@ -28,7 +29,7 @@ _WRONG_DATA: Final = ("22", "23")
 # statement, and what a function raises.
 _DEFECTS: Final = ("20", "21", "22", "23", "25P01", "25P02", "42", "44", "54", "P0")
 # Of these, what passes: rights, a statement that a pooler prepared elsewhere, and a schema that is still to be made.
-_NO_DEFECTS: Final = ("42501", "42P01", "42P05", "42703", "42704")
+_NO_DEFECTS: Final = ("42501", UNDEFINED_TABLE, "42P05", "42703", "42704")
 
 # The server, or the process of it that the connection leads to, will not do what others do: it is read-only (a standby
 # after a failover), out of memory, shutting down or starting, has lost a prepared statement (a pooler that switches
@@ -49,7 +50,7 @@ _REASONS: Final = (
     ),
     ("3D000", "it has no database of the name in ASKMESH_DATABASE_URL: create it, or correct the name"),
     ("3F000", "no schema of search_path is there: create it, or correct search_path"),
-    ("42P01", "the schema is not there yet: migrations make it"),
+    (UNDEFINED_TABLE, "the schema is not there yet: migrations make it"),
     ("42501", "the user of ASKMESH_DATABASE_URL lacks rights on the tables or their schema: grant them"),
     ("42704", "it lacks a setting that askmesh needs: PostgreSQL 12 or later is needed"),
     ("53300", "it has no connection left: raise max_connections, or lower ASKMESH_DATABASE_POOL_SIZE"),

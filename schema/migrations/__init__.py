@@ -9,10 +9,11 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from foundation.postgresql.database import check_session
+from foundation.postgresql.errors import UNDEFINED_TABLE, sqlstate
 
 _FOLDER = Path(__file__).parent
 
@@ -35,7 +36,10 @@ async def is_up_to_date(connection: AsyncConnection, needed: str) -> bool:
     """Whether the database has at least the needed revision."""
     try:
         current = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
-    except ProgrammingError:  # no such table: never migrated
+    except DBAPIError as error:
+        if sqlstate(error) != UNDEFINED_TABLE:
+            raise
+        # It was never migrated.
         await connection.rollback()
         return False
     return current is not None and current >= needed

@@ -129,7 +129,8 @@ async def test_without_postgresql_requests_are_refused_until_it_is_back(
     await until(lambda: is_ready(mortal_api, True))
     assert (await ask(mortal_api, words + "?"))[0] == 202
     assert await read(mortal_api, asked["question_id"]) == 200
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("api_service")]
+    names = "api_service", "foundation.reachability"
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith(names)]
     assert len(ours) == 2
     assert "cannot be used" in ours[0]
     assert "can be used again" in ours[1]
@@ -182,7 +183,7 @@ async def test_a_server_that_takes_no_writes_is_told(
         )
     await until(lambda: is_ready(mortal_api, True))
     assert (await ask(mortal_api, words + "?"))[0] == 202
-    told = [record.getMessage() for record in caplog.records if record.name == "api_service.core.database"]
+    told = [record.getMessage() for record in caplog.records if record.name == "foundation.reachability"]
     assert [("it is read-only" in line, "again" in line) for line in told] == [(True, False), (False, True)]
 
 
@@ -263,7 +264,8 @@ async def test_it_waits_for_the_schema(
         await migrate(empty_database_url)
         await until(lambda: is_ready(api, True))
         assert (await ask(api, "why?"))[0] == 202
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("api_service")]
+    names = "api_service", "foundation.reachability"
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith(names)]
     assert len(ours) == 2
     assert "run the migrations" in ours[0]
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from foundation.background import Background, watched
+from foundation.background import Background, log_when_broken
 from foundation.logs import TRACE
 from foundation.settings import SettingsError
 
@@ -97,7 +97,7 @@ async def test_a_part_that_returns_has_done_what_it_had_to(background: Backgroun
         calls += 1
 
     background.run("once", once)
-    await until(lambda: not background._parts)
+    await until(lambda: not background._jobs)
     assert calls == 1
     assert background.broken == []
 
@@ -107,7 +107,7 @@ async def test_a_setting_that_is_wrong_is_told_at_once_and_not_tried_again(
 ) -> None:
     part = Part(SettingsError("ASKMESH_PORT: is in use"))
     background.run("listening", part.run)
-    await until(lambda: not background._parts)
+    await until(lambda: not background._jobs)
     assert (part.starts, background.broken) == (1, ["listening"])
     assert "listening cannot run: ASKMESH_PORT: is in use" in caplog.text
 
@@ -133,7 +133,7 @@ async def test_closing_ends_parts_whatever_they_make_of_it_and_those_that_pause(
 
 async def test_a_task_that_nobody_awaits_does_not_end_by_a_defect_in_silence(caplog: pytest.LogCaptureFixture) -> None:
     task = asyncio.create_task(Part(ValueError("secret")).run())
-    watched(task, "one thing")
+    log_when_broken(task, "one thing")
     await asyncio.wait({task})
     await until(lambda: "one thing broke: ValueError" in caplog.text)
     assert "secret" not in caplog.text

@@ -1,7 +1,7 @@
 import pytest
 
-from foundation.contradictions import of_sizes, of_times
 from foundation.settings import ApiSettings, GenerationSettings, QuestionSettings
+from foundation.settings.contradictions import of_sizes, of_times
 
 
 @pytest.mark.parametrize(("generation", "wait", "told"), [(300, 600, 0), (600, 600, 0), (601, 600, 1)])

@@ -11,8 +11,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from embedded.valkey import Valkey
-from foundation.outages import Outage, explain
-from foundation.redis import Mesh, MeshRedis, UnknownMeshError
+from foundation.reachability import Reachability, explain
+from foundation.redis import MeshRedis, RedisState, UnknownMeshError
 from tests.servers import redis_at
 from tests.valkeys import REFUSALS, two_servers
 
@@ -23,7 +23,7 @@ async def probed(redis: MeshRedis) -> bool:
     except (RedisError, OSError) as error:
         redis.mesh.note(error)
         return False
-    redis.mesh.outage.ends()
+    redis.mesh.outage.succeeded()
     return True
 
 
@@ -54,7 +54,7 @@ async def test_connections_to_a_server_that_does_not_serve_are_given_up(
         # None of the other connections leads to the first server any more.
         assert all(await asyncio.gather(*(probed(redis) for _ in range(20))))
         async with asyncio.timeout(30):
-            while redis.mesh.outage._told:
+            while redis.mesh.outage.logged_as_lost:
                 assert await probed(redis)
                 await asyncio.sleep(0.1)
         await redis.aclose()
@@ -103,18 +103,18 @@ async def test_names_bear_the_mesh_and_there_are_none_before_it_is_known(valkey:
 
 
 async def test_that_the_mesh_is_not_known_yet_is_no_outage_of_redis(caplog: pytest.LogCaptureFixture) -> None:
-    mesh = Mesh("tests")
+    mesh = RedisState("tests")
     mesh.note(UnknownMeshError())
-    assert not mesh.outage.lasts
+    assert mesh.outage.reachable
     assert caplog.records == []
 
 
 async def test_where_some_calls_fail_and_others_do_not_the_log_has_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage("Redis", "tests", settled_seconds=3)
+    reachability = Reachability.of("Redis", "tests", settled_seconds=3)
     for _ in range(100):
-        outage.begins(OSError())
-        outage.ends()
-    assert not outage.lasts
+        reachability.failed(OSError())
+        reachability.succeeded()
+    assert reachability.reachable
     assert [record.getMessage() for record in caplog.records] == ["Redis does not answer (OSError): tests"]
 
 

@@ -2,8 +2,8 @@ import pytest
 
 from foundation import settings
 from foundation.loopback import is_loopback
-from foundation.secret_urls import weakness
 from foundation.settings import BrokerSettings, DatabaseSettings, RedisSettings, SettingsError, load
+from foundation.settings.secret_urls import weakness
 
 STRONG = "f3b2c91e7d40"
 

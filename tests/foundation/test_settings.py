@@ -16,7 +16,7 @@ from foundation.settings import (
     load,
 )
 
-ROOT = Path(settings.__file__).parent.parent
+ROOT = Path(settings.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

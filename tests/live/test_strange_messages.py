@@ -180,7 +180,7 @@ async def test_wake_ups_go_on_where_their_key_held_another_type(redis: MeshRedis
     await redis.rpush(redis.name("wakeups"), 3)
     assert await next_wakeup(redis) == 3
     assert redis.mesh.unreadable.skipped == {"a wake-up": 1}
-    assert not redis.mesh.outage.lasts
+    assert redis.mesh.outage.reachable
 
 
 @pytest.mark.parametrize("rubbish", RUBBISH)
@@ -209,7 +209,7 @@ async def test_a_copy_of_an_answer_that_cannot_be_read_is_a_miss(
 ) -> None:
     await redis.set(redis.name("question", 2, 1), stored)
     assert await AnswerCache(redis).get("o", 1) is None
-    assert not redis.mesh.outage.lasts
+    assert redis.mesh.outage.reachable
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * bool(stored)
 
 
@@ -217,5 +217,5 @@ async def test_a_copy_of_an_answer_that_cannot_be_read_is_a_miss(
 async def test_a_copy_of_another_type_is_a_miss_and_gone(redis: MeshRedis, kind: str) -> None:
     key = await spoil(redis, kind, "question", 2, 1)
     assert await AnswerCache(redis).get("o", 1) is None
-    assert not redis.mesh.outage.lasts
+    assert redis.mesh.outage.reachable
     assert kind == "a string" or not await redis.exists(key)

@@ -197,7 +197,7 @@ async def test_a_final_write_is_repeated_until_postgresql_takes_it(
 
     assert (row.state, row.text) == ("completed", answer_to("question"))
     assert llm.asked["question"] == 1
-    messages = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "foundation.reachability"]
     assert len(messages) == 2, messages
 
 

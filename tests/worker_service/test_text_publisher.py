@@ -320,7 +320,7 @@ async def test_without_redis_nothing_waits_and_the_log_has_one_line(
                 publisher.add(text, f" {number}", RunningUsage())
                 await publisher.settle(text)
             assert await publisher.open(claim_of(2, attempt=2)) is None
-            lines = [record.getMessage() for record in caplog.records if record.name == "foundation.outages"]
+            lines = [record.getMessage() for record in caplog.records if record.name == "foundation.reachability"]
             assert len(lines) == 1, lines
             valkey.start()
             other = await opened(publisher, claim_of(3))

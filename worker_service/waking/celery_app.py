@@ -10,7 +10,6 @@ from celery import signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 from celery.worker import WorkController
 
-from foundation import contradictions
 from foundation.logs import configure_logging
 from foundation.settings import (
     BrokerSettings,
@@ -24,6 +23,7 @@ from foundation.settings import (
     RedisSettings,
     SettingsError,
     WorkerSettings,
+    contradictions,
     load,
 )
 from live.hints import celery_app

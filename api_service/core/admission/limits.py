@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from api_service.core.admission.allowance import Allowance
 from api_service.core.admission.request_rate import RequestRate
 from api_service.core.admission.spending import (
@@ -17,10 +15,10 @@ from api_service.core.admission.spending import (
     seconds_until_next_month,
     seconds_until_tomorrow,
 )
-from api_service.core.database import reach
 from api_service.core.errors import UNLIMITED, ErrorCode, RateLimit, RateLimits, ServiceError
 from api_service.core.principal import Principal
 from api_service.core.turns import TurnKeeper
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
 from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitError
@@ -44,11 +42,12 @@ FREE: Final = AdmissionDecision()
 class Limits:
     """The limits of all callers of this process. Where none is set, asking costs nothing more."""
 
-    def __init__(self, settings: LimitSettings, engine: AsyncEngine, redis: MeshRedis, turns: TurnKeeper) -> None:
+    def __init__(self, settings: LimitSettings, database: Database, redis: MeshRedis, turns: TurnKeeper) -> None:
         self._settings = settings
         self._default = _or_none(Allowance.of(settings, NO_OVERRIDES))
         self._rate = RequestRate(redis)
-        self._spending = SpendingReader(engine)
+        self._spending = SpendingReader(database.autocommit)
+        self._database = database
         self._turns = turns
         self._streams: Counter[str] = Counter()
 
@@ -67,7 +66,7 @@ class Limits:
             return FREE
         rate_limits, refusal = UNLIMITED, None
         if allowance.limits_tokens:
-            spending = await reach(lambda: self._spending.of(caller.tenant), again=True)
+            spending = await self._database.read(self._spending.of, caller.tenant)
             rate_limits, refusal = _check_tokens(spending, allowance)
         if refusal is None and (limit := allowance.requests_per_minute):
             rate_limits, refusal = await self._take_request(caller, limit, rate_limits)

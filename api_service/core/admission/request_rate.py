@@ -65,7 +65,7 @@ class RequestRate:
         except (RedisError, OSError) as error:
             self._redis.mesh.note(error)
             return self._take_here(bucket, limit, cost)
-        self._redis.mesh.outage.ends()
+        self._redis.mesh.outage.succeeded()
         self._local.clear()
         return Taken.of(allowed=bool(allowed), reset=microseconds / 1e6, limit=limit)
 

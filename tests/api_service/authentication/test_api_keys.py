@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api_service.authentication import api_keys
 from api_service.authentication.api_keys import ApiKeys
+from api_service.core.database import unavailable
 from api_service.core.errors import ErrorCode, ServiceError
 from api_service.core.principal import Principal
-from foundation.postgresql.database import create_engine
+from foundation.postgresql.database import Database, create_engine
 from foundation.postgresql.fair_pool import FairPool
+from foundation.reachability import Reachability
 from foundation.settings import DatabaseSettings
 from owners.api_keys import ValidKey, create, find, hash_of, new_key, revoke
 from owners.roles import Role
@@ -51,9 +53,13 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
+def database_of(engine: AsyncEngine) -> Database:
+    return Database(engine, Reachability.of("PostgreSQL", "tests wait"), unavailable=unavailable)
+
+
 @pytest_asyncio.fixture(loop_scope="module")
 async def keys(api_engine: AsyncEngine) -> AsyncIterator[ApiKeys]:
-    keys = ApiKeys(api_engine)
+    keys = ApiKeys(database_of(api_engine))
     yield keys
     await keys.close()
 
@@ -112,7 +118,7 @@ async def test_a_new_key_works_although_it_was_tried_before(
 async def test_nothing_is_believed_for_longer_while_postgresql_is_away(keys: ApiKeys, clock: Clock) -> None:
     gone = create_engine(DatabaseSettings(database_url=SecretStr("postgresql://me@127.0.0.1:1/none")), "tests")
     key = new_key()
-    away = ApiKeys(gone)
+    away = ApiKeys(database_of(gone))
     away._known[hash_of(key)] = api_keys._Known(
         Principal("acme", Role.USER), asyncio.get_running_loop().time(), asyncio.get_running_loop().time() + 4
     )

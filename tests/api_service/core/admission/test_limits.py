@@ -21,6 +21,8 @@ from api_service.core.admission.request_rate import RequestRate
 from api_service.core.principal import LOCAL, Principal
 from api_service.core.turns import TurnKeeper
 from embedded.valkey import Valkey
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from foundation.settings import LimitSettings
 from owners.concurrency_limit import ConcurrencyLimit, ConcurrencyLimitError, refusal
@@ -329,7 +331,8 @@ async def test_usage_says_what_is_wrong_with_a_parameter(
 
 
 async def test_where_nothing_is_limited_nothing_is_looked_up(api_engine: AsyncEngine, api_redis: MeshRedis) -> None:
-    assert await Limits(LimitSettings(), api_engine, api_redis, TurnKeeper(api_engine)).admit(LOCAL) is FREE
+    database = Database(api_engine, Reachability.of("PostgreSQL", "tests wait"))
+    assert await Limits(LimitSettings(), database, api_redis, TurnKeeper(api_engine)).admit(LOCAL) is FREE
 
 
 @pytest.mark.loopback
