@@ -304,11 +304,11 @@ async def _authenticator(
     if access.takes_tokens:
         # 18 MB of libraries, which who takes no tokens does without.
         from api_service.authentication.issuer_keys import IssuerKeys  # noqa: PLC0415
-        from api_service.authentication.tokens import Tokens  # noqa: PLC0415
+        from api_service.authentication.tokens import TokenVerifier  # noqa: PLC0415
 
         issuer_keys = IssuerKeys(access.jwt_jwks_url)
         background.run("fetching the issuer's keys", issuer_keys.refresh)
-        tokens = Tokens(access, issuer_keys)
+        tokens = TokenVerifier(access, issuer_keys)
     return Authenticator(keys, tokens)
 
 

@@ -59,7 +59,7 @@ class _Answer:
         self.written = 0
 
 
-class ModelServer:
+class CheapModelServer:
     """The server in this process."""
 
     def __init__(self) -> None:
@@ -198,7 +198,7 @@ def _event(choices: list[dict[str, object]], written: int) -> bytes:
 
 
 async def _serve(port: int) -> None:
-    server = ModelServer()
+    server = CheapModelServer()
     listening = await server.loop.create_server(server.connection, "127.0.0.1", port, backlog=4096)
     print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1", flush=True)  # noqa: T201 - told to the starter
     await listening.serve_forever()

@@ -13,7 +13,7 @@ from langchain_core.messages.ai import UsageMetadata
 
 from llm_service.errors import LlmError, Reason
 from llm_service.upstream.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
-from llm_service.upstream.completions import TokenCounts
+from llm_service.upstream.completions import CallUsage
 from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
 from llm_service.upstream.markers import without_markers
 
@@ -77,7 +77,7 @@ class Text:
     """More text, and the tokens so far where the model server counts while it writes."""
 
     text: str
-    counts: TokenCounts | None
+    counts: CallUsage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Completed:
     """The end."""
 
     finish: Finish
-    counts: TokenCounts | None
+    counts: CallUsage | None
 
 
 Event = Started | Text | Completed
@@ -122,7 +122,7 @@ class Generator:
         stopped: OUTPUT_LIMIT. Raises LlmError.
         """
         deadline = None if request.time_limit is None else arrived + request.time_limit
-        counts: TokenCounts | None = None
+        counts: CallUsage | None = None
         wrote = False
         finish, ended = None, None
         try:
@@ -205,11 +205,11 @@ async def _before(deadline: float | None, work: Awaitable[T]) -> T:
         return await work
 
 
-def _sum(counts: TokenCounts | None, added: UsageMetadata) -> TokenCounts:
-    before = counts or TokenCounts(0, 0)
+def _sum(counts: CallUsage | None, added: UsageMetadata) -> CallUsage:
+    before = counts or CallUsage(0, 0)
     cached = added.get("input_token_details", {}).get("cache_read")
     if cached is None:
         cached = before.cached_prompt
     elif before.cached_prompt is not None:
         cached += before.cached_prompt
-    return TokenCounts(before.prompt + added["input_tokens"], before.completion + added["output_tokens"], cached)
+    return CallUsage(before.prompt + added["input_tokens"], before.completion + added["output_tokens"], cached)

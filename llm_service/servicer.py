@@ -18,7 +18,7 @@ from llm_service.admission import Admission
 from llm_service.errors import LlmError, Reason, code_of, to_status
 from llm_service.generation import Completed, Event, Finish, Generator, Started, Text
 from llm_service.upstream.catalogue import ModelCatalogue
-from llm_service.upstream.completions import TokenCounts
+from llm_service.upstream.completions import CallUsage
 from llm_service.upstream.outage_log import GENERATION, LIST, OutageLog
 from llm_service.validation import checked, is_request_id
 
@@ -189,7 +189,7 @@ async def _abort(error: LlmError, call: _Call, context: Context) -> NoReturn:
     await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))
 
 
-def _usage(counts: TokenCounts | None) -> generation_pb2.Usage | None:
+def _usage(counts: CallUsage | None) -> generation_pb2.Usage | None:
     if counts is None:
         return None
     return generation_pb2.Usage(

@@ -6,7 +6,7 @@ from typing import Any, Final
 import orjson
 
 from api_service.answers.responses import answer_response
-from api_service.core.following import Finished, FollowEvent, Restarted, StatusChanged
+from api_service.core.following import Ended, FollowEvent, Restarted, StatusChanged
 from api_service.core.languages import Language
 from api_service.core.live_text import Delta
 from api_service.core.stream_cursor import StreamCursor
@@ -60,7 +60,7 @@ class SseEncoder:
                 return self._status(event)
             case Restarted():
                 return _RESTARTED
-            case Finished():
+            case Ended():
                 return self._finished(event)
         return _HEARTBEAT
 
@@ -73,7 +73,7 @@ class SseEncoder:
             return _RETRY
         return _RETRY + _encode_status(event, self._asked or {})
 
-    def _finished(self, event: Finished) -> bytes:
+    def _finished(self, event: Ended) -> bytes:
         key = SseEncoder, self._language, event.cursor
         if (encoded := event.encoded.get(key)) is None:
             answer = answer_response(event.question, self._language).model_dump(mode="json", exclude_none=True)

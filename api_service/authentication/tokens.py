@@ -40,7 +40,7 @@ _SCOPE_CLAIMS: Final = ("scope", "scp")
 """RFC 8693 and 9068; Okta and Entra ID."""
 
 
-class Tokens:
+class TokenVerifier:
     """Checks signature, issuer, audience, times and kind of a token, and reads tenant and role out of its claims."""
 
     def __init__(self, settings: AccessSettings, keys: IssuerKeys) -> None:

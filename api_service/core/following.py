@@ -34,7 +34,7 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Ended:
     """The last event: the question as it ended.
 
     ``encoded``: what encoders have made of it, by what it depends on besides; one copy for all readers.
@@ -45,7 +45,7 @@ class Finished:
     encoded: dict[object, bytes]
 
 
-FollowEvent = StatusChanged | Delta | Restarted | Idle | Finished
+FollowEvent = StatusChanged | Delta | Restarted | Idle | Ended
 _RESTARTED: Final = Restarted()
 _IDLE: Final = Idle()
 
@@ -103,7 +103,7 @@ class Follower:
             whole = watch.final_text
             while whole is not None and (event := self._next(whole)) is not None:
                 yield event
-            yield Finished(watch.question, replace(self._cursor, ended=True), watch.encoded_endings)
+            yield Ended(watch.question, replace(self._cursor, ended=True), watch.encoded_endings)
         except UnicodeDecodeError:
             # The cursor was ahead of the text when it was checked, and is within a code point.
             return

@@ -19,7 +19,7 @@ from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
 from llm_service.upstream.adapting import Adaptation
-from llm_service.upstream.completions import TokenCounts
+from llm_service.upstream.completions import CallUsage
 from llm_service.upstream.model_server import ModelServer
 
 _ROLES: Final[Mapping[type[BaseMessage], str]] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
@@ -100,7 +100,7 @@ class StreamingChatModel(BaseChatModel):
         if stop:
             body["stop"] = stop
         finish_reason, is_told = "", False
-        counted: TokenCounts | None = None
+        counted: CallUsage | None = None
         async with aclosing(self.adaptation.complete(self.server, body)) as pieces:
             await anext(pieces)
             yield AIMessageChunk(content="", response_metadata={"model_name": body["model"]})
@@ -142,7 +142,7 @@ def _role(message: BaseMessage) -> str:
     raise ValueError(f"a message of the type {message.type} cannot be sent: system, human and ai can")
 
 
-def _added(before: TokenCounts | None, now: TokenCounts | None) -> UsageMetadata | None:
+def _added(before: CallUsage | None, now: CallUsage | None) -> UsageMetadata | None:
     """What the counts rose by; LangChain adds up the usage of chunks."""
     if now is None:
         return None

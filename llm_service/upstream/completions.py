@@ -14,7 +14,7 @@ from llm_service.upstream.choices import Choices
 from llm_service.upstream.deltas import Deltas
 from llm_service.upstream.finish_reasons import BROKEN_OFF, STOP, TIME_LIMIT, meaning_of
 from llm_service.upstream.shapes import (
-    TokenCounts,
+    CallUsage,
     UnreadableError,
     counts_of,
     document,
@@ -24,7 +24,7 @@ from llm_service.upstream.shapes import (
 )
 from llm_service.upstream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
 
-__all__ = ["CompletionReader", "Piece", "TokenCounts", "interrupted", "invalid"]
+__all__ = ["CallUsage", "CompletionReader", "Piece", "interrupted", "invalid"]
 
 _DONE: Final = frozenset({b"[DONE]", b"DONE"})
 _NO_TEXT: Final = (None, "")
@@ -38,7 +38,7 @@ class Piece:
     """What one read from the model server brought, in the order of its fields."""
 
     text: str = ""
-    counts: TokenCounts | None = None
+    counts: CallUsage | None = None
     finish_reason: str | None = None
     """A meaning of finish_reasons.py: with this piece's text the answer is whole."""
     error: Mapping[str, Any] | None = None
@@ -71,7 +71,7 @@ class CompletionReader:
     _deltas: Deltas = field(default_factory=Deltas)
     _plain_index: int | None = None  # of choices that need no closer look, once that is known
     _counting: Mapping[str, Any] | None = None  # the last chunk that counts: each does so since the beginning
-    _counts: TokenCounts | None = None
+    _counts: CallUsage | None = None
     _finish: str | None = None
     _finished_at: int = 0  # of _read_characters
     _read_characters: int = 0  # also of halves of a surrogate pair

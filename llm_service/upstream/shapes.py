@@ -57,7 +57,7 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenCounts:
+class CallUsage:
     """Tokens since the generation's beginning, as the model server counted them."""
 
     prompt: int
@@ -99,18 +99,18 @@ def text_of(choice: Mapping[str, Any], beginning: str, written: int) -> str:
     return _text(choice.get("text"))
 
 
-def plain_counts(chunk: Mapping[str, Any]) -> TokenCounts | None:
+def plain_counts(chunk: Mapping[str, Any]) -> CallUsage | None:
     """The counts of a chunk as vLLM sends one with each token; None where they are anything else."""
     usage = chunk.get("usage")
     if not isinstance(usage, dict) or usage.get("prompt_tokens_details") is not None:
         return None
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if type(prompt) is int and type(completion) is int and 0 < prompt <= MAX_COUNT and 0 <= completion <= MAX_COUNT:
-        return TokenCounts(prompt, completion)
+        return CallUsage(prompt, completion)
     return None
 
 
-def counts_of(chunk: Mapping[str, Any], before: TokenCounts | None) -> TokenCounts | None:
+def counts_of(chunk: Mapping[str, Any], before: CallUsage | None) -> CallUsage | None:
     """The counts in a chunk or choice; one that is no count is what it was before. None where none is new."""
     usage = chunk.get("usage")
     if isinstance(usage, Mapping):
@@ -185,12 +185,12 @@ def _text_of_part(part: Any) -> str:
     return part if isinstance(part, str) else ""
 
 
-def _counts(prompt: Any, completion: Any, cached: int | None, before: TokenCounts | None) -> TokenCounts | None:
+def _counts(prompt: Any, completion: Any, cached: int | None, before: CallUsage | None) -> CallUsage | None:
     of_prompt, of_completion = _count(prompt), _count(completion)
     if not of_prompt and not of_completion:  # zeros stand for "not known yet"
         return None
-    known = before or TokenCounts(0, 0)
-    return TokenCounts(
+    known = before or CallUsage(0, 0)
+    return CallUsage(
         known.prompt if of_prompt is None else of_prompt,
         known.completion if of_completion is None else of_completion,
         known.cached_prompt if cached is None else cached,

@@ -183,8 +183,10 @@ async def test_a_server_that_takes_no_writes_is_told(
         )
     await until(lambda: is_ready(mortal_api, True))
     assert (await ask(mortal_api, words + "?"))[0] == 202
-    told = [record.getMessage() for record in caplog.records if record.name == "foundation.reachability"]
-    assert [("it is read-only" in line, "again" in line) for line in told] == [(True, False), (False, True)]
+    lines = [record.getMessage() for record in caplog.records if record.name == "foundation.reachability"]
+    told = [("it is read-only" in line, "again" in line) for line in lines]
+    # What an earlier test broke may be noticed to be back only now.
+    assert told[told[0] == (False, True) :] == [(True, False), (False, True)]
 
 
 async def ask_and_wait(api: ClientSession, words: str, seconds: int) -> tuple[int, Any]:

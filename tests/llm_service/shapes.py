@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP
-from llm_service.upstream.shapes import TokenCounts
+from llm_service.upstream.shapes import CallUsage
 
 TEXT: Final = "Paris it is."
 EMOJI: Final = "\N{GRINNING FACE}"
@@ -22,7 +22,7 @@ class Shape:
     sent: bytes
     text: str = TEXT
     finish: str = STOP
-    counts: TokenCounts | None = None
+    counts: CallUsage | None = None
 
 
 def data(payload: object) -> bytes:
@@ -50,7 +50,7 @@ F: Final = data(chunk(finish="stop"))
 DONE: Final = b"data: [DONE]\n\n"
 PLAIN: Final = P + I + F + DONE
 USAGE: Final = {"prompt_tokens": 5, "completion_tokens": 4, "total_tokens": 9}
-COUNTED: Final = TokenCounts(5, 4)
+COUNTED: Final = CallUsage(5, 4)
 BODY: Final = {
     "object": "chat.completion",
     "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
@@ -228,27 +228,27 @@ BROKEN_OFF: Final = (
     *({"type": "abort", "message": "queue wait"}, "modelUnloaded", "USER_CANCEL"),
 )
 # What a chunk without choices counts, after a chunk has counted 5 and 2.
-USAGES: Final[Mapping[str, tuple[object, TokenCounts]]] = {
+USAGES: Final[Mapping[str, tuple[object, CallUsage]]] = {
     "plain": (USAGE, COUNTED),
-    "null": (None, TokenCounts(5, 2)),
-    "a text": ("none", TokenCounts(5, 2)),
-    "a list": ([1], TokenCounts(5, 2)),
-    "a number": (7, TokenCounts(5, 2)),
-    "zeros": ({"prompt_tokens": 0, "completion_tokens": 0}, TokenCounts(5, 2)),
-    "texts": ({"prompt_tokens": "5", "completion_tokens": "4"}, TokenCounts(5, 2)),
-    "booleans": ({"prompt_tokens": True, "completion_tokens": True}, TokenCounts(5, 2)),
-    "negative": ({"prompt_tokens": -1, "completion_tokens": -1}, TokenCounts(5, 2)),
-    "fractions": ({"prompt_tokens": 5.5, "completion_tokens": 4.1}, TokenCounts(5, 2)),
+    "null": (None, CallUsage(5, 2)),
+    "a text": ("none", CallUsage(5, 2)),
+    "a list": ([1], CallUsage(5, 2)),
+    "a number": (7, CallUsage(5, 2)),
+    "zeros": ({"prompt_tokens": 0, "completion_tokens": 0}, CallUsage(5, 2)),
+    "texts": ({"prompt_tokens": "5", "completion_tokens": "4"}, CallUsage(5, 2)),
+    "booleans": ({"prompt_tokens": True, "completion_tokens": True}, CallUsage(5, 2)),
+    "negative": ({"prompt_tokens": -1, "completion_tokens": -1}, CallUsage(5, 2)),
+    "fractions": ({"prompt_tokens": 5.5, "completion_tokens": 4.1}, CallUsage(5, 2)),
     "whole floats": ({"prompt_tokens": 5.0, "completion_tokens": 4.0}, COUNTED),
-    "NaN": ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, TokenCounts(5, 2)),
+    "NaN": ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, CallUsage(5, 2)),
     "no prompt": ({"completion_tokens": 4}, COUNTED),
-    "no completion": ({"prompt_tokens": 5}, TokenCounts(5, 2)),
+    "no completion": ({"prompt_tokens": 5}, CallUsage(5, 2)),
     "prompt null": ({"prompt_tokens": None, "completion_tokens": 4}, COUNTED),
     "3,000,000,000": ({"prompt_tokens": 3_000_000_000, "completion_tokens": 4}, COUNTED),
-    "2^31": ({"prompt_tokens": 2**31, "completion_tokens": 2**31}, TokenCounts(5, 2)),
-    "2^31 - 1": ({"prompt_tokens": 2**31 - 1, "completion_tokens": 4}, TokenCounts(2**31 - 1, 4)),
+    "2^31": ({"prompt_tokens": 2**31, "completion_tokens": 2**31}, CallUsage(5, 2)),
+    "2^31 - 1": ({"prompt_tokens": 2**31 - 1, "completion_tokens": 4}, CallUsage(2**31 - 1, 4)),
     "10^40": ({"prompt_tokens": 10**40, "completion_tokens": 4}, COUNTED),
-    "cached": (USAGE | {"prompt_tokens_details": {"cached_tokens": 3}}, TokenCounts(5, 4, 3)),
+    "cached": (USAGE | {"prompt_tokens_details": {"cached_tokens": 3}}, CallUsage(5, 4, 3)),
     "cached null": (USAGE | {"prompt_tokens_details": None}, COUNTED),
     "cached odd": (USAGE | {"prompt_tokens_details": {"cached_tokens": -3}}, COUNTED),
     "details odd": (USAGE | {"prompt_tokens_details": [3]}, COUNTED),
@@ -256,15 +256,15 @@ USAGES: Final[Mapping[str, tuple[object, TokenCounts]]] = {
     "more fields": (USAGE | {"cost": 0.1, "queue_time": None}, COUNTED),
 }
 _TIMINGS: Final = {"prompt_n": 5, "prompt_ms": 1.0, "predicted_n": 4, "predicted_ms": 1.0}
-TIMINGS: Final[Mapping[str, tuple[object, TokenCounts | None]]] = {
-    "now": (_TIMINGS | {"cache_n": 28}, TokenCounts(33, 4, 28)),
+TIMINGS: Final[Mapping[str, tuple[object, CallUsage | None]]] = {
+    "now": (_TIMINGS | {"cache_n": 28}, CallUsage(33, 4, 28)),
     "before September 2025": (_TIMINGS, COUNTED),
     "cache_n null": (_TIMINGS | {"cache_n": None}, COUNTED),
     "null": (None, None),
     "empty": ({}, None),
     "a text": ("fast", None),
     "odd": ({"prompt_n": "5", "predicted_n": -1}, None),
-    "no prompt": ({"predicted_n": 4}, TokenCounts(0, 4)),
+    "no prompt": ({"predicted_n": 4}, CallUsage(0, 4)),
 }
 # After the finish reason everything is forgiven.
 AFTERWARDS: Final[Mapping[str, bytes]] = {

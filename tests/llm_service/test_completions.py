@@ -3,7 +3,7 @@ import json
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llm_service.upstream.completions import CompletionReader, Piece, TokenCounts
+from llm_service.upstream.completions import CallUsage, CompletionReader, Piece
 
 
 def event(payload: object) -> bytes:
@@ -31,7 +31,7 @@ def test_text_and_counts_are_the_same_however_the_bytes_are_cut(texts: list[str]
     reader = CompletionReader()
     pieces = [reader.feed(sent[start:end]) for start, end in zip([0, *ends], [*ends, len(sent)], strict=True)]
     assert "".join(piece.text for piece in pieces) == "".join(texts)
-    assert [piece.counts for piece in pieces if piece.counts][-1] == TokenCounts(5, 99)
+    assert [piece.counts for piece in pieces if piece.counts][-1] == CallUsage(5, 99)
     finishes = [piece.finish_reason for piece in [*pieces, reader.ending(is_done=True, is_cut=False)]]
     assert next(filter(None, finishes)) == "stop"
     assert any(piece.done for piece in pieces)
@@ -40,17 +40,17 @@ def test_text_and_counts_are_the_same_however_the_bytes_are_cut(texts: list[str]
 def test_events_of_one_read_make_one_piece() -> None:
     reader = CompletionReader()
     read = chunk("a", usage=usage(3, 1)) + b": ping\n\n" + chunk("b", usage=usage(3, 2)) + chunk("c")[:-9]
-    assert reader.feed(read) == Piece(text="ab", counts=TokenCounts(3, 2))
+    assert reader.feed(read) == Piece(text="ab", counts=CallUsage(3, 2))
 
 
 def test_counts_of_vllm_with_its_prefix_cache() -> None:
     counted = usage(30, 4, prompt_tokens_details={"cached_tokens": 16})
-    assert CompletionReader().feed(event({"choices": [], "usage": counted})).counts == TokenCounts(30, 4, 16)
+    assert CompletionReader().feed(event({"choices": [], "usage": counted})).counts == CallUsage(30, 4, 16)
 
 
 def test_counts_of_llama_cpp_while_it_writes() -> None:
     timings = {"cache_n": 28, "prompt_n": 10, "predicted_n": 2, "predicted_ms": 7.5}
-    assert CompletionReader().feed(chunk(" is", timings=timings)).counts == TokenCounts(38, 2, 28)
+    assert CompletionReader().feed(chunk(" is", timings=timings)).counts == CallUsage(38, 2, 28)
 
 
 def test_an_error_object_ends_the_piece_that_it_comes_in() -> None:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import pytest
 
 from llm_service.errors import Reason
-from llm_service.upstream.completions import CompletionReader, Piece, TokenCounts
+from llm_service.upstream.completions import CallUsage, CompletionReader, Piece
 from tests.llm_service.shapes import BROKEN_OFF, DONE, USAGE, F, I, P, Shape, chunk, data, shapes
 
 SHAPES = dict(shapes())
 
 
-def read(parts: Sequence[bytes]) -> tuple[str, str | None, TokenCounts | None, Piece]:
+def read(parts: Sequence[bytes]) -> tuple[str, str | None, CallUsage | None, Piece]:
     """Text, finish reason, counts and the last piece of a stream that comes in these parts."""
     reader = CompletionReader()
     text, finish, counts, piece = "", None, None, Piece()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from api_service.authentication import issuer_keys
 from api_service.authentication.issuer_keys import IssuerKeys
-from api_service.authentication.tokens import Tokens
+from api_service.authentication.tokens import TokenVerifier
 from api_service.core.principal import Principal
 from api_service.http.problems import Code, ProblemError
 from foundation.settings import AccessSettings
@@ -33,15 +33,15 @@ async def own_issuer(loopback: None) -> AsyncIterator[Issuer]:
         yield issuer
 
 
-def tokens_of(issuer: Issuer, **settings: Any) -> Tokens:
+def tokens_of(issuer: Issuer, **settings: Any) -> TokenVerifier:
     access = AccessSettings(
         require_auth=True, jwt_issuer=ISSUER, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.url, **settings
     )
-    return Tokens(access, IssuerKeys(issuer.url))
+    return TokenVerifier(access, IssuerKeys(issuer.url))
 
 
 @pytest.fixture
-def tokens(own_issuer: Issuer) -> Tokens:
+def tokens(own_issuer: Issuer) -> TokenVerifier:
     return tokens_of(own_issuer)
 
 
@@ -58,7 +58,7 @@ def forged(header: dict[str, Any], secret: bytes = b"") -> str:
 
 @pytest.mark.parametrize("algorithm", SIGNERS)
 async def test_a_good_token_is_taken_and_not_looked_at_twice(
-    tokens: Tokens, own_issuer: Issuer, algorithm: str, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenVerifier, own_issuer: Issuer, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = token(algorithm)
     assert await tokens.principal(good) == ALICE
@@ -67,7 +67,7 @@ async def test_a_good_token_is_taken_and_not_looked_at_twice(
     assert own_issuer.fetches == 1
 
 
-async def test_the_clocks_may_differ_a_little(tokens: Tokens) -> None:
+async def test_the_clocks_may_differ_a_little(tokens: TokenVerifier) -> None:
     now = int(time.time())
     assert await tokens.principal(token(exp=now - 20)) == ALICE
     assert await tokens.principal(token(nbf=now + 20, iat=now + 20)) == ALICE
@@ -115,17 +115,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_token_that_is_not_good_is_refused(tokens: Tokens, name: str) -> None:
+async def test_a_token_that_is_not_good_is_refused(tokens: TokenVerifier, name: str) -> None:
     assert await tokens.principal(BAD[name]) is None
 
 
-async def test_a_signature_is_for_these_claims(tokens: Tokens) -> None:
+async def test_a_signature_is_for_these_claims(tokens: TokenVerifier) -> None:
     header, _, signature = token().split(".")
     assert await tokens.principal(f"{header}.{b64(json.dumps(claims(sub='root')).encode())}.{signature}") is None
 
 
 async def test_new_keys_of_the_issuer_are_found_and_old_ones_forgotten(
-    tokens: Tokens, own_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+    tokens: TokenVerifier, own_issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await tokens.principal(token()) == ALICE
     new = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -139,13 +139,13 @@ async def test_new_keys_of_the_issuer_are_found_and_old_ones_forgotten(
     assert await tokens.principal(token(sub="bob")) is None
 
 
-async def test_many_unknown_keys_make_one_fetch(tokens: Tokens, own_issuer: Issuer) -> None:
+async def test_many_unknown_keys_make_one_fetch(tokens: TokenVerifier, own_issuer: Issuer) -> None:
     refused = await asyncio.gather(*(tokens.principal(token("EdDSA", key_id=f"{n}")) for n in range(50)))
     assert refused == [None] * 50
     assert own_issuer.fetches == 1
 
 
-async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: Tokens, own_issuer: Issuer) -> None:
+async def test_keys_that_come_in_pieces_are_read_to_the_end(tokens: TokenVerifier, own_issuer: Issuer) -> None:
     own_issuer.in_pieces = True
     assert await tokens.principal(token()) == ALICE
 
