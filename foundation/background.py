@@ -94,9 +94,6 @@ def log_when_broken(task: asyncio.Task[Any], name: str) -> None:
     task.add_done_callback(note)
 
 
-watched = log_when_broken  # the former name, for worker_service
-
-
 def log_defect(name: str, error: BaseException) -> None:
     """Log where a job broke, without the error's message, which could quote a question or an answer."""
     logger.error("%s broke: %s", name, type(error).__name__, extra=trace_of(error))

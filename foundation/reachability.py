@@ -102,11 +102,3 @@ class Reachability:
         if time.monotonic() - self._failed_at >= self._settled_seconds:
             self.logged_as_lost = False
             logger.warning(self._found)
-
-    # Former names, for worker_service.
-    begins = failed
-    ends = succeeded
-
-    @property
-    def lasts(self) -> bool:
-        return not self.reachable

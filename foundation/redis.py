@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
-from foundation.outages import Outage
+from foundation.reachability import Reachability
 from foundation.settings import RedisSettings
 from foundation.unreadable import Unreadable
 
@@ -47,7 +47,7 @@ class RedisState:
         """``without``: what it means that Redis does not serve, for the log."""
         self.id = mesh_id
         """None until PostgreSQL has told it."""
-        self.outage = Outage("Redis", without, settled_seconds=_SETTLED_SECONDS)
+        self.outage = Reachability.of("Redis", without, settled_seconds=_SETTLED_SECONDS)
         self.unreadable = Unreadable()
         self.given_up_at = 0.0
         """Connections that were made before then are made anew."""
@@ -62,9 +62,6 @@ class RedisState:
         """A call failed."""
         if not isinstance(error, UnknownMeshError):
             self.outage.failed(error)
-
-
-Mesh = RedisState  # the former name, for worker_service
 
 
 class MeshRedis(Redis):

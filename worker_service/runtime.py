@@ -12,17 +12,16 @@ from importlib.metadata import version
 from typing import Final
 
 from askmesh_client import GenerationClient, TlsFiles
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from fleet.mesh import read_mesh_id
 from fleet.processes import ProcessRecord, shown_settings
 from foundation import garbage
 from foundation.background import Background
-from foundation.outages import Outage
-from foundation.postgresql.database import create_engine
+from foundation.postgresql.database import Database, create_engine
 from foundation.postgresql.errors import DATABASE_ERRORS
+from foundation.reachability import Reachability
 from foundation.readiness import notify_ready
-from foundation.redis import Mesh, create_redis
+from foundation.redis import RedisState, create_redis
 from foundation.settings import (
     LEASE_CONNECTIONS,
     DatabaseSettings,
@@ -83,43 +82,39 @@ class Runtime:
         """``on_defect`` is called if a part that must always run cannot: the process is of no use any more."""
         self._grace = settings.process.drain_seconds
         self._background = Background(on_defect)
-        self._engine = create_engine(settings.database, "worker_service")
+        self._database = Database(
+            create_engine(settings.database, "worker_service"),
+            Reachability.of("PostgreSQL", "questions wait until it does"),
+        )
         # The heartbeat must not queue behind the outcomes of hundreds of answers that end at once. Two, because a
         # renewal that hangs is not waited for.
-        self._lease_engine = create_engine(
-            settings.database.model_copy(update={"database_pool_size": LEASE_CONNECTIONS}), "worker_service lease"
+        few = settings.database.model_copy(update={"database_pool_size": LEASE_CONNECTIONS})
+        self._lease_database = Database(
+            create_engine(few, "worker_service lease"), Reachability.of("PostgreSQL", "the lease cannot be renewed")
         )
-        # One outage for all that Redis does here, so that its going and coming is one log line each.
-        self._mesh = Mesh("answers are not seen while they are written, cancels wait for a heartbeat")
+        # One state for all that Redis does here, so that its going and coming is one log line each.
+        self._mesh = RedisState("answers are not seen while they are written, cancels wait for a heartbeat")
         self._redis = create_redis(settings.redis, self._mesh)
         self._blocking_redis = create_redis(settings.redis, self._mesh, blocks=WAIT_SECONDS)
         tls = TlsFiles(*settings.grpc_tls.files) if settings.grpc_tls.files else None
         self._client = GenerationClient(settings.llm.llm_targets, tls=tls, server_name=settings.llm.llm_server_name)
-        self._database = Outage("PostgreSQL", "questions wait until it does")
-        self._lease = Lease(
-            self._lease_engine,
-            f"{socket.gethostname()} {os.getpid()}",
-            settings.worker,
-            Outage("PostgreSQL", "the lease cannot be renewed"),
-        )
+        self._lease = Lease(self._lease_database, f"{socket.gethostname()} {os.getpid()}", settings.worker)
         gate = EngineGate()
         fair_share = FairShare(settings.worker.worker_slots, settings.worker.reserved_slots)
-        dispatcher = ClaimDispatcher(self._engine, self._lease, gate, self._database, fair_share)
+        dispatcher = ClaimDispatcher(self._database, self._lease, gate, fair_share)
         self._publisher = TextPublisher(self._redis, self._lease, self._mesh.outage)
         generation = AnswerGeneration(
             self._client,
-            engine=self._engine,
-            gate=gate,
             database=self._database,
+            gate=gate,
             publisher=self._publisher,
             settings=settings.generation,
         )
         runner = AnswerRunner(
             generation,
-            engine=self._engine,
+            database=self._database,
             lease=self._lease,
             gate=gate,
-            database=self._database,
             publisher=self._publisher,
             reuse_seconds=settings.questions.answer_reuse_seconds,
         )
@@ -127,11 +122,13 @@ class Runtime:
         probe = EngineProbe(self._client, settings.generation, gate)
         self.slots = Slots(settings.worker.worker_slots, dispatcher, runner, probe)
         self._record = ProcessRecord(
-            self._engine, "worker_service", version("askmesh"), _shared_settings(settings), partial(self._state, gate)
+            self._database.engine,
+            "worker_service",
+            version("askmesh"),
+            _shared_settings(settings),
+            partial(self._state, gate),
         )
-        self._sweeper = Sweeper(
-            self._engine, self._redis, self.slots, self._database, settings.worker, fair_share=fair_share
-        )
+        self._sweeper = Sweeper(self._database, self._redis, self.slots, settings.worker, fair_share=fair_share)
         self._probe_loop = ProbeLoop(probe, gate, self._sweeper.hurry)
         self._health = HealthServer(settings.worker)
         self._consuming = asyncio.Event()
@@ -168,22 +165,18 @@ class Runtime:
         run("saying that this process runs", self._record.keep)
         run("sweeping", self._sweeper.run)
         run("probing the engine", self._probe_loop.run)
-        run("ending forgotten texts", partial(end_forgotten_texts, self._engine, self._redis, self._database))
+        run("ending forgotten texts", partial(end_forgotten_texts, self._database, self._redis))
         run("taking wake-ups", partial(take_wakeups, self._blocking_redis, self.slots, self._mesh.outage))
         run("listening to Redis", Subscriber(self._redis, _EndedAnswers(self.slots), ENDED_CHANNEL).run)
         run("following the mesh's id", self._follow_mesh_id)
         run("telling that it is ready", self._announce_ready)
         if self._retention_days:
-            run("removing old questions", partial(keep_retention, self._engine, self._retention_days, self._database))
+            run("removing old questions", partial(keep_retention, self._database, self._retention_days))
 
     async def _look_for_schema(self, needed: str) -> None:
-        try:
-            if await engine_is_up_to_date(self._engine, needed):
-                self._mesh.id = await read_mesh_id(self._engine)
-        except DATABASE_ERRORS as error:
-            self._database.begins(error)
-        else:
-            self._database.ends()
+        with self._database.attempt():
+            if await engine_is_up_to_date(self._database.engine, needed):
+                self._mesh.id = await read_mesh_id(self._database.engine)
             if self._mesh.id is None and not self._schema_wait_logged:
                 self._schema_wait_logged = True
                 logger.warning("waiting for the database to have revision %s", needed)
@@ -194,10 +187,8 @@ class Runtime:
         """At a restore it changes."""
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
-            try:
-                self._mesh.id = await read_mesh_id(self._engine)
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)
+            with self._database.attempt():
+                self._mesh.id = await read_mesh_id(self._database.engine)
 
     def _state(self, gate: EngineGate) -> dict[str, str]:
         """What operators see of this process."""
@@ -231,8 +222,8 @@ class Runtime:
         await self._client.close()
         await self._redis.aclose()
         await self._blocking_redis.aclose()
-        await _dispose(self._engine)
-        await _dispose(self._lease_engine)
+        await self._database.close()
+        await self._lease_database.close()
 
 
 def _shared_settings(settings: RuntimeSettings) -> dict[str, str]:
@@ -240,14 +231,6 @@ def _shared_settings(settings: RuntimeSettings) -> dict[str, str]:
     own = ("worker_slots", "reserved_slots", "worker_health_host", "worker_health_port")
     groups = (settings.redis, settings.generation, settings.questions, settings.worker)
     return shown_settings(groups, exclude=own)
-
-
-async def _dispose(engine: AsyncEngine) -> None:
-    try:
-        async with asyncio.timeout(1):
-            await engine.dispose()
-    except DATABASE_ERRORS:
-        logger.info("a connection to PostgreSQL did not close in order")
 
 
 class _EndedAnswers:

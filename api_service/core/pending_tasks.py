@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 
-from foundation.background import watched
+from foundation.background import log_when_broken
 
 
 class PendingTasks:
@@ -18,7 +18,7 @@ class PendingTasks:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        watched(task, "telling Redis")
+        log_when_broken(task, "telling Redis")
 
     async def close(self) -> None:
         """Wait for all that have begun."""

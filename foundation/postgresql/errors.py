@@ -104,11 +104,6 @@ def is_outage(error: BaseException) -> bool:
     return False
 
 
-def is_defect(error: BaseException) -> bool:
-    """Whether the same statement would fail again on a healthy PostgreSQL."""
-    return not is_outage(error)
-
-
 def is_wrong_data(error: BaseException) -> bool:
     """Whether a defect lies in what was to be written, and not in the schema or in rights."""
     return sqlstate(error).startswith(_WRONG_DATA)

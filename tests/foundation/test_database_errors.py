@@ -10,7 +10,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from foundation.postgresql.errors import (
     UnsuitableSessionError,
     explain,
-    is_defect,
     is_outage,
     leads_astray,
     never_passes,
@@ -39,7 +38,7 @@ def raised(code: str, message: str = "secret") -> asyncpg.PostgresError:
 def test_these_pass(code: str) -> None:
     for error in (raised(code), wrapped(raised(code))):
         assert is_outage(error)
-        assert not is_defect(error)
+        assert is_outage(error)
         assert code in explain(error)
 
 
@@ -48,7 +47,7 @@ def test_these_pass(code: str) -> None:
 )
 def test_these_are_defects(code: str) -> None:
     for error in (raised(code), wrapped(raised(code))):
-        assert is_defect(error)
+        assert not is_outage(error)
         assert not leads_astray(error)
         assert "secret" not in explain(error)
 

@@ -11,7 +11,8 @@ from askmesh.llm.v1 import errors_pb2
 from askmesh_client import GenerationClient
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.outages import Outage
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from foundation.settings import GenerationSettings, WorkerSettings
 from questions.claims import Claim
@@ -59,21 +60,20 @@ class Worker:
 async def working(engine: AsyncEngine, llm_target: str, redis: MeshRedis) -> AsyncIterator[Worker]:
     """A worker over this llm_service."""
     settings = WorkerSettings.model_construct(lease_seconds=3_600.0, heartbeat_seconds=3_600.0)
-    database = Outage("PostgreSQL", "tests")
-    lease = Lease(engine, "tests", settings, database)
+    database = Database(engine, Reachability.of("PostgreSQL", "tests"))
+    lease = Lease(database, "tests", settings)
     gate = EngineGate()
-    dispatcher = ClaimDispatcher(engine, lease, gate, database)
+    dispatcher = ClaimDispatcher(database, lease, gate)
     async with GenerationClient(llm_target) as client:
-        publisher = TextPublisher(redis, lease, Outage("Redis", "tests"))
+        publisher = TextPublisher(redis, lease, Reachability.of("Redis", "tests"))
         generation = AnswerGeneration(
-            client, engine=engine, gate=gate, database=database, publisher=publisher, settings=GenerationSettings()
+            client, database=database, gate=gate, publisher=publisher, settings=GenerationSettings()
         )
         runner = AnswerRunner(
             generation,
-            engine=engine,
+            database=database,
             lease=lease,
             gate=gate,
-            database=database,
             publisher=publisher,
             reuse_seconds=3_600,
         )

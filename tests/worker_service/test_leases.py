@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import cast
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from foundation.outages import Outage
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from foundation.settings import WorkerSettings
 from tests.worker_service.waiting import eventually
 from worker_service.claiming.leases import FENCE_SECONDS, Lease
@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-class Database:
+class LeaseTable:
     """Stands for questions.worker_leases: notes what the lease asks of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,15 +72,15 @@ class Work:
 
 
 @pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch) -> Database:
-    return Database(monkeypatch)
+def database(monkeypatch: pytest.MonkeyPatch) -> LeaseTable:
+    return LeaseTable(monkeypatch)
 
 
 def make_lease(clock: Clock | None = None, *, seconds: float = 15, heartbeat: float = 0.02) -> Lease:
     settings = WorkerSettings.model_construct(lease_seconds=seconds, heartbeat_seconds=heartbeat)
-    engine = cast("AsyncEngine", None)
-    outage = Outage("PostgreSQL", "tests")
-    return Lease(engine, "tests", settings, outage, clock) if clock else Lease(engine, "tests", settings, outage)
+    engine = create_async_engine("postgresql+asyncpg://")  # nobody connects
+    database = Database(engine, Reachability.of("PostgreSQL", "tests"))
+    return Lease(database, "tests", settings, clock) if clock else Lease(database, "tests", settings)
 
 
 async def obtain(lease: Lease) -> asyncio.Task[None]:
@@ -99,7 +99,7 @@ async def end(keeping: asyncio.Task[None]) -> None:
     await asyncio.wait({keeping})
 
 
-async def test_a_lease_is_good_until_shortly_before_it_can_have_expired(database: Database) -> None:
+async def test_a_lease_is_good_until_shortly_before_it_can_have_expired(database: LeaseTable) -> None:
     clock = Clock()
     lease = make_lease(clock, heartbeat=1_000)
     keeping = await obtain(lease)
@@ -111,7 +111,7 @@ async def test_a_lease_is_good_until_shortly_before_it_can_have_expired(database
     await end(keeping)
 
 
-async def test_it_is_counted_from_when_it_was_asked_for_and_not_from_when_the_reply_came(database: Database) -> None:
+async def test_it_is_counted_from_when_it_was_asked_for_and_not_from_when_the_reply_came(database: LeaseTable) -> None:
     clock = Clock()
 
     async def take_long() -> None:
@@ -127,7 +127,7 @@ async def test_it_is_counted_from_when_it_was_asked_for_and_not_from_when_the_re
     await end(keeping)
 
 
-async def test_a_reply_that_took_longer_than_the_lease_gives_none(database: Database) -> None:
+async def test_a_reply_that_took_longer_than_the_lease_gives_none(database: LeaseTable) -> None:
     clock = Clock()
 
     async def take_too_long_once() -> None:
@@ -143,7 +143,7 @@ async def test_a_reply_that_took_longer_than_the_lease_gives_none(database: Data
     await end(keeping)
 
 
-async def test_heartbeats_renew_it_and_say_what_is_owned(database: Database) -> None:
+async def test_heartbeats_renew_it_and_say_what_is_owned(database: LeaseTable) -> None:
     clock = Clock()
     lease = make_lease(clock)
     database.owned = frozenset({7, 8})
@@ -161,7 +161,7 @@ async def test_heartbeats_renew_it_and_say_what_is_owned(database: Database) -> 
     await end(keeping)
 
 
-async def test_a_lease_that_postgresql_says_has_run_out_is_lost_at_once_and_replaced(database: Database) -> None:
+async def test_a_lease_that_postgresql_says_has_run_out_is_lost_at_once_and_replaced(database: LeaseTable) -> None:
     lease = make_lease()
     work = Work()
     keeping = asyncio.create_task(lease.keep(work))
@@ -180,7 +180,7 @@ async def test_a_lease_that_postgresql_says_has_run_out_is_lost_at_once_and_repl
 
 
 @pytest.mark.parametrize("failure", ["hangs", "fails"])
-async def test_a_renewal_that_does_not_succeed_loses_the_lease_in_time(database: Database, failure: str) -> None:
+async def test_a_renewal_that_does_not_succeed_loses_the_lease_in_time(database: LeaseTable, failure: str) -> None:
     async def fail() -> None:
         if failure == "hangs":
             await asyncio.Event().wait()
@@ -205,7 +205,7 @@ async def test_a_renewal_that_does_not_succeed_loses_the_lease_in_time(database:
     await end(keeping)
 
 
-async def test_retiring_hands_back_and_ends_the_lease(database: Database) -> None:
+async def test_retiring_hands_back_and_ends_the_lease(database: LeaseTable) -> None:
     lease = make_lease()
     await end(await obtain(lease))
 
@@ -216,7 +216,7 @@ async def test_retiring_hands_back_and_ends_the_lease(database: Database) -> Non
     assert database.retired == [1]
 
 
-async def test_a_defect_is_not_taken_for_an_outage(database: Database) -> None:
+async def test_a_defect_is_not_taken_for_an_outage(database: LeaseTable) -> None:
     async def break_down() -> None:
         raise LookupError("a defect")
 

@@ -6,7 +6,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.outages import Outage
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from worker_service.sweeping import retention
 from worker_service.sweeping.retention import keep_retention
 
@@ -30,7 +31,8 @@ async def test_old_final_questions_go_and_the_others_stay(engine: AsyncEngine, m
             days = await connection.execute(text("SELECT extract(day FROM now() - created_at)::int FROM questions"))
             return list(days.scalars())
 
-    keeping = asyncio.create_task(keep_retention(engine, 2, Outage("PostgreSQL", "nothing is removed")))
+    database = Database(engine, Reachability.of("PostgreSQL", "nothing is removed"))
+    keeping = asyncio.create_task(keep_retention(database, 2))
     async with asyncio.timeout(30):
         while await ages() != [1]:
             await asyncio.sleep(0.01)

@@ -2,7 +2,8 @@
 
 from sqlalchemy import text
 
-from foundation.outages import Outage
+from foundation.postgresql.database import Database
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.answer_stream import FINAL_CHANNEL
@@ -19,7 +20,8 @@ async def test_who_waits_for_an_answer_that_is_set_aside_as_poison_is_told(worke
     async with worker.engine.begin() as connection:
         await connection.execute(text("UPDATE answers SET losses = :losses"), {"losses": suspects.POISON_FROM - 1})
     await worker_leases.retire_worker(worker.engine, dead)
-    sweeper = Sweeper(worker.engine, redis, worker.slots, Outage("PostgreSQL", "tests"), WorkerSettings())
+    database = Database(worker.engine, Reachability.of("PostgreSQL", "tests"))
+    sweeper = Sweeper(database, redis, worker.slots, WorkerSettings())
 
     async with redis.pubsub(ignore_subscribe_messages=True) as pubsub:
         await pubsub.subscribe(redis.name(FINAL_CHANNEL))

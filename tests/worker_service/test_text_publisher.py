@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embedded.valkey import Valkey
-from foundation.outages import Outage
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from live.answer_stream import ReadPosition, RunningUsage, TextChunk, TextSlice, close_texts, read_texts, text_channel
 from questions.claims import Claim
@@ -49,7 +49,7 @@ async def writing(
     redis: MeshRedis, gathering: Gathering = GATHERED
 ) -> AsyncIterator[tuple[TextPublisher, ConfirmedLease]]:
     lease = ConfirmedLease()
-    publisher = TextPublisher(redis, lease, Outage("Redis", "tests"), gathering)
+    publisher = TextPublisher(redis, lease, Reachability.of("Redis", "tests"), gathering)
     task = asyncio.create_task(publisher.run())
     try:
         yield publisher, lease

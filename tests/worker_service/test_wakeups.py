@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from embedded.valkey import Valkey
-from foundation.outages import Outage
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from live.wakeups import WAIT_SECONDS
 from tests.servers import redis_at
@@ -22,7 +22,7 @@ from worker_service.waking.wakeups import take_wakeups
 async def taking(worker: Worker, valkey: Valkey, redis: MeshRedis) -> AsyncIterator[asyncio.Task[None]]:
     await redis.delete(redis.name("wakeups"))
     blocking = redis_at(valkey.url(), blocks=WAIT_SECONDS)
-    task = asyncio.create_task(take_wakeups(blocking, worker.slots, Outage("Redis", "tests")))
+    task = asyncio.create_task(take_wakeups(blocking, worker.slots, Reachability.of("Redis", "tests")))
     yield task
     while not task.done():
         task.cancel()

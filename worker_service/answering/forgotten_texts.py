@@ -8,8 +8,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.outages import Outage
-from foundation.postgresql.errors import DATABASE_ERRORS
+from foundation.postgresql.database import Database
 from foundation.redis import MeshRedis
 from live.answer_stream import close_texts, drop_texts, running_texts
 
@@ -22,16 +21,15 @@ _FIND_ENDED = text("""
 """)
 
 
-async def end_forgotten_texts(engine: AsyncEngine, redis: MeshRedis, database: Outage) -> None:
+async def end_forgotten_texts(database: Database, redis: MeshRedis) -> None:
     """Look every ten minutes, for ever; one worker of a fleet does, and two at once do no harm."""
     while True:
         # The first round waits, too: a worker that is restarted often does not look each time.
         await asyncio.sleep(_ROUND_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
         try:
             if await redis.set(redis.name("forgotten"), b"", nx=True, ex=int(_ROUND_SECONDS / 2)):
-                await end_once(engine, redis)
-        except DATABASE_ERRORS as error:
-            database.begins(error)
+                with database.attempt():
+                    await end_once(database.engine, redis)
         except RedisError as error:
             redis.mesh.note(error)
 

@@ -2,20 +2,18 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from askmesh.llm.v1 import errors_pb2 as pb_errors
 from askmesh.llm.v1.generation_pb2 import GenerationSpec
 from askmesh.llm.v1.generation_service_pb2 import Completed, Started, TextDelta
 from askmesh_client import GenerationClient, GenerationError, GenerationStream
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from foundation.outages import Outage
-from foundation.postgresql.errors import DATABASE_ERRORS, is_defect
+from foundation.postgresql.database import Database
 from foundation.settings import GenerationSettings
 from live.answer_stream import RunningUsage
 from models.identity import identity
@@ -40,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 # llm_service ends a generation at time_limit by itself and sends what there is. Only if it cannot, the deadline does.
 _DEADLINE_MARGIN_SECONDS: Final = 10.0
-_DATABASE_RETRY_SECONDS: Final = 0.5
+_LOOK_SECONDS: Final = 0.5
 _MOST_TOKENS: Final = 2**31 - 1
 """More are no count, but a model server's mistake. PostgreSQL's integers hold no more."""
 # The longest tokens of usual vocabularies have 16 letters, or a few of other scripts.
@@ -63,17 +61,16 @@ class AnswerGeneration:
         self,
         client: GenerationClient,
         *,
-        engine: AsyncEngine,
+        database: Database,
         gate: EngineGate,
-        database: Outage,
         publisher: TextPublisher,
         settings: GenerationSettings,
     ) -> None:
-        self._engine = engine
         self._client = client
         self._gate = gate
         self._publisher = publisher
         self._database = database
+        self._engine = database.engine
         self._settings = settings
 
     async def generate(
@@ -184,17 +181,13 @@ class AnswerGeneration:
     async def _watch_deadline(self, text: AnswerText, scope: asyncio.Timeout) -> None:
         """The earliest deadline has come; others may have joined, or have asked with a later one."""
         while True:
-            try:
+            left = 2 * _FINAL_WRITE_SECONDS
+            with self._database.attempt():
                 left = await claims.seconds_left(self._engine, text.claim)
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)
-                left = 2 * _FINAL_WRITE_SECONDS
-            else:
-                self._database.ends()
             if left <= _FINAL_WRITE_SECONDS and text.length:
                 scope.reschedule(asyncio.get_running_loop().time())
                 return
-            await asyncio.sleep(max(_seconds_to_write(left), _DATABASE_RETRY_SECONDS))
+            await asyncio.sleep(max(_seconds_to_write(left), _LOOK_SECONDS))
 
     def _finish(self, text: AnswerText, finish: FinishReason, usage: RunningUsage) -> Outcome:
         self._publisher.end(text, finish, usage)
@@ -208,17 +201,7 @@ class AnswerGeneration:
 
     async def _take_back(self, text: AnswerText) -> bool:
         """Begin anew; False if the claim is not current."""
-        while True:
-            try:
-                epoch = await claims.raise_epoch(self._engine, text.claim)
-            except DATABASE_ERRORS as error:
-                if is_defect(error):
-                    raise
-                self._database.begins(error)
-                await asyncio.sleep(_DATABASE_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
-            else:
-                self._database.ends()
-                break
+        epoch = await self._database.retry(partial(claims.raise_epoch, self._engine, text.claim))
         if epoch is None:
             return False
         self._publisher.begin_anew(text, epoch)

@@ -2,19 +2,16 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
-from foundation.outages import Outage
-from foundation.postgresql.errors import DATABASE_ERRORS, describe, is_defect, is_wrong_data
+from foundation.postgresql.database import Database
+from foundation.postgresql.errors import DATABASE_ERRORS, describe, is_outage, is_wrong_data
 from questions import booking, claims, suspects
 from questions.claims import Claim, GenerationResult
 from questions.states import ErrorReason
@@ -27,7 +24,6 @@ from worker_service.claiming.leases import Lease
 
 logger = logging.getLogger(__name__)
 
-_WRITE_RETRY_SECONDS: Final = 0.5
 _TOGETHER_SECONDS: Final = 1.0
 """Answers that are broken off within this time may have been broken by one of them."""
 
@@ -62,18 +58,17 @@ class AnswerRunner:
         self,
         generation: AnswerGeneration,
         *,
-        engine: AsyncEngine,
+        database: Database,
         lease: Lease,
         gate: EngineGate,
-        database: Outage,
         publisher: TextPublisher,
         reuse_seconds: float,
     ) -> None:
         self._generation = generation
-        self._engine = engine
+        self._database = database
+        self._engine = database.engine
         self._lease = lease
         self._gate = gate
-        self._database = database
         self._publisher = publisher
         self._reuse_seconds = reuse_seconds
         self._running: set[_RunningAnswer] = set()
@@ -221,10 +216,8 @@ class AnswerRunner:
         return not (running.claim.is_suspect and others)
 
     async def _acquit(self, claim: Claim) -> None:
-        try:
+        with self._database.attempt():  # else it stays a suspect, and will be tried again if it breaks off
             await claims.acquit(self._engine, claim)
-        except DATABASE_ERRORS as error:
-            self._database.begins(error)  # it stays a suspect, and will be tried again if it breaks off
 
     def _forget_text(self, running: _RunningAnswer) -> None:
         if running.text is not None:
@@ -237,8 +230,8 @@ class AnswerRunner:
         try:
             await booking.book(self._engine, running.claim, running.text.usage)
         except DATABASE_ERRORS as error:
-            if not is_defect(error):
-                self._database.begins(error)
+            if is_outage(error):
+                self._database.reachability.failed(error)
             logger.warning("what answer %d took is not in the ledger: %s", running.claim.answer_id, describe(error))
 
     async def _write(self, running: _RunningAnswer, write: Callable[[], Awaitable[bool]]) -> bool:
@@ -246,18 +239,11 @@ class AnswerRunner:
 
         Repeating is safe when a commit's outcome is not known: a write changes the state that it depends on.
         """
-        while not running.stopped and self._lease.worker_id is not None:
-            try:
-                written = await write()
-            except DATABASE_ERRORS as error:
-                if is_defect(error):
-                    raise
-                self._database.begins(error)
-                await asyncio.sleep(_WRITE_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
-            else:
-                self._database.ends()
-                return written
-        return False
+
+        def is_ours() -> bool:
+            return not running.stopped and self._lease.worker_id is not None
+
+        return bool(await self._database.retry(write, while_true=is_ours))
 
 
 def _settle(verdict: asyncio.Future[bool] | None, broke_nothing: bool) -> None:

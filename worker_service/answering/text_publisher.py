@@ -14,7 +14,7 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from foundation.outages import Outage
+from foundation.reachability import Reachability
 from foundation.redis import MeshRedis
 from live.answer_stream import (
     FencedError,
@@ -64,12 +64,14 @@ GATHER_NOTHING: Final = Gathering(read=0.0, unread=0.0, opening=0.0, pause=0.0)
 class TextPublisher:
     """All texts of the process, and the one task that brings them to Redis."""
 
-    def __init__(self, redis: MeshRedis, lease: Lease, outage: Outage, gathering: Gathering = Gathering()) -> None:
-        """``outage``: of Redis."""
+    def __init__(
+        self, redis: MeshRedis, lease: Lease, reachability: Reachability, gathering: Gathering = Gathering()
+    ) -> None:
+        """``reachability``: of Redis."""
         self._gathering = gathering
         self._redis = redis
         self._lease = lease
-        self._outage = outage
+        self._reachability = reachability
         self._pending: set[AnswerText] = set()
         self._refused: set[AnswerText] = set()
         self._ended: set[int] = set()
@@ -93,7 +95,7 @@ class TextPublisher:
         except FencedError:
             return None  # Whether Redis is right PostgreSQL will say when it is to raise the epoch.
         except REDIS_ERRORS as error:
-            self._outage.begins(error)
+            self._reachability.failed(error)
             return None
         return AnswerText(claim, opened) if opened else None
 
@@ -126,7 +128,7 @@ class TextPublisher:
 
     async def settle(self, text: AnswerText) -> None:
         """Wait until Redis has all that is released, or does not answer."""
-        if text.is_pending and not self._outage.lasts:
+        if text.is_pending and self._reachability.reachable:
             text.copy.settled.clear()
             self._send_soon(text)
             await text.copy.settled.wait()
@@ -162,7 +164,7 @@ class TextPublisher:
             try:
                 await self._send_due()
             except REDIS_ERRORS as error:
-                self._outage.begins(error)
+                self._reachability.failed(error)
                 self._ended.clear()  # who waits for them also looks into PostgreSQL
                 for text in self._pending:
                     text.copy.settled.set()
@@ -184,7 +186,7 @@ class TextPublisher:
         if self._ended:
             ended, self._ended = self._ended, set()
             await close_texts(self._redis, ended)
-            self._outage.ends()
+            self._reachability.succeeded()
         if self._pending:
             self._wake_at(min(text.copy.due_at for text in self._pending))
 
@@ -229,7 +231,7 @@ class TextPublisher:
                 self._note(text, reply, sent.offset + len(sent.text), sent.finish)
 
     def _note(self, text: AnswerText, reply: int | Refusal, stored: int, finish: FinishReason | None) -> None:
-        self._outage.ends()
+        self._reachability.succeeded()
         if text not in self._pending:
             return  # forgotten meanwhile
         copy, now = text.copy, self._loop.time()

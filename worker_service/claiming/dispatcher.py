@@ -6,10 +6,8 @@ from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from foundation.background import watched
-from foundation.outages import Outage
+from foundation.background import log_when_broken
+from foundation.postgresql.database import Database
 from foundation.postgresql.errors import DATABASE_ERRORS
 from questions import claims, worker_leases
 from questions.claims import Claim
@@ -24,14 +22,12 @@ _PATIENCE_SECONDS: Final = 0.1
 class ClaimDispatcher:
     """Gives slots their claims. One statement claims for all slots that wait, however many those are."""
 
-    def __init__(
-        self, engine: AsyncEngine, lease: Lease, gate: EngineGate, database: Outage, fair_share: FairShare | None = None
-    ) -> None:
+    def __init__(self, database: Database, lease: Lease, gate: EngineGate, fair_share: FairShare | None = None) -> None:
         """``fair_share``: how many of the slots an owner may have; None: all of them."""
-        self._engine = engine
+        self._database = database
+        self._engine = database.engine
         self._lease = lease
         self._gate = gate
-        self._database = database
         self._fair_share = fair_share or FairShare(0)
         self._waiting: list[asyncio.Future[Claim | None]] = []
         self._serving: asyncio.Task[None] | None = None
@@ -59,7 +55,7 @@ class ClaimDispatcher:
             self._hurry.set()
         if self._serving is None or self._serving.done():
             self._serving = asyncio.create_task(self._serve())
-            watched(self._serving, "claiming")
+            log_when_broken(self._serving, "claiming")
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -106,10 +102,8 @@ class ClaimDispatcher:
         async with self._one_at_a_time:
             if (worker_id := self._lease.worker_id) is None:
                 return
-            try:
+            with self._database.attempt():  # else the next heartbeat finds them again
                 await worker_leases.hand_back_all_but(self._engine, worker_id, self._held)
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)  # the next heartbeat finds them again
 
     async def _serve(self) -> None:
         while self._waiting:
@@ -135,13 +129,13 @@ class ClaimDispatcher:
         try:
             await self._take(worker_id, permitted, claimed, suspects=suspects)
         except DATABASE_ERRORS as error:
-            self._database.begins(error)
+            self._database.reachability.failed(error)
         except BaseException:
             for claim in claimed:
                 self.give_back(claim)  # to no slot; the next heartbeat finds that they are nobody's
             raise
         else:
-            self._database.ends()
+            self._database.reachability.succeeded()
         self._gate.claimed(len(claimed))
         if not suspects:
             self._more_due = len(claimed) == wanted

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from foundation.outages import Outage
-from foundation.postgresql.errors import DATABASE_ERRORS
+from foundation.postgresql.database import Database
 from foundation.settings import WorkerSettings
 from questions import worker_leases
 
@@ -45,17 +42,16 @@ class Lease:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        database: Database,
         name: str,
         settings: WorkerSettings,
-        database: Outage,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        self._database = database
+        self._engine = database.engine
         self._name = name
         self._seconds = settings.lease_seconds
         self._heartbeat = settings.heartbeat_seconds
-        self._database = database
         self._clock = clock
         self._worker_id: int | None = None
         self._former_id: int | None = None
@@ -102,17 +98,14 @@ class Lease:
 
     async def _obtain(self) -> None:
         while self.worker_id is None:
-            try:
+            with self._database.attempt() as attempt:
                 # What was held is no loss: this process has stopped working on it, and is alive.
                 await self._end_former()
                 sent = self._clock()
                 self._worker_id = await worker_leases.register_worker(self._engine, self._name, self._seconds)
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)
+                self._extend(sent)
+            if attempt.failed:
                 await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            self._database.ends()
-            self._extend(sent)
         self.obtained.set()
 
     async def _renew(self, worker_id: int | None, holder: Holder) -> None:
@@ -121,13 +114,12 @@ class Lease:
         while True:
             await self._pause(pause)
             asked, sent = holder.held, self._clock()
-            try:
+            owned = None
+            with self._database.attempt() as attempt:
                 owned = await worker_leases.renew_lease(self._engine, worker_id, self._seconds)
-            except DATABASE_ERRORS as error:
-                self._database.begins(error)
+            if attempt.failed:
                 pause = min(self._heartbeat, _RETRY_SECONDS)
                 continue
-            self._database.ends()
             if owned is None or worker_id != self._worker_id:
                 return
             pause = self._heartbeat

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Final
 
-from foundation.background import watched
+from foundation.background import log_when_broken
 from worker_service.answering.runner import AnswerRunner
 from worker_service.claiming.dispatcher import ClaimDispatcher
 from worker_service.claiming.engine_probe import EngineProbe
@@ -89,7 +89,7 @@ class Slots:
         self._runner.confirm(owned)
         if owned - self.held:
             self._reconciling = asyncio.create_task(self._dispatcher.hand_back_strays())
-            watched(self._reconciling, "handing back strays")
+            log_when_broken(self._reconciling, "handing back strays")
 
     def lease_lost(self) -> None:
         """Stop with everything."""
@@ -120,7 +120,7 @@ class Slots:
         slot = asyncio.create_task(work)
         self._busy.add(slot)
         slot.add_done_callback(self._note_free)
-        watched(slot, "a slot")
+        log_when_broken(slot, "a slot")
         return slot
 
     def _note_free(self, slot: asyncio.Task[None]) -> None:

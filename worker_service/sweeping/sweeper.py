@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from foundation.outages import Outage
-from foundation.postgresql.errors import DATABASE_ERRORS, describe
+from foundation.postgresql.database import Database
+from foundation.postgresql.errors import describe
 from foundation.redis import MeshRedis
 from foundation.settings import WorkerSettings
 from live.signals import publish_ended
@@ -33,19 +31,18 @@ class Sweeper:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        database: Database,
         redis: MeshRedis,
         slots: Slots,
-        database: Outage,
         settings: WorkerSettings,
         *,
         fair_share: FairShare | None = None,
     ) -> None:
         """``fair_share`` learns from it whether there are several owners."""
-        self._engine = engine
+        self._database = database
+        self._engine = database.engine
         self._redis = redis
         self._slots = slots
-        self._database = database
         self._fair_share = fair_share
         self._availability = Availability(settings.lease_seconds, settings.heartbeat_seconds)
         self._failing: frozenset[str] = frozenset()
@@ -58,13 +55,10 @@ class Sweeper:
     async def run(self) -> None:
         """Sweep for ever."""
         while True:
-            try:
+            with self._database.attempt() as attempt:
                 await self.sweep_once()
-            except DATABASE_ERRORS as error:
+            if attempt.failed:
                 self._availability.fails()
-                self._database.begins(error)
-            else:
-                self._database.ends()
             # Jitter keeps the workers of a fleet from sweeping in step.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ROUND_SECONDS * random.uniform(0.8, 1.2)):  # noqa: S311 - no secret

@@ -10,7 +10,7 @@ from celery.worker.request import Request
 from celery.worker.state import maybe_shutdown
 
 from foundation.broker_errors import explain
-from foundation.outages import Outage
+from foundation.reachability import Reachability
 
 
 class HintRequest(Request):
@@ -49,14 +49,16 @@ class HintConsumer(Consumer):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._broker = Outage("the broker", "workers wake by Redis, and look into PostgreSQL every 2 s", explain)
+        self._broker = Reachability.of(
+            "the broker", "workers wake by Redis, and look into PostgreSQL every 2 s", explain
+        )
         self._failures = 0
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long that takes."""
 
         def note(error: Exception, _seconds: float) -> None:
-            self._broker.begins(error)
+            self._broker.failed(error)
 
         self.first_connection_attempt = False
         return conn.ensure_connection(note, None, callback=maybe_shutdown)
@@ -64,7 +66,7 @@ class HintConsumer(Consumer):
     def on_ready(self) -> None:
         """Hints come from now on."""
         self._failures = 0
-        self._broker.ends()
+        self._broker.succeeded()
         super().on_ready()
 
     def on_connection_error_after_connected(self, exc: Exception) -> Any:
@@ -72,7 +74,7 @@ class HintConsumer(Consumer):
 
         The broker delivers them again; acknowledging them would only log an error for each.
         """
-        self._broker.begins(exc)
+        self._broker.failed(exc)
         for request in tuple(state.reserved_requests):
             request.acknowledged = True
         super().on_connection_error_after_connected(exc)
@@ -80,7 +82,7 @@ class HintConsumer(Consumer):
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
         """The broker refuses the user, the password or the virtual host."""
-        self._broker.begins(exc)
+        self._broker.failed(exc)
         self._pause()
 
     def _pause(self) -> None:
