@@ -68,7 +68,7 @@ def _differences(running: Sequence[ProcessInfo]) -> list[str]:
     holders: dict[str, dict[str, list[str]]] = {}
     for process in running:
         for name, value in process.settings.items():
-            holders.setdefault(name, {}).setdefault(value, []).append(f"{process.service} {process.name}")
+            holders.setdefault(name, {}).setdefault(str(value), []).append(f"{process.service} {process.name}")
     return [
         f"{name} is " + ", ".join(f"{value!r} in {' and '.join(who)}" for value, who in sorted(values.items()))
         for name, values in sorted(holders.items())

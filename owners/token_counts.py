@@ -32,8 +32,9 @@ class TokenCounts:
 
     @classmethod
     def pop_from(cls, row: dict[str, Any]) -> Self:
-        """The counts in a row, which are taken out of it."""
-        return cls.parse({name: row.pop(name) for name in TOKEN_COLUMNS})
+        """The counts in a row, which are taken out of it. NULL is not known."""
+        counts = {name: row.pop(name) for name in TOKEN_COLUMNS}
+        return cls(**{name: count for name, count in counts.items() if count is not None})
 
     @property
     def written_tokens(self) -> int:

@@ -101,3 +101,17 @@ def test_any_url_can_be_shown(url: str) -> None:
     shown = shown_settings([RedisSettings(redis_url=SecretStr(url))])["ASKMESH_REDIS_URL"]
     assert "hidden" not in shown
     assert "valkey.sock" in shown or "6379" in shown
+
+
+async def test_what_another_release_says_of_itself_is_read(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = record(engine, "api_service", LIMIT="512")
+    await record(engine, "worker_service", LIMIT="512").beat()
+    later = """UPDATE processes SET settings = '{"LIMIT": "512", "MODELS": ["small", "large"], "NEW": null}',
+        state = '{"slots": {"used": 3, "of": 512}}'"""
+    async with engine.begin() as connection:
+        await connection.execute(text(later.replace(":", "\\:")))
+    await api.beat()
+    assert [process.state for process in await running(engine)] == [{"slots": 512}, {"slots": {"used": 3, "of": 512}}]
+    assert caplog.records == []

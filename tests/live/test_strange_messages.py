@@ -3,10 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from inspect import signature
+from typing import cast
 
 import orjson
 import pytest
+from celery import Celery
 
 from foundation.redis import MeshRedis
 from live.answer_cache import AnswerCache
@@ -25,10 +30,16 @@ from live.answer_stream import (
     put_texts,
     read_texts,
 )
+from live.hints import TASK
 from live.signals import Subscriber
 from live.wakeups import Wakeups, next_wakeup
-from questions.states import FinishReason
+from owners.token_counts import TokenCounts
+from questions.reading import Question
+from questions.states import FinishReason, State
 from tests.live.test_signals import Notes
+from worker_service.claiming.slots import Slots
+from worker_service.waking.loop_thread import LoopThread
+from worker_service.waking.tasks import add_tasks
 
 RUBBISH = [
     b"",
@@ -51,7 +62,10 @@ USAGE = RunningUsage(prompt_tokens=5, completion_tokens=3, pieces=3)
     ("stored", "expected"),
     [
         (orjson.dumps(USAGE), USAGE),
-        (orjson.dumps({**asdict(USAGE), "reasoning_tokens": 7, "by_model": {"a": 1}}), USAGE),  # a newer release
+        (
+            orjson.dumps({**asdict(USAGE), "tokens_of_a_later_release": 7, "by_model": {"a": 1}}),
+            USAGE,
+        ),  # a newer release
         (b'{"prompt_tokens": 5}', RunningUsage(prompt_tokens=5)),  # an older one
         (b"{}", RunningUsage()),
         (b'{"prompt_tokens": "5", "completion_tokens": -1, "pieces": true, "repeated_tokens": null}', RunningUsage()),
@@ -167,7 +181,7 @@ async def test_a_text_that_is_no_text_is_begun_anew(redis: MeshRedis) -> None:
 
 async def test_fields_that_a_later_release_adds_to_a_text_are_left_alone(redis: MeshRedis) -> None:
     await put_texts(redis, [TextSnapshot(1, 10, 0, b"abc", USAGE)])
-    newer = orjson.dumps({**asdict(USAGE), "reasoning_tokens": 7})
+    newer = orjson.dumps({**asdict(USAGE), "tokens_of_a_later_release": 7})
     await redis.hset(redis.name("answer", 1), mapping={"usage": newer, "items": "2"})
     assert await open_text(redis, 1, 11, 0, create=False) == StoredText("abc", USAGE, None)
     assert await append(redis, [TextAppend(1, 11, 3, b"d", USAGE)]) == [0]
@@ -219,3 +233,64 @@ async def test_a_copy_of_another_type_is_a_miss_and_gone(redis: MeshRedis, kind:
     assert await AnswerCache(redis).get("o", 1) is None
     assert redis.mesh.outage.reachable
     assert kind == "a string" or not await redis.exists(key)
+
+
+QUESTION = Question(
+    id=1,
+    answer_id=2,
+    owner="o",
+    language="en",
+    state=State.COMPLETED,
+    epoch=0,
+    text="because",
+    written_by="small@1",
+    finish_reason=FinishReason.STOP,
+    error_reason=None,
+    usage=TokenCounts(prompt_tokens=5, completion_tokens=3),
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    finished_at=datetime(2026, 1, 1, 0, 1, tzinfo=UTC),
+    replayed_as=None,
+)
+COPY = {name: value for name, value in asdict(QUESTION).items() if name != "usage"} | {
+    "prompt_tokens": 5,
+    "completion_tokens": 3,
+    "cached_prompt_tokens": None,
+}
+"""As the release stores it that kept the counts side by side, and reads no field more and none less."""
+
+
+async def test_a_copy_is_read_by_the_release_before(redis: MeshRedis) -> None:
+    await AnswerCache(redis).put(replace(QUESTION, usage=replace(QUESTION.usage, repeated_tokens=7)))
+    stored = await redis.get(redis.name("question", 2, 1))
+    assert stored is not None
+    assert orjson.loads(stored) == orjson.loads(orjson.dumps(COPY))
+
+
+@pytest.mark.parametrize("more", [{}, {"repeated_tokens": 0, "tokens_of_a_later_release": 7, "tools": ["search"]}])
+async def test_a_copy_of_another_release_is_read_as_far_as_it_goes(redis: MeshRedis, more: dict[str, object]) -> None:
+    await redis.set(redis.name("question", 2, 1), orjson.dumps(COPY | more))
+    assert await AnswerCache(redis).get("o", 1) == QUESTION
+    assert not redis.mesh.unreadable.skipped
+
+
+@pytest.mark.parametrize("name", sorted(COPY.keys() - {"prompt_tokens", "completion_tokens", "cached_prompt_tokens"}))
+async def test_a_copy_that_lacks_a_field_is_a_miss(redis: MeshRedis, name: str) -> None:
+    await redis.set(redis.name("question", 2, 1), orjson.dumps({key: COPY[key] for key in COPY.keys() - {name}}))
+    assert await AnswerCache(redis).get("o", 1) is None
+
+
+class Tasks:
+    """Stands for a Celery app, whose tasks are for all apps of a process."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Callable[..., object]] = {}
+
+    def task(self, *, name: str, **_: object) -> Callable[[Callable[..., object]], None]:
+        return partial(self.by_name.__setitem__, name)
+
+
+@pytest.mark.parametrize("arguments", [(), (3,), (3, {"model": "small"})])
+def test_a_hint_of_another_release_is_a_hint(arguments: tuple[object, ...]) -> None:
+    tasks = Tasks()
+    add_tasks(cast(Celery, tasks), cast(Slots, None), cast(LoopThread, None))
+    signature(tasks.by_name[TASK]).bind(*arguments, urgent=True)

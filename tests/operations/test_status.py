@@ -36,7 +36,7 @@ def mesh(database_url: str) -> str:
                 INSERT INTO questions (owner, text, language, request_id, answer_id, deadline)
                 SELECT owner, 'a secret question', 'en', request_id, id, next_deadline FROM answers;
                 INSERT INTO processes (service, name, version, settings, state) VALUES
-                    ('api_service', 'host 5', '1.0', '{"ASKMESH_TEMPERATURE": "0.5"}', '{}'),
+                    ('api_service', 'host 5', '1.0', '{"ASKMESH_TEMPERATURE": "0.5", "ASKMESH_LATER": ["x"]}', '{}'),
                     ('worker_service', 'host 6', '1.0', '{"ASKMESH_TEMPERATURE": "0.0"}', '{"slots": "3 of 512"}'),
                     ('worker_service', 'host 7', '1.0', '{"ASKMESH_TEMPERATURE": "0.5"}', '{"slots": "0 of 512"}')
             """)

@@ -102,6 +102,72 @@ def test_no_field_of_the_contract_is_left_out_of_the_key() -> None:
     assert len({answer_key("me", GenerationSpec(), MODEL), *keys.values()}) == len(keys) + 1
 
 
+NOT_IN_THE_KEY = {
+    "model_name": "A name is known by the identity of what answers to it, which is in the key.",
+    "max_generation_seconds": "An answer that time has cut is not reused.",
+}
+
+
+def another(value: object) -> object:
+    """A value of the same type."""
+    match value:
+        case str():
+            return f"{value}x"
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+    raise TypeError(f"say here what is another {type(value).__name__}")
+
+
+@pytest.mark.parametrize("name", GenerationSettings.model_fields)
+def test_every_setting_of_generations_changes_the_key_or_is_known_not_to(name: str) -> None:
+    """Whoever adds a setting that the model is to see, and forgets it in ``request_for``, learns so here."""
+    changed = SETTINGS.model_copy(update={name: another(getattr(SETTINGS, name))})
+    assert (answer_key("me", request_for("why?", changed), MODEL) == key()) is (name in NOT_IN_THE_KEY)
+
+
+NOT_OF_A_QUESTION = {
+    "request_id": "of one attempt",
+    "model": "the settings' when it is generated: the model is in the key by its identity",
+    "stop": "nobody asks for it",
+    "sampling.top_p": "nobody asks for it",
+    "sampling.presence_penalty": "nobody asks for it",
+    "sampling.frequency_penalty": "nobody asks for it",
+    "sampling.seed": "nobody asks for it",
+    "time_limit": "of one attempt",
+    "time_limit.seconds": "of one attempt",
+    "time_limit.nanos": "of one attempt",
+    "answer_prefix": "of one attempt",
+}
+
+
+def without_each_field(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
+    """Copies of the message's whole, each lacking one field of those that are set in it or in a message within it."""
+    for field, content in message.ListFields():
+        changed = type(message)()
+        changed.CopyFrom(message)
+        changed.ClearField(field.name)
+        yield f"{path}{field.name}", changed
+        if field.message_type is not None:
+            for name, inner in without_each_field(content[0] if field.is_repeated else content, f"{path}{field.name}."):
+                whole = type(message)()
+                whole.CopyFrom(message)
+                target = getattr(whole, field.name)
+                (target[0] if field.is_repeated else target).CopyFrom(inner)
+                yield name, whole
+
+
+def test_every_field_of_the_contract_is_set_for_a_question_or_is_known_not_to_be() -> None:
+    """Whoever adds a field to GenerationSpec, or to a message in it, decides here whether a question has it."""
+    request = request_for("why?", SETTINGS.model_copy(update={"temperature": 0.5}))
+    changed = dict(without_each_field(request))
+    assert changed.keys().isdisjoint(NOT_OF_A_QUESTION)
+    assert changed.keys() | NOT_OF_A_QUESTION.keys() == dict(every_field(GenerationSpec())).keys()
+    for name, other in changed.items():
+        assert answer_key("me", other, MODEL) != answer_key("me", request, MODEL), name  # type: ignore[arg-type]
+
+
 def test_the_order_of_messages_counts() -> None:
     request = request_for("why?", SETTINGS)
     turned = GenerationSpec()

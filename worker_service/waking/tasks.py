@@ -17,5 +17,5 @@ def add_tasks(app: Celery, slots: Slots, loop: LoopThread) -> None:
     """Make the app run a hint by letting slots look for due questions. Its thread waits while no slot is free."""
 
     @app.task(name=TASK, Request=HintRequest)
-    def answer_due_questions(count: int = 1) -> None:
+    def answer_due_questions(count: int = 1, *_: object, **__: object) -> None:  # a later release may say more
         loop.run(slots.work(count)).result(_DEFECT_SECONDS)
