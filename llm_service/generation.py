@@ -13,9 +13,9 @@ from langchain_core.messages.ai import UsageMetadata
 
 from llm_service.errors import LlmError, Reason
 from llm_service.upstream.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
-from llm_service.upstream.completions import TokenCounts
-from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
-from llm_service.upstream.markers import without_markers
+from llm_service.upstream.stream.completions import TokenCounts
+from llm_service.upstream.stream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
+from llm_service.upstream.template_markers import without_markers
 
 T = TypeVar("T")
 

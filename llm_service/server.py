@@ -27,16 +27,16 @@ from foundation.settings import (
     SettingsError,
     load,
 )
-from llm_service.admission import Admission
 from llm_service.event_loop import new_event_loop
 from llm_service.generation import Generator
-from llm_service.servicer import GenerationServicer
-from llm_service.upstream.adapting import Adaptation
+from llm_service.rpc.admission import Admission
+from llm_service.rpc.servicer import GenerationServicer
+from llm_service.rpc.transport import Transport
 from llm_service.upstream.catalogue import ModelCatalogue
 from llm_service.upstream.chat_model import StreamingChatModel
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServer
 from llm_service.upstream.outage_log import OutageLog
-from llm_service.upstream.transport import Transport
+from llm_service.upstream.unsupported_fields import Adaptation
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
-from llm_service.upstream.adapting import Adaptation
-from llm_service.upstream.completions import TokenCounts
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServer
+from llm_service.upstream.stream.completions import TokenCounts
+from llm_service.upstream.unsupported_fields import Adaptation
 
 _ROLES: Final[Mapping[type[BaseMessage], str]] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
 

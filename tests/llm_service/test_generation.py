@@ -14,7 +14,7 @@ from askmesh.llm.v1.generation_pb2 import (
 )
 from google.protobuf.duration_pb2 import Duration
 
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServer
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, ask, service_over
 
@@ -42,8 +42,8 @@ async def test_a_stream_tells_start_text_and_end(client: Client) -> None:
 async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_first_nor_the_last(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._GATHERED_SECONDS_A_REQUEST", 60.0)
-    monkeypatch.setattr("llm_service.upstream.model_server._MOST_GATHERED_SECONDS", 60.0)
+    monkeypatch.setattr("llm_service.upstream.client._GATHERED_SECONDS_A_REQUEST", 60.0)
+    monkeypatch.setattr("llm_service.upstream.client._MOST_GATHERED_SECONDS", 60.0)
     answer = await client.stream(ask("why? [[tokens=30 delay=0.01]]"))
 
     assert answer.text == expected_answer("why? [[tokens=30]]")
@@ -54,7 +54,7 @@ async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_firs
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gathers")
 async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._GATHERED_SECONDS_A_REQUEST", 0.2)
+    monkeypatch.setattr("llm_service.upstream.client._GATHERED_SECONDS_A_REQUEST", 0.2)
     done = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

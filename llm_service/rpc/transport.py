@@ -11,8 +11,8 @@ from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untype
 
 from foundation.loopback import is_loopback
 from foundation.settings import GrpcTlsSettings, LlmServiceSettings, SettingsError
-from llm_service.guard import Context, Guard, Handler, refusing
-from llm_service.upstream.unreadable import UnreadableRequests
+from llm_service.rpc.interceptors import Context, Guard, Handler, refusing
+from llm_service.rpc.unreadable_requests import UnreadableRequests
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
-from llm_service.admission import Admission
 from llm_service.errors import LlmError, Reason, code_of, to_status
 from llm_service.generation import Completed, Event, Finish, Generator, Started, Text
+from llm_service.rpc.admission import Admission
+from llm_service.rpc.validation import checked, is_request_id
 from llm_service.upstream.catalogue import ModelCatalogue
-from llm_service.upstream.completions import TokenCounts
 from llm_service.upstream.outage_log import GENERATION, LIST, OutageLog
-from llm_service.validation import checked, is_request_id
+from llm_service.upstream.stream.completions import TokenCounts
 
 logger = logging.getLogger(__name__)
 

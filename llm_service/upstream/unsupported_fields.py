@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import orjson
 
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.completions import Piece
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServer
+from llm_service.upstream.stream.completions import Piece
 
 logger = logging.getLogger(__name__)
 

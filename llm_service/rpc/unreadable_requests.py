@@ -11,7 +11,7 @@ from uuid import uuid4
 from google.protobuf.message import DecodeError
 
 from llm_service.errors import LlmError, Reason, Violation, code_of, to_status
-from llm_service.guard import Context, Guard, Handler, refusing
+from llm_service.rpc.interceptors import Context, Guard, Handler, refusing
 
 _STATUS_KEY: Final = "grpc-status-details-bin"
 

@@ -15,9 +15,9 @@ from yarl import URL
 
 from foundation.unreadable import Unreadable
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.completions import CompletionReader, Piece, interrupted
-from llm_service.upstream.refusals import refusal, refused
-from llm_service.upstream.vendor_words import URL_REMEDY
+from llm_service.upstream.refusals.classification import refusal, refused
+from llm_service.upstream.refusals.vendor_words import URL_REMEDY
+from llm_service.upstream.stream.completions import CompletionReader, Piece, interrupted
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 10.0

@@ -28,9 +28,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from llm_service.errors import LlmError, Reason, Violation, shortened
-from llm_service.upstream.error_objects import ErrorSaid, as_number, read_body, read_error, word
-from llm_service.upstream.retry_after import retry_after
-from llm_service.upstream.vendor_words import (
+from llm_service.upstream.refusals.error_objects import ErrorSaid, as_number, read_body, read_error, word
+from llm_service.upstream.refusals.retry_after import retry_after
+from llm_service.upstream.refusals.vendor_words import (
     ACCOUNT_REMEDY,
     CONTEXT,
     KEY_REMEDY,

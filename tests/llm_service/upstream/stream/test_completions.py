@@ -3,7 +3,7 @@ import json
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llm_service.upstream.completions import CompletionReader, Piece, TokenCounts
+from llm_service.upstream.stream.completions import CompletionReader, Piece, TokenCounts
 
 
 def event(payload: object) -> bytes:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_service.errors import Reason
-from llm_service.upstream.refusals import refusal, refused
+from llm_service.upstream.refusals.classification import refusal, refused
 
 HTML = b"<!DOCTYPE html><html><head><title>400 Bad Request</title></head><body><center>nginx</center></body></html>"
 

@@ -4,8 +4,8 @@ from email.utils import format_datetime
 import pytest
 from multidict import CIMultiDict
 
-from llm_service.upstream.refusals import refusal
-from llm_service.upstream.retry_after import retry_after
+from llm_service.upstream.refusals.classification import refusal
+from llm_service.upstream.refusals.retry_after import retry_after
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any, Final
 import orjson
 
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.choices import Choices
-from llm_service.upstream.deltas import Deltas
-from llm_service.upstream.finish_reasons import BROKEN_OFF, STOP, TIME_LIMIT, meaning_of
-from llm_service.upstream.shapes import (
+from llm_service.upstream.stream.choice_picker import Choices
+from llm_service.upstream.stream.cumulative_texts import Deltas
+from llm_service.upstream.stream.finish_reasons import BROKEN_OFF, STOP, TIME_LIMIT, meaning_of
+from llm_service.upstream.stream.shapes import (
     TokenCounts,
     UnreadableError,
     counts_of,
@@ -22,7 +22,7 @@ from llm_service.upstream.shapes import (
     plain_counts,
     text_of,
 )
-from llm_service.upstream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
+from llm_service.upstream.stream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
 
 __all__ = ["CompletionReader", "Piece", "TokenCounts", "interrupted", "invalid"]
 
@@ -42,7 +42,7 @@ class Piece:
     finish_reason: str | None = None
     """A meaning of finish_reasons.py: with this piece's text the answer is whole."""
     error: Mapping[str, Any] | None = None
-    """The error that the server put into the stream, and what stood beside it; refusals.py says what it means."""
+    """The error that the server put into the stream, and what stood beside it; the refusals say what it means."""
     failure: LlmError | None = None
     """Why the stream cannot be read on."""
     done: bool = False

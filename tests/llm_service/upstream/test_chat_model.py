@@ -13,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate
 
 from llm_service.errors import LlmError, Reason
 from llm_service.upstream.chat_model import StreamingChatModel
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServer
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import until
 
