@@ -34,7 +34,7 @@ from llm_service.rpc.servicer import GenerationServicer
 from llm_service.rpc.transport import Transport
 from llm_service.upstream.catalogue import ModelCatalogue
 from llm_service.upstream.chat_model import StreamingChatModel
-from llm_service.upstream.client import ModelServer
+from llm_service.upstream.client import ModelServerClient
 from llm_service.upstream.outage_log import OutageLog
 from llm_service.upstream.sockets import GATHERED, ReadGathering
 from llm_service.upstream.unsupported_fields import Adaptation
@@ -73,7 +73,7 @@ class LlmServer:
             raise SettingsError("ASKMESH_MODEL_URL: must be set to an OpenAI-compatible server, as http://host:8000/v1")
         key = settings.model_api_key
         try:
-            self._model_server = ModelServer(
+            self._model_server = ModelServerClient(
                 settings.model_url, key.get_secret_value() if key else None, gathering=gathering
             )
         except ValueError:

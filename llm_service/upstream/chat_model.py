@@ -18,7 +18,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
-from llm_service.upstream.client import ModelServer
+from llm_service.upstream.client import ModelServerClient
 from llm_service.upstream.stream.completions import TokenCounts
 from llm_service.upstream.unsupported_fields import Adaptation
 
@@ -36,7 +36,7 @@ class StreamingChatModel(BaseChatModel):
     reported. Raises LlmError.
     """
 
-    server: ModelServer = Field(exclude=True, repr=False)
+    server: ModelServerClient = Field(exclude=True, repr=False)
     adaptation: Adaptation = Field(default_factory=Adaptation, exclude=True, repr=False)
     """What requests to the server leave out."""
     model: str = ""

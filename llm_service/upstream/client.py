@@ -13,7 +13,7 @@ from yarl import URL
 
 from foundation.unreadable import Unreadable
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.refusals.classification import refusal, refused
+from llm_service.upstream.refusals.classification import error_of_object, error_of_response
 from llm_service.upstream.refusals.vendor_words import URL_REMEDY
 from llm_service.upstream.sockets import BUFFERED_BYTES, GATHERED, LowWaterMark, ReadGathering, open_socket
 from llm_service.upstream.stream.completions import CompletionReader, Piece, interrupted
@@ -32,7 +32,7 @@ _AFTER_FINISH_SECONDS: Final = 1.5
 _AFTER_MANY_SECONDS: Final = 30.0
 
 
-class ModelServer:
+class ModelServerClient:
     """One OpenAI-compatible server; an async context manager that owns the connections.
 
     Every request has a connection of its own. llama.cpp's HTTP server drops kept-alive connections, so that a reused
@@ -161,7 +161,7 @@ class ModelServer:
         except ValueError:
             raise _unusable(url.name, "that is not JSON") from None
         if isinstance(answer, dict) and answer.get("error"):
-            raise _of_lookup(refused(None, answer))
+            raise _of_lookup(error_of_object(None, answer))
         return answer
 
     @asynccontextmanager
@@ -190,7 +190,7 @@ async def _refused(response: aiohttp.ClientResponse) -> LlmError:
             body = await _head(response, _MAX_ERROR_BYTES)
     except (TimeoutError, aiohttp.ClientError, OSError):
         body = b""
-    return refusal(response.status, response.headers, body)
+    return error_of_response(response.status, response.headers, body)
 
 
 def _unavailable(error: Exception) -> LlmError:
@@ -199,7 +199,7 @@ def _unavailable(error: Exception) -> LlmError:
 
 
 def _of_lookup(error: LlmError) -> LlmError:
-    """A refusal as it is told where nothing was to be generated, so that it says nothing against a request."""
+    """The error of a lookup. It generates nothing, so that its refusal says nothing against a request."""
     if error.reason in (Reason.MODEL_SERVER_DENIED, Reason.MODEL_SERVER_OVERLOADED):
         return error
     return LlmError(
@@ -230,8 +230,8 @@ def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
 
     But an overload is one after text as well, so that it counts against no question.
     """
-    told = refused(error.get("code"), error)
-    return interrupted() if wrote and told.reason is not Reason.MODEL_SERVER_OVERLOADED else told
+    said = error_of_object(error.get("code"), error)
+    return interrupted() if wrote and said.reason is not Reason.MODEL_SERVER_OVERLOADED else said
 
 
 async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:

@@ -19,7 +19,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from foundation.settings import GenerationSettings, LlmServiceSettings
 from llm_service.server import LlmServer
-from llm_service.upstream.client import ModelServer
+from llm_service.upstream.client import ModelServerClient
 from llm_service.upstream.sockets import GATHERED, READ_AT_ONCE, ReadGathering
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
 from tests.llm_service.conftest import Client, ask, client_of, service_over
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 FOR_A_MINUTE = ReadGathering(seconds_a_request=60.0, most_seconds=60.0, least_requests=1)
 
 
-async def texts_of(server: ModelServer, body: Mapping[str, Any]) -> list[str]:
+async def texts_of(server: ModelServerClient, body: Mapping[str, Any]) -> list[str]:
     return [piece.text async for piece in server.complete(orjson.dumps(body)) if piece.text]
 
 
@@ -72,7 +72,7 @@ async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_firs
 async def test_the_text_is_the_same_with_gathering_and_without(fake: FakeModelServer, gathering: ReadGathering) -> None:
     question = "why? [[tokens=30 delay=0.02]]"
     body = {"model": "first", "stream": True, "messages": [{"role": "user", "content": question}]}
-    async with ModelServer(fake.url, gathering=gathering) as server:
+    async with ModelServerClient(fake.url, gathering=gathering) as server:
         requests = 2 * ReadGathering().least_requests
         answers = await asyncio.gather(*(texts_of(server, body) for _ in range(requests)))
     assert {"".join(texts) for texts in answers} == {expected_answer(question)}
@@ -99,7 +99,7 @@ async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close() -
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         gathering = ReadGathering(seconds_a_request=0.2, least_requests=1)
-        async with ModelServer(f"http://127.0.0.1:{port}/v1", gathering=gathering) as server:
+        async with ModelServerClient(f"http://127.0.0.1:{port}/v1", gathering=gathering) as server:
             pieces = [piece async for piece in server.complete(b"{}")]
         done.set()
 
