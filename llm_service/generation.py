@@ -13,9 +13,9 @@ from langchain_core.messages.ai import UsageMetadata
 
 from llm_service.errors import LlmError, Reason
 from llm_service.upstream.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
-from llm_service.upstream.completions import CallUsage
-from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
-from llm_service.upstream.markers import without_markers
+from llm_service.upstream.stream.completions import CallUsage
+from llm_service.upstream.stream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
+from llm_service.upstream.template_markers import without_markers
 
 T = TypeVar("T")
 
@@ -35,8 +35,8 @@ _FINISHES: Final[Mapping[str, Finish]] = {
     CONTENT_FILTER: Finish.CONTENT_FILTER,
     TIME_LIMIT: Finish.TIME_LIMIT,
 }
-# Text of a token at most, on average: a token of the languages that take most bytes has 10 to 16. A model server that
-# writes more takes no notice of the limit.
+# A token has at most so much text on average: in the languages that take most bytes it has 10 to 16. A model server
+# that writes more ignores the limit.
 _BYTES_A_TOKEN: Final = 32
 # A token alone may be longer, as one of 128 blanks is.
 _LEAST_BYTES: Final = 1_024
@@ -73,7 +73,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextDelta:
     """More text, and the tokens so far where the model server counts while it writes."""
 
     text: str
@@ -88,18 +88,18 @@ class Completed:
     counts: CallUsage | None
 
 
-Event = Started | Text | Completed
+Event = Started | TextDelta | Completed
 
 
 @dataclass(slots=True)
-class _Room:
+class _TextBudget:
     """The bytes of text that an answer may still have."""
 
     left: int
     is_exceeded: bool = False
 
     def take(self, text: str) -> str:
-        """The text, or as much of it as there is room for."""
+        """The text, or as much of it as the budget has left."""
         size = len(text.encode())
         if size > self.left:
             self.is_exceeded = True
@@ -116,10 +116,10 @@ class Generator:
         self._catalogue = catalogue
 
     async def generate(self, request: GenerationRequest, arrived: float) -> AsyncGenerator[Event, None]:
-        """One Started, any number of Text, one Completed; ``arrived`` is the call's arrival on the loop's clock.
+        """One Started, any number of TextDelta, one Completed; ``arrived`` is the call's arrival on the loop's clock.
 
-        Closing the generator stops the model. Text beyond what the token limit can have is cut off, and the model
-        stopped: OUTPUT_LIMIT. Raises LlmError.
+        Closing the generator stops the model. Text beyond what the token limit can have is cut off and stops the
+        model, too: OUTPUT_LIMIT. Raises LlmError.
         """
         deadline = None if request.time_limit is None else arrived + request.time_limit
         counts: CallUsage | None = None
@@ -128,16 +128,16 @@ class Generator:
         try:
             async with self._accepted(request, deadline) as (model, chunks):
                 yield Started(model.id, model.revision)
-                room = _Room(_most_bytes(request, model))
+                budget = _TextBudget(_most_bytes(request, model))
                 while finish is None:
                     chunk = await _before(deadline, anext(chunks))
                     if chunk.usage_metadata is not None:
                         counts = _sum(counts, chunk.usage_metadata)
-                    if text := room.take(str(chunk.content)):
+                    if text := budget.take(str(chunk.content)):
                         wrote = True
-                        yield Text(text, counts)
+                        yield TextDelta(text, counts)
                     ended = chunk.additional_kwargs.get("finish_reason", None if text else ended)
-                    finish = LENGTH if room.is_exceeded else chunk.response_metadata.get("finish_reason")
+                    finish = LENGTH if budget.is_exceeded else chunk.response_metadata.get("finish_reason")
             yield Completed(_FINISHES[finish], counts)
         except TimeoutError:
             if ended is None and not wrote:

@@ -27,16 +27,17 @@ from foundation.settings import (
     SettingsError,
     load,
 )
-from llm_service.admission import Admission
 from llm_service.event_loop import new_event_loop
 from llm_service.generation import Generator
-from llm_service.servicer import GenerationServicer
-from llm_service.upstream.adapting import Adaptation
+from llm_service.rpc.admission import Admission
+from llm_service.rpc.servicer import GenerationServicer
+from llm_service.rpc.transport import Transport
 from llm_service.upstream.catalogue import ModelCatalogue
 from llm_service.upstream.chat_model import StreamingChatModel
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServerClient
 from llm_service.upstream.outage_log import OutageLog
-from llm_service.upstream.transport import Transport
+from llm_service.upstream.sockets import GATHERED, ReadGathering
+from llm_service.upstream.unsupported_fields import Adaptation
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +61,21 @@ class LlmServer:
     """
 
     def __init__(
-        self, settings: LlmServiceSettings, generation: GenerationSettings, tls: GrpcTlsSettings | None = None
+        self,
+        settings: LlmServiceSettings,
+        generation: GenerationSettings,
+        tls: GrpcTlsSettings | None = None,
+        *,
+        gathering: ReadGathering = GATHERED,
     ) -> None:
         """Raises SettingsError if ASKMESH_MODEL_URL is missing or is no URL, and as ``Transport`` does."""
         if not settings.model_url:
             raise SettingsError("ASKMESH_MODEL_URL: must be set to an OpenAI-compatible server, as http://host:8000/v1")
         key = settings.model_api_key
         try:
-            self._model_server = ModelServer(settings.model_url, key.get_secret_value() if key else None)
+            self._model_server = ModelServerClient(
+                settings.model_url, key.get_secret_value() if key else None, gathering=gathering
+            )
         except ValueError:
             raise SettingsError("ASKMESH_MODEL_URL: must be a URL, as http://host:8000/v1") from None
         self._transport = Transport(settings, tls or GrpcTlsSettings())

@@ -1,1 +1,1 @@
-"""The model server, as it is spoken to and understood."""
+"""The model server's side: HTTP to an OpenAI-compatible server, and what its answers mean."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.model_server import ModelServer
-from llm_service.upstream.vendor_words import URL_REMEDY
+from llm_service.upstream.client import ModelServerClient
+from llm_service.upstream.refusals.vendor_words import URL_REMEDY
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class ModelCatalogue:
 
     def __init__(
         self,
-        server: ModelServer,
+        server: ModelServerClient,
         default_model: str,
         *,
         continues: bool | None = None,

@@ -18,9 +18,9 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from pydantic import Field
 
-from llm_service.upstream.adapting import Adaptation
-from llm_service.upstream.completions import CallUsage
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServerClient
+from llm_service.upstream.stream.completions import CallUsage
+from llm_service.upstream.unsupported_fields import Adaptation
 
 _ROLES: Final[Mapping[type[BaseMessage], str]] = {SystemMessage: "system", HumanMessage: "user", AIMessage: "assistant"}
 
@@ -36,7 +36,7 @@ class StreamingChatModel(BaseChatModel):
     reported. Raises LlmError.
     """
 
-    server: ModelServer = Field(exclude=True, repr=False)
+    server: ModelServerClient = Field(exclude=True, repr=False)
     adaptation: Adaptation = Field(default_factory=Adaptation, exclude=True, repr=False)
     """What requests to the server leave out."""
     model: str = ""

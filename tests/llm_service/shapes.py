@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP
-from llm_service.upstream.shapes import CallUsage
+from llm_service.upstream.stream.finish_reasons import CONTENT_FILTER, LENGTH, STOP
+from llm_service.upstream.stream.shapes import CallUsage
 
 TEXT: Final = "Paris it is."
 EMOJI: Final = "\N{GRINNING FACE}"

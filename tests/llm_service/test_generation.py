@@ -2,7 +2,10 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
+from typing import Any
 
+import orjson
 import pytest
 from askmesh.llm.v1 import generation_pb2, generation_service_pb2
 from askmesh.llm.v1.generation_pb2 import (
@@ -14,11 +17,20 @@ from askmesh.llm.v1.generation_pb2 import (
 )
 from google.protobuf.duration_pb2 import Duration
 
-from llm_service.upstream.model_server import ModelServer
+from foundation.settings import GenerationSettings, LlmServiceSettings
+from llm_service.server import LlmServer
+from llm_service.upstream.client import ModelServerClient
+from llm_service.upstream.sockets import GATHERED, READ_AT_ONCE, ReadGathering
 from tests.fakes.model_server import FakeModelServer, Options, expected_answer
-from tests.llm_service.conftest import Client, ask, service_over
+from tests.llm_service.conftest import Client, ask, client_of, service_over
 
 pytestmark = pytest.mark.loopback
+
+FOR_A_MINUTE = ReadGathering(seconds_a_request=60.0, most_seconds=60.0, least_requests=1)
+
+
+async def texts_of(server: ModelServerClient, body: Mapping[str, Any]) -> list[str]:
+    return [piece.text async for piece in server.complete(orjson.dumps(body)) if piece.text]
 
 
 async def test_a_stream_tells_start_text_and_end(client: Client) -> None:
@@ -39,12 +51,16 @@ async def test_a_stream_tells_start_text_and_end(client: Client) -> None:
     assert timing.time_to_first_text.ToNanoseconds() < timing.total.ToNanoseconds()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gathers")
 async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_first_nor_the_last(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    fake: FakeModelServer,
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._GATHERED_SECONDS_A_REQUEST", 60.0)
-    monkeypatch.setattr("llm_service.upstream.model_server._MOST_GATHERED_SECONDS", 60.0)
-    answer = await client.stream(ask("why? [[tokens=30 delay=0.01]]"))
+    settings = LlmServiceSettings(llm_port=0, model_url=fake.url)
+    async with (
+        LlmServer(settings, GenerationSettings(), gathering=FOR_A_MINUTE) as server,
+        client_of(server.port) as client,
+    ):
+        answer = await client.stream(ask("why? [[tokens=30 delay=0.01]]"))
 
     assert answer.text == expected_answer("why? [[tokens=30]]")
     assert len(answer.deltas) == 2
@@ -52,9 +68,20 @@ async def test_where_many_requests_are_open_tokens_are_gathered_but_not_the_firs
     assert answer.deltas[1].usage.completion_tokens == 30
 
 
+@pytest.mark.parametrize("gathering", [GATHERED, READ_AT_ONCE], ids=["gathered", "plain"])
+async def test_the_text_is_the_same_with_gathering_and_without(fake: FakeModelServer, gathering: ReadGathering) -> None:
+    question = "why? [[tokens=30 delay=0.02]]"
+    body = {"model": "first", "stream": True, "messages": [{"role": "user", "content": question}]}
+    async with ModelServerClient(fake.url, gathering=gathering) as server:
+        requests = 2 * ReadGathering().least_requests
+        answers = await asyncio.gather(*(texts_of(server, body) for _ in range(requests)))
+    assert {"".join(texts) for texts in answers} == {expected_answer(question)}
+    if gathering is READ_AT_ONCE:
+        assert all(len(texts) > 15 for texts in answers)  # one a token, or more where the machine lags
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gathers")
-async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._GATHERED_SECONDS_A_REQUEST", 0.2)
+async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close() -> None:
     done = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -71,7 +98,8 @@ async def test_gathered_text_comes_in_time_from_a_server_that_does_not_close(mon
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
-        async with ModelServer(f"http://127.0.0.1:{port}/v1") as server:
+        gathering = ReadGathering(seconds_a_request=0.2, least_requests=1)
+        async with ModelServerClient(f"http://127.0.0.1:{port}/v1", gathering=gathering) as server:
             pieces = [piece async for piece in server.complete(b"{}")]
         done.set()
 

@@ -24,7 +24,7 @@ from askmesh.llm.v1.generation_pb2 import (
 )
 from google.protobuf.duration_pb2 import Duration
 
-from llm_service.upstream.markers import without_markers
+from llm_service.upstream.template_markers import without_markers
 from tests.llm_service.conftest import PATIENCE, Client, ask, service_over
 from tests.llm_service.processes import model_process
 

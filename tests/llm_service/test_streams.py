@@ -14,8 +14,8 @@ from askmesh.llm.v1.generation_pb2 import (
 from google.protobuf.duration_pb2 import Duration
 
 from llm_service.generation import _BYTES_A_TOKEN, _UNKNOWN_TOKENS
-from llm_service.upstream.finish_reasons import CONTENT_FILTER, LENGTH, STOP
-from llm_service.upstream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES
+from llm_service.upstream.stream.finish_reasons import CONTENT_FILTER, LENGTH, STOP
+from llm_service.upstream.stream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES
 from tests.fakes.raw_server import Ending, RawModelServer, Reply
 from tests.llm_service.conftest import Answer, Client, ask, service_over, until
 from tests.llm_service.shapes import AFTERWARDS, DONE, PLAIN, TEXT, USAGE, F, I, P, chunk, data, shapes
@@ -72,7 +72,7 @@ async def test_neither_content_type_nor_201_matters(
 async def test_after_the_finish_reason_the_text_is_whole(
     raw: RawModelServer, raw_client: Client, ending: Ending, afterwards: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("llm_service.upstream.client._AFTER_FINISH_SECONDS", 0.1)
     # Of its own read, and of one with the text.
     for parts in ((P + I, F, AFTERWARDS[afterwards]), (P + I + F + AFTERWARDS[afterwards],)):
         raw.reply = Reply([part for part in parts if part], ending)
@@ -102,7 +102,7 @@ async def test_counts_after_the_finish_reason_are_waited_for(raw: RawModelServer
 async def test_an_end_that_was_none_is_not_believed(
     raw: RawModelServer, raw_client: Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.05)
+    monkeypatch.setattr("llm_service.upstream.client._AFTER_FINISH_SECONDS", 0.05)
     raw.reply = Reply(parts, pause=0.2)
     assert whole(await raw_client.stream(ask("q")))
 
@@ -120,7 +120,7 @@ async def test_a_text_that_goes_on_after_a_finish_reason_and_is_cut_is_not_whole
 async def test_a_time_limit_that_passes_while_counts_are_waited_for_ends_nothing(
     raw: RawModelServer, raw_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 60)
+    monkeypatch.setattr("llm_service.upstream.client._AFTER_FINISH_SECONDS", 60)
     raw.reply = Reply((P + I, data(chunk(finish="length"))), "open")
     answer = await raw_client.stream(ask("q", time_limit=Duration(seconds=2)))
     assert whole(answer, finish=FINISH_REASON_OUTPUT_LIMIT)
@@ -129,7 +129,7 @@ async def test_a_time_limit_that_passes_while_counts_are_waited_for_ends_nothing
 async def test_keep_alives_after_the_finish_reason_have_an_end(
     raw: RawModelServer, raw_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_service.upstream.model_server._AFTER_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("llm_service.upstream.client._AFTER_FINISH_SECONDS", 0.1)
     raw.reply = Reply((P + I + F, b": ping\n\n"), forever=True)
     assert whole(await raw_client.stream(ask("q")))
     await until(lambda: raw.open == 0)

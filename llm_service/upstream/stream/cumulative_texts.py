@@ -6,7 +6,7 @@ _FEW: Final = 4
 """Characters that two different deltas may begin with by chance, as blanks and digits do."""
 
 
-class Deltas:
+class CumulativeTextDetector:
     """Turns the texts of chunks into what each adds.
 
     DashScope's plans for coding, and thinking models of Gemini behind gateways, send cumulative texts

@@ -8,8 +8,8 @@ from typing import Any, Final, Literal
 import orjson
 
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.completions import Piece
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServerClient
+from llm_service.upstream.stream.completions import Piece
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Adaptation:
         if limit_field == "max_completion_tokens":
             self._left_out |= {"max_tokens"}
 
-    async def complete(self, server: ModelServer, body: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
+    async def complete(self, server: ModelServerClient, body: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
         """``ModelServer.complete`` for these fields, asked again without those that the server says it does not take.
 
         What it then accepts is remembered. Raises LlmError: CANNOT_CONTINUE where it does not take those by which an

@@ -3,7 +3,7 @@ import json
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from llm_service.upstream.completions import CallUsage, CompletionReader, Piece
+from llm_service.upstream.stream.completions import CallUsage, CompletionReader, Piece
 
 
 def event(payload: object) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from llm_service.errors import Reason
-from llm_service.upstream.completions import CallUsage, CompletionReader, Piece
+from llm_service.upstream.stream.completions import CallUsage, CompletionReader, Piece
 from tests.llm_service.shapes import BROKEN_OFF, DONE, USAGE, F, I, P, Shape, chunk, data, shapes
 
 SHAPES = dict(shapes())

@@ -4,8 +4,8 @@ from email.utils import format_datetime
 import pytest
 from multidict import CIMultiDict
 
-from llm_service.upstream.refusals import refusal
-from llm_service.upstream.retry_after import retry_after
+from llm_service.upstream.refusals.classification import error_of_response
+from llm_service.upstream.refusals.retry_after import retry_after
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def test_it_may_be_a_moment(written: "pytest.FixtureRequest") -> None:
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503, 529])
 def test_a_refusal_that_is_waited_out_carries_it(status: int) -> None:
-    assert refusal(status, CIMultiDict({"Retry-After": "17"}), b"").retry_after == 17
+    assert error_of_response(status, CIMultiDict({"Retry-After": "17"}), b"").retry_after == 17

@@ -1,6 +1,6 @@
 import pytest
 
-from llm_service.upstream.markers import without_markers
+from llm_service.upstream.template_markers import without_markers
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """HTTP client of the OpenAI-compatible model server."""
 
 import asyncio
-import socket
-import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -15,27 +13,15 @@ from yarl import URL
 
 from foundation.unreadable import Unreadable
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.completions import CompletionReader, Piece, interrupted
-from llm_service.upstream.refusals import refusal, refused
-from llm_service.upstream.vendor_words import URL_REMEDY
+from llm_service.upstream.refusals.classification import error_of_object, error_of_response
+from llm_service.upstream.refusals.vendor_words import URL_REMEDY
+from llm_service.upstream.sockets import BUFFERED_BYTES, GATHERED, LowWaterMark, ReadGathering, open_socket
+from llm_service.upstream.stream.completions import CompletionReader, Piece, interrupted
 
 _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 10.0
-# What may wait for a stream in this process, and in the kernel, when the process lags behind the model server. Of
-# 1,000 streams together it is 32 MB; with the defaults it would be 300 MB. A stream brings about 10 KB a second.
-_BUFFERED_BYTES: Final = 1 << 14
 _MAX_ERROR_BYTES: Final = 1 << 16
 _MAX_LOOKUP_BYTES: Final = 1 << 22
-# A message of text costs this process and its caller 0.2 ms of CPU together, whatever it carries. So text is gathered,
-# for this long for each request that is open, by which messages take a fifth of two cores at most: of 256 answers of 50
-# tokens a second, 6 tokens make a message. With few requests each token is sent at once.
-_GATHERED_SECONDS_A_REQUEST: Final = 0.002
-_GATHERED_FROM_SECONDS: Final = 0.01
-_MOST_GATHERED_SECONDS: Final = 0.12
-# So much does not wait for the time; the kernel also wakes a program whose buffer is nearly full.
-_GATHERED_BYTES: Final = 1 << 13
-# Elsewhere a lower mark wakes nobody before the next token, which may take minutes.
-_GATHERS: Final = sys.platform == "linux"
 # The server has no list of models: it may serve one all the same.
 _NO_LIST: Final = frozenset((404, 405, 501))
 # NestJS, on which gateways are built, answers a POST with 201.
@@ -46,7 +32,7 @@ _AFTER_FINISH_SECONDS: Final = 1.5
 _AFTER_MANY_SECONDS: Final = 30.0
 
 
-class ModelServer:
+class ModelServerClient:
     """One OpenAI-compatible server; an async context manager that owns the connections.
 
     Every request has a connection of its own. llama.cpp's HTTP server drops kept-alive connections, so that a reused
@@ -56,8 +42,9 @@ class ModelServer:
     Raises LlmError, never an error of the HTTP library.
     """
 
-    def __init__(self, base_url: str, api_key: str | None = None) -> None:
+    def __init__(self, base_url: str, api_key: str | None = None, *, gathering: ReadGathering = GATHERED) -> None:
         """``base_url`` ends with /v1, and may hold a name and a password. Raises ValueError if it is not a URL."""
+        self._gathering = gathering
         url = URL(base_url.rstrip("/"))
         # Sent as a header of our own, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
         self._base = url.with_user(None)
@@ -78,9 +65,9 @@ class ModelServer:
         self._session = aiohttp.ClientSession(
             # Cookies of one caller's answer must not travel with another's request.
             cookie_jar=aiohttp.DummyCookieJar(),
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=open_socket),
             headers=self._headers,
-            read_bufsize=_BUFFERED_BYTES,
+            read_bufsize=BUFFERED_BYTES,
             # A generation may wait in the model server's queue as long as its caller does.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
         )
@@ -132,7 +119,8 @@ class ModelServer:
             piece = Piece()
             whole_until: float | None = None
             is_cut = False
-            with closing(_LowWater(response)) as low_water:
+            gathering = self._gathering
+            with closing(LowWaterMark(response)) as low_water:
                 received = b"begin"
                 while received and not piece.is_last:
                     try:
@@ -147,9 +135,8 @@ class ModelServer:
                         whole_until = asyncio.get_running_loop().time() + patience
                     elif not reader.is_whole:
                         whole_until = None
-                    seconds = min(self._open * _GATHERED_SECONDS_A_REQUEST, _MOST_GATHERED_SECONDS)
-                    if seconds >= _GATHERED_FROM_SECONDS and reader.wrote and whole_until is None:
-                        low_water.raise_for(seconds)
+                    if self._open >= gathering.least_requests and reader.wrote and whole_until is None:
+                        low_water.raise_for(gathering.seconds(self._open))
                     yield piece
             if reader.skipped:
                 self._unreadable.skip("an event of the model server", "it is no completion chunk")
@@ -174,7 +161,7 @@ class ModelServer:
         except ValueError:
             raise _unusable(url.name, "that is not JSON") from None
         if isinstance(answer, dict) and answer.get("error"):
-            raise _of_lookup(refused(None, answer))
+            raise _of_lookup(error_of_object(None, answer))
         return answer
 
     @asynccontextmanager
@@ -197,54 +184,13 @@ class ModelServer:
             self._open -= 1
 
 
-class _LowWater:
-    """Lets a stream's text come together in the kernel, so that it wakes this process for much text, or at the end.
-
-    The end is that of the connection, which the model server closes with the answer, because the request asks for it.
-    From one that does not the last text comes when the time is up.
-    """
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._transport = response.connection.transport if response.connection else None
-        self._socket: socket.socket | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def raise_for(self, seconds: float) -> None:
-        """Have what comes next wait, for so long at most."""
-        if _GATHERS:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set(_GATHERED_BYTES)
-            loop = asyncio.get_running_loop()
-            # On a beat that all share: what is read in one turn of the loop shares its wake-ups of gRPC and the caller,
-            # a seventh of what an answer costs both.
-            self._timer = loop.call_at((loop.time() // seconds + 1) * seconds, self._set, 1)
-
-    def close(self) -> None:
-        """To be called always: otherwise the connection is closed with this."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._socket is not None:
-            self._socket.detach()
-
-    def _set(self, low_water: int) -> None:
-        transport = self._transport
-        # The descriptor of one that closes may be another connection's by now.
-        if transport is None or transport.is_closing():
-            return
-        if self._socket is None:
-            # The event loop's own makes one for each option that is set, at a third of the cost of setting it.
-            self._socket = socket.socket(fileno=transport.get_extra_info("socket").fileno())
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
-
-
 async def _refused(response: aiohttp.ClientResponse) -> LlmError:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             body = await _head(response, _MAX_ERROR_BYTES)
     except (TimeoutError, aiohttp.ClientError, OSError):
         body = b""
-    return refusal(response.status, response.headers, body)
+    return error_of_response(response.status, response.headers, body)
 
 
 def _unavailable(error: Exception) -> LlmError:
@@ -253,7 +199,7 @@ def _unavailable(error: Exception) -> LlmError:
 
 
 def _of_lookup(error: LlmError) -> LlmError:
-    """A refusal as it is told where nothing was to be generated, so that it says nothing against a request."""
+    """The error of a lookup. It generates nothing, so that its refusal says nothing against a request."""
     if error.reason in (Reason.MODEL_SERVER_DENIED, Reason.MODEL_SERVER_OVERLOADED):
         return error
     return LlmError(
@@ -284,8 +230,8 @@ def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
 
     But an overload is one after text as well, so that it counts against no question.
     """
-    told = refused(error.get("code"), error)
-    return interrupted() if wrote and told.reason is not Reason.MODEL_SERVER_OVERLOADED else told
+    said = error_of_object(error.get("code"), error)
+    return interrupted() if wrote and said.reason is not Reason.MODEL_SERVER_OVERLOADED else said
 
 
 async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
@@ -309,15 +255,3 @@ async def _head(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if len(received) > limit:
             break
     return bytes(received[:limit])
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that notices within a minute that the model server's machine is gone: nothing else would tell."""
-    family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFERED_BYTES)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    idle = 0x10 if sys.platform == "darwin" else socket.TCP_KEEPIDLE  # Darwin's TCP_KEEPALIVE
-    for option, value in ((idle, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
-        made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made

@@ -125,7 +125,7 @@ def counts_of(chunk: Mapping[str, Any], before: CallUsage | None) -> CallUsage |
     return None
 
 
-def error_of(chunk: Mapping[str, Any], *, is_told: bool) -> Mapping[str, Any] | None:
+def error_of(chunk: Mapping[str, Any], *, is_error_event: bool) -> Mapping[str, Any] | None:
     """The error that an event tells, with what stands beside it, in one object; None where it tells none.
 
     ``is_told``: the event calls itself an error, whatever it holds.
@@ -136,7 +136,7 @@ def error_of(chunk: Mapping[str, Any], *, is_told: bool) -> Mapping[str, Any] | 
     beside = {key: value for key, value in chunk.items() if key not in _OF_CHUNKS}
     if error:
         return {**beside, **(error if isinstance(error, Mapping) else {"message": str(error)})}
-    if is_told or any(_word(chunk.get(key)) in _BAD for key in ("object", "type", "status")):
+    if is_error_event or any(_word(chunk.get(key)) in _BAD for key in ("object", "type", "status")):
         return beside
     if chunk.get("choices"):
         return None

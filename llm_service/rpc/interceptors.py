@@ -1,4 +1,4 @@
-"""What looks at a call before its method does, and can refuse it."""
+"""Interceptors that refuse a call before its method sees it."""
 
 import inspect
 from abc import abstractmethod
@@ -16,7 +16,7 @@ Refusal = Callable[[Any, Context], Awaitable[None] | None]
 _BEHAVIOURS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
-class Guard(grpc.aio.ServerInterceptor):
+class RefusingInterceptor(grpc.aio.ServerInterceptor):
     """An interceptor that looks at a method once: what it made of the method's handler serves all later calls."""
 
     def __init__(self) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm_service.upstream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
+from llm_service.upstream.stream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
 
 # Data without line ends, as JSON on one line is; several make an event of several lines.
 # What ends objects and streams is left out: it makes events of its own, without an empty line.

@@ -28,9 +28,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from llm_service.errors import LlmError, Reason, Violation, shortened
-from llm_service.upstream.error_objects import ErrorSaid, as_number, read_body, read_error, word
-from llm_service.upstream.retry_after import retry_after
-from llm_service.upstream.vendor_words import (
+from llm_service.upstream.refusals.error_objects import ErrorSaid, as_number, read_body, read_error, word
+from llm_service.upstream.refusals.retry_after import retry_after
+from llm_service.upstream.refusals.vendor_words import (
     ACCOUNT_REMEDY,
     CONTEXT,
     KEY_REMEDY,
@@ -42,44 +42,44 @@ from llm_service.upstream.vendor_words import (
     UNSERVED,
     URL_REMEDY,
     WORDS,
-    Kind,
+    ErrorKind,
 )
 
 _MAX_QUOTED: Final = 40
 _CONTEXT_STATUSES: Final = frozenset((None, 400, 413, 414, 422, 424, 500))
 _FIELD_STATUSES: Final = frozenset((None, 400, 422, 500, 501))
 # A word is believed beside these numbers only: that of an error object without any, and those that it makes precise.
-_BESIDE: Final[Mapping[Kind, frozenset[int | None]]] = {
-    Kind.OVERLOADED: frozenset((None, *range(400, 600))) - {413},
-    Kind.DENIED: frozenset((None, *range(400, 500))),
-    Kind.UNAVAILABLE: frozenset((None, *range(400, 600))) - {401, 402, 403, 407, 413, 429, 529},
-    Kind.TOO_LONG: _CONTEXT_STATUSES,
-    Kind.CONTENT: frozenset((None, 400, 403, 422, 451)),
-    Kind.MODEL: frozenset((None, 400, 404, 410, 422)),
-    Kind.REQUEST: frozenset((None,)),
-    Kind.FAILED: frozenset((None, 424)),
+_BESIDE: Final[Mapping[ErrorKind, frozenset[int | None]]] = {
+    ErrorKind.OVERLOADED: frozenset((None, *range(400, 600))) - {413},
+    ErrorKind.DENIED: frozenset((None, *range(400, 500))),
+    ErrorKind.UNAVAILABLE: frozenset((None, *range(400, 600))) - {401, 402, 403, 407, 413, 429, 529},
+    ErrorKind.TOO_LONG: _CONTEXT_STATUSES,
+    ErrorKind.CONTENT: frozenset((None, 400, 403, 422, 451)),
+    ErrorKind.MODEL: frozenset((None, 400, 404, 410, 422)),
+    ErrorKind.REQUEST: frozenset((None,)),
+    ErrorKind.FAILED: frozenset((None, 424)),
 }
-_STATUSES: Final[Mapping[int, tuple[Kind, str]]] = {
-    401: (Kind.DENIED, KEY_REMEDY),
-    402: (Kind.DENIED, ACCOUNT_REMEDY),
-    403: (Kind.DENIED, KEY_REMEDY),
-    405: (Kind.UNAVAILABLE, URL_REMEDY),
-    406: (Kind.UNAVAILABLE, URL_REMEDY),
-    407: (Kind.DENIED, "a proxy before it wants a name and a password"),
-    413: (Kind.REQUEST, ""),
-    414: (Kind.UNAVAILABLE, URL_REMEDY),
-    415: (Kind.UNAVAILABLE, URL_REMEDY),
-    421: (Kind.UNAVAILABLE, "check the host in ASKMESH_MODEL_URL"),
-    426: (Kind.UNAVAILABLE, URL_REMEDY),
-    429: (Kind.OVERLOADED, ""),
-    431: (Kind.UNAVAILABLE, "is ASKMESH_MODEL_API_KEY too long?"),
-    500: (Kind.FAILED, ""),
-    501: (Kind.UNAVAILABLE, URL_REMEDY),
-    529: (Kind.OVERLOADED, ""),
+_STATUSES: Final[Mapping[int, tuple[ErrorKind, str]]] = {
+    401: (ErrorKind.DENIED, KEY_REMEDY),
+    402: (ErrorKind.DENIED, ACCOUNT_REMEDY),
+    403: (ErrorKind.DENIED, KEY_REMEDY),
+    405: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    406: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    407: (ErrorKind.DENIED, "a proxy before it wants a name and a password"),
+    413: (ErrorKind.REQUEST, ""),
+    414: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    415: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    421: (ErrorKind.UNAVAILABLE, "check the host in ASKMESH_MODEL_URL"),
+    426: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    429: (ErrorKind.OVERLOADED, ""),
+    431: (ErrorKind.UNAVAILABLE, "is ASKMESH_MODEL_API_KEY too long?"),
+    500: (ErrorKind.FAILED, ""),
+    501: (ErrorKind.UNAVAILABLE, URL_REMEDY),
+    529: (ErrorKind.OVERLOADED, ""),
 }
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes) -> LlmError:
+def error_of_response(status: int, headers: Mapping[str, str], body: bytes) -> LlmError:
     """The error for an answer other than 200; ``headers`` compares names without case."""
     said = read_body(body)
     # SageMaker's own status says only that the model's server refused.
@@ -87,7 +87,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes) -> LlmError:
     return _error(number, said, retry_after(headers))
 
 
-def refused(code: int | str | None, error: Mapping[str, Any]) -> LlmError:
+def error_of_object(code: int | str | None, error: Mapping[str, Any]) -> LlmError:
     """The error for an error object in a body or an event with HTTP status 200.
 
     ``code`` is what stands beside it, a status or a vendor's word; None where only the object itself says anything.
@@ -104,13 +104,13 @@ def _error(number: int | None, said: ErrorSaid, seconds: float | None) -> LlmErr
     hint = f": {remedy}" if remedy else ""
     unsupported = _unsupported(number, said)
     match kind:
-        case Kind.OVERLOADED:
+        case ErrorKind.OVERLOADED:
             return _llm_error(Reason.MODEL_SERVER_OVERLOADED, "the model server is overloaded", number, seconds)
-        case Kind.DENIED:
+        case ErrorKind.DENIED:
             return _llm_error(Reason.MODEL_SERVER_DENIED, answers + hint, number, seconds)
-        case Kind.MODEL:
+        case ErrorKind.MODEL:
             return _llm_error(Reason.MODEL_NOT_FOUND, "the model server does not serve this model", number, seconds)
-        case Kind.FAILED:
+        case ErrorKind.FAILED:
             message = f"the model server failed{f' with {number}' if number else ''}{_named(said)}"
             return LlmError(
                 Reason.GENERATION_INTERRUPTED,
@@ -120,9 +120,9 @@ def _error(number: int | None, said: ErrorSaid, seconds: float | None) -> LlmErr
                 unsupported=unsupported,
                 http_status=number,
             )
-        case Kind.UNAVAILABLE if not unsupported:
+        case ErrorKind.UNAVAILABLE if not unsupported:
             return _llm_error(Reason.MODEL_SERVER_UNAVAILABLE, answers + (hint or _named(said)), number, seconds)
-        case Kind.TOO_LONG:
+        case ErrorKind.TOO_LONG:
             message = said.text or "the messages and the answer do not fit the model's context"
             return LlmError(
                 Reason.CONTEXT_TOO_LONG,
@@ -146,42 +146,42 @@ def _llm_error(reason: Reason, message: str, number: int | None, seconds: float 
     return LlmError(reason, message, retry_after=seconds, http_status=number)
 
 
-def _meaning(number: int | None, said: ErrorSaid) -> tuple[Kind, str]:
+def _meaning(number: int | None, said: ErrorSaid) -> tuple[ErrorKind, str]:
     """What the error means, and what an operator can do about it."""
     for pattern, kind, remedy in PHRASES:
         if pattern.search(said.text):
             return kind, remedy
     kinds = {WORDS[name] for name in said.words if name in WORDS}
     kinds = {kind for kind in kinds if number in _BESIDE[kind]}
-    limited = Kind.OVERLOADED in kinds or PER_MINUTE.search(said.text)
+    limited = ErrorKind.OVERLOADED in kinds or PER_MINUTE.search(said.text)
     if number in _CONTEXT_STATUSES and not limited and CONTEXT.search(said.text):
-        return Kind.TOO_LONG, ""
+        return ErrorKind.TOO_LONG, ""
     if kinds:
         kind = min(kinds, key=lambda kind: kind.value)
         if number is not None and _STATUSES.get(number, (None, ""))[0] is kind:
             return _STATUSES[number]
-        return kind, f"{KEY_REMEDY} and its account" if kind is Kind.DENIED else ""
+        return kind, f"{KEY_REMEDY} and its account" if kind is ErrorKind.DENIED else ""
     return _by_number(number, said)
 
 
-def _by_number(number: int | None, said: ErrorSaid) -> tuple[Kind, str]:
+def _by_number(number: int | None, said: ErrorSaid) -> tuple[ErrorKind, str]:
     if number in (None, 400, 422) and UNSERVED.search(said.text):
-        return Kind.MODEL, ""
+        return ErrorKind.MODEL, ""
     if number is None:
-        return Kind.FAILED, ""
+        return ErrorKind.FAILED, ""
     if number in _STATUSES:
         return _STATUSES[number]
     if number in (404, 410):
-        return (Kind.MODEL, "") if MODEL.search(said.text) else (Kind.UNAVAILABLE, URL_REMEDY)
+        return (ErrorKind.MODEL, "") if MODEL.search(said.text) else (ErrorKind.UNAVAILABLE, URL_REMEDY)
     if number in (400, 422):
         if said.is_object and _says_more(number, said):
-            return Kind.REQUEST, ""
-        return Kind.UNAVAILABLE, f"it says no reason, as a proxy may: {URL_REMEDY}"
+            return ErrorKind.REQUEST, ""
+        return ErrorKind.UNAVAILABLE, f"it says no reason, as a proxy may: {URL_REMEDY}"
     if 300 <= number < 400:
-        return Kind.UNAVAILABLE, "it redirects: name in ASKMESH_MODEL_URL where to, up to and including /v1"
+        return ErrorKind.UNAVAILABLE, "it redirects: name in ASKMESH_MODEL_URL where to, up to and including /v1"
     if number < 400:
-        return Kind.UNAVAILABLE, f"that is no answer: {URL_REMEDY}"
-    return Kind.UNAVAILABLE, ""
+        return ErrorKind.UNAVAILABLE, f"that is no answer: {URL_REMEDY}"
+    return ErrorKind.UNAVAILABLE, ""
 
 
 def _says_more(number: int, said: ErrorSaid) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 
-class Kind(enum.Enum):
+class ErrorKind(enum.Enum):
     """What an error speaks of; those that say least against the request come first."""
 
     OVERLOADED = enum.auto()
@@ -68,9 +68,9 @@ CONTEXT: Final = _any(
 # A limit of tokens in a minute (OpenAI, Groq) is not the context.
 PER_MINUTE: Final = _any(r"per[- ](minute|min|hour|day)\b", r"\b[TR]P[MD]\b", r"rate[- _]?limit", r"quota")
 
-PHRASES: Final[tuple[tuple[re.Pattern[str], Kind, str], ...]] = (
+PHRASES: Final[tuple[tuple[re.Pattern[str], ErrorKind, str], ...]] = (
     # OpenAI with 429, Groq with 413: one request above the limit of a minute, so that it never passes.
-    (_any(r"request too large for "), Kind.REQUEST, ""),
+    (_any(r"request too large for "), ErrorKind.REQUEST, ""),
     (
         _any(
             # vLLM beyond --max-num-queued-reqs: "The engine is currently busy and cannot accept new requests. …", and
@@ -82,12 +82,12 @@ PHRASES: Final[tuple[tuple[re.Pattern[str], Kind, str], ...]] = (
             r"server (is )?busy",
             r"is overloaded",
         ),
-        Kind.OVERLOADED,
+        ErrorKind.OVERLOADED,
         "",
     ),
     # vLLM between the death of its engine and its own end. What the engine had taken up before has had its HTTP 200 and
     # breaks off in the stream.
-    (_any(r"EngineCore encountered an issue"), Kind.UNAVAILABLE, "its engine has died"),
+    (_any(r"EngineCore encountered an issue"), ErrorKind.UNAVAILABLE, "its engine has died"),
     (
         _any(
             # LM Studio: "No models loaded. …", "Model unloaded."; llama.cpp: "Loading model"; Hugging Face: "Model x is
@@ -100,13 +100,17 @@ PHRASES: Final[tuple[tuple[re.Pattern[str], Kind, str], ...]] = (
             r"failed to load",
             r"requires more (system )?memory",
         ),
-        Kind.UNAVAILABLE,
+        ErrorKind.UNAVAILABLE,
         "it has not loaded the model",
     ),
     # LM Studio, Ollama
-    (_any(r"model has crashed", r"runner process has terminated"), Kind.FAILED, ""),
+    (_any(r"model has crashed", r"runner process has terminated"), ErrorKind.FAILED, ""),
     # nginx says "The plain HTTP request was sent to HTTPS port", Go "Client sent an HTTP request to an HTTPS server."
-    (_any(r"HTTP request (was sent )?to (an )?HTTPS"), Kind.UNAVAILABLE, "ASKMESH_MODEL_URL must begin with https://"),
+    (
+        _any(r"HTTP request (was sent )?to (an )?HTTPS"),
+        ErrorKind.UNAVAILABLE,
+        "ASKMESH_MODEL_URL must begin with https://",
+    ),
     (
         # Gemma 2, Mistral 7B v0.1 and their like, by their chat templates: "System role not supported", "Conversation
         # roles must alternate user/assistant/…", "Only user and assistant roles are supported!".
@@ -116,7 +120,7 @@ PHRASES: Final[tuple[tuple[re.Pattern[str], Kind, str], ...]] = (
             r"roles must alternate",
             r"only user.{0,20} assistant .{0,20}roles",
         ),
-        Kind.UNAVAILABLE,
+        ErrorKind.UNAVAILABLE,
         _SYSTEM_REMEDY,
     ),
     (
@@ -130,61 +134,61 @@ PHRASES: Final[tuple[tuple[re.Pattern[str], Kind, str], ...]] = (
             r"not a chat model",
             r"does not support chat",
         ),
-        Kind.UNAVAILABLE,
+        ErrorKind.UNAVAILABLE,
         _TEMPLATE_REMEDY,
     ),
     (
         # Google, with 400: "API key not valid. …"
         _any(r"api[ _-]?key (is )?(not valid|invalid|expired|not found)", r"(invalid|incorrect) api[ _-]?key"),
-        Kind.DENIED,
+        ErrorKind.DENIED,
         KEY_REMEDY,
     ),
     # Anthropic, with 400: "Your credit balance is too low …"
-    (_any(r"credit balance", r"insufficient (balance|credits?|funds)"), Kind.DENIED, ACCOUNT_REMEDY),
+    (_any(r"credit balance", r"insufficient (balance|credits?|funds)"), ErrorKind.DENIED, ACCOUNT_REMEDY),
     # OpenAI, with 400: "Your organization must be verified to stream this model."
-    (_any(r"must be verified to"), Kind.DENIED, "the organisation that the key belongs to must be verified"),
+    (_any(r"must be verified to"), ErrorKind.DENIED, "the organisation that the key belongs to must be verified"),
     # OpenRouter, with 403: "… requires moderation and your input was flagged …"; Azure, with 400.
-    (_any(r"input was flagged", r"content management policy", r"content policy"), Kind.CONTENT, ""),
+    (_any(r"input was flagged", r"content management policy", r"content policy"), ErrorKind.CONTENT, ""),
 )
 
-_NAMES: Final[Mapping[Kind, str]] = {
+_NAMES: Final[Mapping[ErrorKind, str]] = {
     # OpenAI, LiteLLM, Anthropic, TGI, Google, Bedrock, Mistral, Moonshot, Databricks
-    Kind.OVERLOADED: """
+    ErrorKind.OVERLOADED: """
         rate_limit_exceeded rate_limit_error rate_limit rate_limited rate_limit_reached too_many_requests overloaded
         overloaded_error engine_overloaded engine_overloaded_error server_overloaded model_overloaded resource_exhausted
         throttling_exception throttling service_tier_capacity_exceeded capacity_exceeded request_limit_exceeded
         quota_exceeded server_busy queue_full no_capacity""",
-    Kind.DENIED: """
+    ErrorKind.DENIED: """
         authentication_error invalid_api_key api_key_invalid unauthenticated unauthorized permission_error
         permission_denied permission_denied_error access_denied access_denied_exception forbidden billing_error
         billing_hard_limit_reached insufficient_quota insufficient_balance insufficient_credits payment_required
         invalid_authentication invalid_authentication_error exceeded_current_quota_error""",
-    Kind.UNAVAILABLE: """
+    ErrorKind.UNAVAILABLE: """
         service_unavailable service_unavailable_error unavailable unavailable_error model_not_ready
         model_not_ready_exception model_loading not_ready no_available_server bad_gateway gateway_timeout timeout
         timeout_error request_timeout deadline_exceeded cancelled api_connection_error connection_error
         model_timeout_exception engine_dead_error conflict aborted""",
-    Kind.CONTENT: """
+    ErrorKind.CONTENT: """
         content_filter content_policy_violation content_policy_violation_error responsible_ai_policy_violation
         data_inspection_failed moderation_blocked invalid_prompt""",
     # OpenAI, llama.cpp, LiteLLM, Zhipu, Copilot
-    Kind.TOO_LONG: """
+    ErrorKind.TOO_LONG: """
         context_length_exceeded exceed_context_size_error context_window_exceeded context_window_exceeded_error
         model_context_window_exceeded prompt_too_long string_above_max_length model_max_prompt_tokens_exceeded""",
     # OpenAI, Azure, Mistral, Groq
-    Kind.MODEL: """
+    ErrorKind.MODEL: """
         model_not_found model_not_found_error deployment_not_found unknown_model invalid_model model_decommissioned""",
     # OpenAI, vLLM, Google, TGI, Bedrock
-    Kind.REQUEST: """
+    ErrorKind.REQUEST: """
         invalid_request_error invalid_request bad_request bad_request_error invalid_argument validation validation_error
         validation_exception request_validation_error unprocessable_entity unprocessable_entity_error value_error
         request_too_large failed_precondition out_of_range""",
     # vLLM, llama.cpp, Anthropic, TGI, SageMaker
-    Kind.FAILED: """
+    ErrorKind.FAILED: """
         internal_server_error internal_error internal server_error api_error generation incomplete_generation
         generation_error model_error model_error_exception unknown""",
 }
-WORDS: Final[Mapping[str, Kind]] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
+WORDS: Final[Mapping[str, ErrorKind]] = {name: kind for kind, names in _NAMES.items() for name in names.split()}
 
 # An error of 404 that speaks of a model, and not of a path, as "/v1/models"; the last is OpenRouter's.
 MODEL: Final = _any(r"(?<![/\w])(models?|deployment)\b", r"no endpoints found")

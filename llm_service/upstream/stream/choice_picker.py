@@ -6,7 +6,7 @@ from typing import Any, Final
 _NO_CHOICES: Final = ("delta", "message")
 
 
-class Choices:
+class ChoicePicker:
     """Picks the choices that make up the answer: those of the index 0, or of the first that comes.
 
     Some servers count chunks there (huggingface/text-generation-inference#1648, microsoft/foundry-local#263). So a

@@ -11,12 +11,12 @@ from uuid import uuid4
 from google.protobuf.message import DecodeError
 
 from llm_service.errors import LlmError, Reason, Violation, code_of, to_status
-from llm_service.guard import Context, Guard, Handler, refusing
+from llm_service.rpc.interceptors import Context, Handler, RefusingInterceptor, refusing
 
 _STATUS_KEY: Final = "grpc-status-details-bin"
 
 
-class UnreadableRequests(Guard):
+class UnreadableRequestInterceptor(RefusingInterceptor):
     """Refuses them with INVALID_ARGUMENT. Streams of requests, which only reflection takes, are left to gRPC."""
 
     def guarded(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - it is the same for all methods

@@ -13,7 +13,7 @@ from langchain_core.prompts import ChatPromptTemplate
 
 from llm_service.errors import LlmError, Reason
 from llm_service.upstream.chat_model import StreamingChatModel
-from llm_service.upstream.model_server import ModelServer
+from llm_service.upstream.client import ModelServerClient
 from tests.fakes.model_server import FakeModelServer, expected_answer
 from tests.llm_service.conftest import until
 
@@ -36,7 +36,7 @@ class Recorder(AsyncCallbackHandler):
 
 @pytest.fixture
 async def model(fake: FakeModelServer) -> AsyncIterator[StreamingChatModel]:
-    async with ModelServer(fake.url) as server:
+    async with ModelServerClient(fake.url) as server:
         yield StreamingChatModel(server=server, model="first")
 
 
@@ -131,4 +131,4 @@ async def test_a_chunk_of_an_earlier_turn_is_a_message_and_a_tool_is_none(
 
 def test_a_call_without_a_loop_says_what_to_use() -> None:
     with pytest.raises(NotImplementedError, match="ainvoke"):
-        StreamingChatModel(server=ModelServer("http://127.0.0.1:9/v1")).invoke("q")
+        StreamingChatModel(server=ModelServerClient("http://127.0.0.1:9/v1")).invoke("q")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from llm_service.errors import Reason
-from llm_service.upstream.refusals import refusal, refused
+from llm_service.upstream.refusals.classification import error_of_object, error_of_response
 
 HTML = b"<!DOCTYPE html><html><head><title>400 Bad Request</title></head><body><center>nginx</center></body></html>"
 
@@ -39,7 +39,7 @@ STATUSES = {
 )
 def test_a_status_that_says_nothing_against_the_question_is_waited_out(body: bytes) -> None:
     for status in (*range(100, 200), *range(201, 600), 999):
-        told = refusal(status, {}, body)
+        told = error_of_response(status, {}, body)
         expected = next((reason for reason, those in STATUSES.items() if status in those), UNAVAILABLE)
         assert told.reason is expected, status
         assert told.engine_started is (status == 500)
@@ -72,7 +72,7 @@ REQUESTS = [
 
 @pytest.mark.parametrize(("status", "body"), REQUESTS)
 def test_what_names_the_request_as_the_cause_ends_it(status: int, body: bytes) -> None:
-    told = refusal(status, {}, body)
+    told = error_of_response(status, {}, body)
     assert told.reason is REFUSED
     assert not told.engine_started
 
@@ -122,7 +122,7 @@ def test_a_context_that_is_too_short_is_told_in_every_vendors_words(said: str) -
         (424, flat(ErrorCode="CLIENT_ERROR", OriginalStatusCode=400, OriginalMessage=said)),
     ]
     for status, body in bodies:
-        told = refusal(status, {}, body)
+        told = error_of_response(status, {}, body)
         assert told.reason is TOO_LONG, body
         assert not told.engine_started
         assert [violation.field for violation in told.violations] == ["spec.messages"]
@@ -136,7 +136,7 @@ def test_a_context_that_is_too_short_is_told_in_every_vendors_words(said: str) -
         {"error": {"message": said, "code": None}},
     ]
     for event in events:
-        assert refused(None, event).reason is TOO_LONG, event
+        assert error_of_object(None, event).reason is TOO_LONG, event
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_a_context_that_is_too_short_is_told_in_every_vendors_words(said: str) -
     ],
 )
 def test_a_word_alone_tells_it_too(kind: str | None, code: object) -> None:
-    assert refusal(400, {}, error("Please shorten it.", kind, code=code)).reason is TOO_LONG
-    assert refused(None, {"message": "Please shorten it.", "type": kind, "code": code}).reason is TOO_LONG
+    assert error_of_response(400, {}, error("Please shorten it.", kind, code=code)).reason is TOO_LONG
+    assert error_of_object(None, {"message": "Please shorten it.", "type": kind, "code": code}).reason is TOO_LONG
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_word_alone_tells_it_too(kind: str | None, code: object) -> None:
     ],
 )
 def test_an_answer_is_understood(status: int, body: bytes, reason: Reason) -> None:
-    told = refusal(status, {}, body)
+    told = error_of_response(status, {}, body)
     assert told.reason is reason
     assert told.engine_started is (reason is INTERRUPTED)
     assert not told.violations
@@ -277,7 +277,7 @@ def test_an_answer_is_understood(status: int, body: bytes, reason: Reason) -> No
     ],
 )
 def test_an_error_is_what_it_says_beside_the_status_200(code: Any, event: dict[str, Any], reason: Reason) -> None:
-    told = refused(code, event)
+    told = error_of_object(code, event)
     assert told.reason is reason
     assert told.engine_started is (reason is INTERRUPTED)
 
@@ -302,19 +302,21 @@ FIELDS = [
 )
 @pytest.mark.parametrize(("status", "body"), FIELDS)
 def test_a_field_of_ours_that_is_not_known_is_named(status: int, body: bytes, field: str) -> None:
-    told = refusal(status, {}, body.replace(b"%s", field.encode()))
+    told = error_of_response(status, {}, body.replace(b"%s", field.encode()))
     assert told.unsupported == {field}
 
 
 def test_the_other_name_of_the_limit_is_asked_for() -> None:
     said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
-    told = refusal(400, {}, error(said, "invalid_request_error", param="max_tokens", code="unsupported_parameter"))
+    told = error_of_response(
+        400, {}, error(said, "invalid_request_error", param="max_tokens", code="unsupported_parameter")
+    )
     assert told.unsupported == {"max_tokens"}
 
 
 @pytest.mark.parametrize("said", [*CONTEXTS, "max_tokens must be at least 1", "temperature is not supported"])
 def test_a_value_that_is_wrong_is_no_unknown_field(said: str) -> None:
-    assert not refusal(400, {}, error(said)).unsupported
+    assert not error_of_response(400, {}, error(said)).unsupported
 
 
 @pytest.mark.parametrize(
@@ -332,24 +334,24 @@ def test_a_value_that_is_wrong_is_no_unknown_field(said: str) -> None:
     ],
 )
 def test_the_remedy_is_told(status: int, body: bytes, remedy: str) -> None:
-    assert remedy in refusal(status, {}, body).why
+    assert remedy in error_of_response(status, {}, body).why
 
 
 def test_a_message_is_shortened() -> None:
-    assert len(refusal(400, {}, error("x" * 10_000)).message) <= 200
+    assert len(error_of_response(400, {}, error("x" * 10_000)).message) <= 200
 
 
 def test_a_prompt_in_a_validation_error_is_not_passed_on() -> None:
     said = (
         "[{'type': 'int_parsing', 'loc': ('body', 'n'), 'msg': 'not an integer', 'input': {'messages': 'my secret'}}]"
     )
-    message = refusal(400, {}, error(said)).message
+    message = error_of_response(400, {}, error(said)).message
     assert "not an integer" in message
     assert "secret" not in message
     said = "1 validation error:\n  {'type': 'float_parsing', 'msg': 'not a number', 'input': 'my secret'}"
-    assert refusal(400, {}, error(said)).message.endswith("'msg': 'not a number'")
+    assert error_of_response(400, {}, error(said)).message.endswith("'msg': 'not a number'")
     problems = [{"type": "int_parsing", "loc": ["body", "n"], "msg": "not an integer", "input": "my secret"}]
-    assert "secret" not in refusal(422, {}, flat(detail=problems)).message
+    assert "secret" not in error_of_response(422, {}, flat(detail=problems)).message
 
 
 @pytest.mark.parametrize("status", [200, 307, 400, 401, 404, 413, 422, 424, 429, 451, 500, 503])
@@ -366,7 +368,7 @@ def test_a_prompt_in_a_validation_error_is_not_passed_on() -> None:
     ],
 )
 def test_what_a_log_may_say_holds_nothing_of_the_servers_text(status: int, shape: Any) -> None:
-    told = refusal(status, {}, shape("What does my secret mean?"))
+    told = error_of_response(status, {}, shape("What does my secret mean?"))
     assert "secret" not in told.why
     if told.reason not in (REFUSED, TOO_LONG):
         assert "secret" not in told.message
@@ -378,9 +380,9 @@ def test_a_refusal_that_is_deep_or_long_is_read_in_no_time() -> None:
     deep: object = "end"
     for _ in range(200):
         deep = {"error": deep, "message": deep}
-    assert refusal(400, {}, json.dumps({"error": [{"message": "x"}] * 5_000}).encode()).reason is REFUSED
+    assert error_of_response(400, {}, json.dumps({"error": [{"message": "x"}] * 5_000}).encode()).reason is REFUSED
     nested: object = {"message": "x"}
     for _ in range(100):
         nested = {"error": nested}
-    assert refusal(400, {}, json.dumps(nested).encode()).reason in (REFUSED, UNAVAILABLE)
-    assert refusal(500, {}, error("model " * 10_000)).reason is INTERRUPTED
+    assert error_of_response(400, {}, json.dumps(nested).encode()).reason in (REFUSED, UNAVAILABLE)
+    assert error_of_response(500, {}, error("model " * 10_000)).reason is INTERRUPTED

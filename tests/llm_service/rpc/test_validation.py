@@ -8,7 +8,7 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from llm_service.errors import LlmError, Reason
 from llm_service.generation import GenerationRequest
-from llm_service.validation import checked
+from llm_service.rpc.validation import checked
 from tests.llm_service.conftest import ask
 
 DAY = 24 * 3600

@@ -14,13 +14,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
-from llm_service.admission import Admission
 from llm_service.errors import LlmError, Reason, code_of, to_status
-from llm_service.generation import Completed, Event, Finish, Generator, Started, Text
+from llm_service.generation import Completed, Event, Finish, Generator, Started, TextDelta
+from llm_service.rpc.admission import Admission
+from llm_service.rpc.validation import checked, is_request_id
 from llm_service.upstream.catalogue import ModelCatalogue
-from llm_service.upstream.completions import CallUsage
 from llm_service.upstream.outage_log import GENERATION, LIST, OutageLog
-from llm_service.validation import checked, is_request_id
+from llm_service.upstream.stream.completions import CallUsage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _NOT_BEGUN: Final = frozenset(
 
 
 @dataclass(slots=True)
-class _Call:
+class _CallRecord:
     """What is known of one call."""
 
     request_id: str
@@ -53,7 +53,7 @@ class _Call:
     def note(self, event: Event) -> None:
         if isinstance(event, Started):
             self.model, self.revision = event.model, event.revision
-        elif isinstance(event, Text) and self.first_text_at is None:
+        elif isinstance(event, TextDelta) and self.first_text_at is None:
             self.first_text_at = _now()
 
     def timing(self) -> generation_pb2.Timing:
@@ -79,7 +79,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         async with self._generation(request, context) as (call, events):
             async for event in events:
                 call.note(event)
-                if isinstance(event, Text):
+                if isinstance(event, TextDelta):
                     texts.append(event.text)
                 elif isinstance(event, Completed):
                     return generation_service_pb2.GenerateResponse(
@@ -108,7 +108,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                             request_id=call.request_id, model=event.model, revision=event.revision
                         )
                         answer = generation_service_pb2.GenerateStreamResponse(started=started)
-                    case Text():
+                    case TextDelta():
                         sequence += 1
                         delta = generation_service_pb2.TextDelta(
                             sequence=sequence, text=event.text, usage=_usage(event.counts)
@@ -125,7 +125,7 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self, request: generation_service_pb2.ListModelsRequest, context: Context
     ) -> generation_service_pb2.ListModelsResponse:
         del request  # it has no fields
-        async with self._told(_call(), context, LIST):
+        async with self._status_on_error(_call(), context, LIST):
             self._admission.refuse_if_draining()
             return generation_service_pb2.ListModelsResponse(
                 models=[
@@ -145,16 +145,16 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         self,
         request: generation_service_pb2.GenerateRequest | generation_service_pb2.GenerateStreamRequest,
         context: Context,
-    ) -> AsyncIterator[tuple[_Call, AsyncIterator[Event]]]:
+    ) -> AsyncIterator[tuple[_CallRecord, AsyncIterator[Event]]]:
         call = _call(request.spec)
         set_request_id(call.request_id)
-        async with self._told(call, context, GENERATION):
+        async with self._status_on_error(call, context, GENERATION):
             wanted = checked(request.spec if request.HasField("spec") else None)
             async with self._admission.slot(), aclosing(self._generator.generate(wanted, call.arrived)) as events:
                 yield call, events
 
     @asynccontextmanager
-    async def _told(self, call: _Call, context: Context, kind: str) -> AsyncIterator[None]:
+    async def _status_on_error(self, call: _CallRecord, context: Context, kind: str) -> AsyncIterator[None]:
         """End the gRPC call with the status of whatever goes wrong within."""
         try:
             yield
@@ -171,10 +171,10 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
         await _abort(failure, call, context)
 
 
-def _call(spec: generation_pb2.GenerationSpec | None = None) -> _Call:
+def _call(spec: generation_pb2.GenerationSpec | None = None) -> _CallRecord:
     given = spec.request_id if spec else ""
     request_id = given if is_request_id(given) else uuid4().hex
-    return _Call(request_id, _now())
+    return _CallRecord(request_id, _now())
 
 
 def _defect(error: Exception) -> LlmError:
@@ -183,7 +183,7 @@ def _defect(error: Exception) -> LlmError:
     return LlmError(Reason.DEFECT, "llm_service has a defect: see its log")
 
 
-async def _abort(error: LlmError, call: _Call, context: Context) -> NoReturn:
+async def _abort(error: LlmError, call: _CallRecord, context: Context) -> NoReturn:
     started = error.engine_started or (bool(call.model) and error.reason not in _NOT_BEGUN)
     status = to_status(error, call.request_id, engine_started=started)
     await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))

@@ -10,10 +10,10 @@ from typing import Any, Final
 import orjson
 
 from llm_service.errors import LlmError, Reason
-from llm_service.upstream.choices import Choices
-from llm_service.upstream.deltas import Deltas
-from llm_service.upstream.finish_reasons import BROKEN_OFF, STOP, TIME_LIMIT, meaning_of
-from llm_service.upstream.shapes import (
+from llm_service.upstream.stream.choice_picker import ChoicePicker
+from llm_service.upstream.stream.cumulative_texts import CumulativeTextDetector
+from llm_service.upstream.stream.finish_reasons import BROKEN_OFF, STOP, TIME_LIMIT, meaning_of
+from llm_service.upstream.stream.shapes import (
     CallUsage,
     UnreadableError,
     counts_of,
@@ -22,7 +22,7 @@ from llm_service.upstream.shapes import (
     plain_counts,
     text_of,
 )
-from llm_service.upstream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
+from llm_service.upstream.stream.sse import MAX_BODY_BYTES, MAX_EVENT_BYTES, ErrorData, EventTooLargeError, SseParser
 
 __all__ = ["CallUsage", "CompletionReader", "Piece", "interrupted", "invalid"]
 
@@ -42,7 +42,7 @@ class Piece:
     finish_reason: str | None = None
     """A meaning of finish_reasons.py: with this piece's text the answer is whole."""
     error: Mapping[str, Any] | None = None
-    """The error that the server put into the stream, and what stood beside it; refusals.py says what it means."""
+    """The error that the server put into the stream, and what stood beside it; the refusals say what it means."""
     failure: LlmError | None = None
     """Why the stream cannot be read on."""
     done: bool = False
@@ -67,8 +67,8 @@ class CompletionReader:
     skipped: int = 0
     """Events that were objects, and neither a completion chunk, counts nor an error."""
     _parser: SseParser = field(default_factory=SseParser)
-    _choices: Choices = field(default_factory=Choices)
-    _deltas: Deltas = field(default_factory=Deltas)
+    _choices: ChoicePicker = field(default_factory=ChoicePicker)
+    _deltas: CumulativeTextDetector = field(default_factory=CumulativeTextDetector)
     _plain_index: int | None = None  # of choices that need no closer look, once that is known
     _counting: Mapping[str, Any] | None = None  # the last chunk that counts: each does so since the beginning
     _counts: CallUsage | None = None
@@ -179,7 +179,7 @@ class CompletionReader:
 
     def _read_odd(self, data: bytes, piece: Piece) -> None:
         """Read an event that is no plain chunk, or not yet known to be."""
-        is_told = isinstance(data, ErrorData)
+        is_error_event = isinstance(data, ErrorData)
         data = data.strip()
         while data.startswith(b"data:"):  # relays that put their own before what they got
             data = data[5:].lstrip()
@@ -189,20 +189,20 @@ class CompletionReader:
         try:
             values = document(data)
         except UnreadableError as error:
-            self._read_unreadable(data, piece, is_told=is_told, is_cut=error.is_cut)
+            self._read_unreadable(data, piece, is_error_event=is_error_event, is_cut=error.is_cut)
             return
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, Mapping):
-                self._read_chunk(value, piece, is_told=is_told)
+                self._read_chunk(value, piece, is_error_event=is_error_event)
             elif value == "[DONE]":
                 piece.done = True
-            elif is_told:
+            elif is_error_event:
                 piece.error = {"message": str(value)}
             if piece.is_last:
                 return
 
-    def _read_unreadable(self, data: bytes, piece: Piece, *, is_told: bool, is_cut: bool) -> None:
-        if is_told:
+    def _read_unreadable(self, data: bytes, piece: Piece, *, is_error_event: bool, is_cut: bool) -> None:
+        if is_error_event:
             piece.error = {"message": data.decode(errors="replace")}
             return
         lines = data.splitlines()
@@ -214,7 +214,7 @@ class CompletionReader:
         elif is_cut:  # what is no JSON at all, as "ping", says nothing
             piece.failure = invalid("sent an event that is not JSON")
 
-    def _read_chunk(self, chunk: Mapping[str, Any], piece: Piece, *, is_told: bool) -> None:
+    def _read_chunk(self, chunk: Mapping[str, Any], piece: Piece, *, is_error_event: bool) -> None:
         choices = self._choices.pick(chunk, is_begun=self._deltas.is_settled)
         for choice in choices:
             self._take(choice, piece)
@@ -226,7 +226,7 @@ class CompletionReader:
             self._has_last_counts = True
         if any("message" in choice for choice in choices) and chunk.get("object") == "chat.completion":
             self._has_last_counts = True
-        error = error_of(chunk, is_told=is_told)
+        error = error_of(chunk, is_error_event=is_error_event)
         if error is not None:
             piece.error = error
         elif "choices" not in chunk and not choices and piece.counts is counts_before:
@@ -242,7 +242,7 @@ class CompletionReader:
             meaning = BROKEN_OFF
         if meaning == BROKEN_OFF:
             told = {"error": choice.get("error") or (reason if isinstance(reason, Mapping) else None)}
-            piece.error = error_of(told, is_told=True)
+            piece.error = error_of(told, is_error_event=True)
         elif meaning:
             self._add(self._deltas.end(), piece)
             read = self._read_characters + len(piece.text)

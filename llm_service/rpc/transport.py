@@ -11,8 +11,8 @@ from grpc_health.v1 import health, health_pb2_grpc  # type: ignore[import-untype
 
 from foundation.loopback import is_loopback
 from foundation.settings import GrpcTlsSettings, LlmServiceSettings, SettingsError
-from llm_service.guard import Context, Guard, Handler, refusing
-from llm_service.upstream.unreadable import UnreadableRequests
+from llm_service.rpc.interceptors import Context, Handler, RefusingInterceptor, refusing
+from llm_service.rpc.unreadable_requests import UnreadableRequestInterceptor
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class Transport:
         self.health_port: int | None = None
         """The one in use, once there is a health server."""
         callers = frozenset(name.strip() for name in settings.llm_callers.split(",")) - {""}
-        self.interceptors: list[grpc.aio.ServerInterceptor] = [UnreadableRequests()]
+        self.interceptors: list[grpc.aio.ServerInterceptor] = [UnreadableRequestInterceptor()]
         if self._certificates is not None and callers != {"*"}:
-            self.interceptors.insert(0, Callers(callers))
+            self.interceptors.insert(0, CallerInterceptor(callers))
         if self._certificates is None and not settings.llm_plain_text and not is_loopback(self._host):
             raise SettingsError(
                 f"ASKMESH_LLM_HOST: {self._host} is reached from other machines, and there is no TLS: set"
@@ -60,7 +60,7 @@ class Transport:
         """A server that is not started, for probes, which have no certificate. None where no port is set for it."""
         if self._health_port is None:
             return None
-        server = grpc.aio.server(interceptors=[UnreadableRequests()], options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(interceptors=[UnreadableRequestInterceptor()], options=[("grpc.so_reuseport", 0)])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         address = f"{self._health_host}:{self._health_port}"
         try:
@@ -73,13 +73,13 @@ class Transport:
         return server
 
 
-class Callers(Guard):
+class CallerInterceptor(RefusingInterceptor):
     """Refuses callers whose certificate bears none of the names, with PERMISSION_DENIED. Health is for everybody."""
 
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__()
         self._names = names
-        self._told: set[frozenset[str]] = set()
+        self._logged: set[frozenset[str]] = set()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """The handler, which strangers do not get to, unless it is health's."""
@@ -90,8 +90,8 @@ class Callers(Guard):
         names = frozenset(name.decode() for kind in _NAMES for name in properties.get(kind, ()))
         if names & self._names:
             return None
-        if names not in self._told and len(self._told) < 100:
-            self._told.add(names)
+        if names not in self._logged and len(self._logged) < 100:
+            self._logged.add(names)
             logger.warning("a caller is refused whose certificate names %s", ", ".join(sorted(names)) or "nobody")
         return context.abort(
             grpc.StatusCode.PERMISSION_DENIED,

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from llm_service.admission import Admission
 from llm_service.errors import LlmError, Reason
+from llm_service.rpc.admission import Admission
 from tests.llm_service.conftest import until
 
 

@@ -1,0 +1,1 @@
+"""Tells what a model server means when it refuses."""
