@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import cpu, own_rows, parts_row, queue_rows, rows, vllm_row
 from benchmarks.chart import chart
 from benchmarks.conditions import conditions
-from benchmarks.figures import Figure, Row, cpu_table, number, table
+from benchmarks.figures import BenchmarkRow, Figure, cpu_table, number, table
 from benchmarks.stage import Stage
 from benchmarks.stores import MissingError
 
@@ -70,7 +70,7 @@ def main() -> int:
     return 0 if all(row.is_met for row in measured) else 1
 
 
-def _measure(names: Iterable[str], *, debian: bool) -> Iterator[Row]:
+def _measure(names: Iterable[str], *, debian: bool) -> Iterator[BenchmarkRow]:
     own = _ON_THEIR_OWN | _ONLY_WHEN_NAMED
     with ExitStack() as stack:
         stage: Stage | None = None
@@ -81,7 +81,7 @@ def _measure(names: Iterable[str], *, debian: bool) -> Iterator[Row]:
         yield _row(name, own[name].__doc__, partial(own[name], debian))
 
 
-def _row(name: str, about: str | None, measure: Callable[[], Iterator[Figure]]) -> Row:
+def _row(name: str, about: str | None, measure: Callable[[], Iterator[Figure]]) -> BenchmarkRow:
     _say(f"{name}: {about}")
     began, used = time.monotonic(), _used()
     figures: list[Figure] = []
@@ -98,7 +98,7 @@ def _row(name: str, about: str | None, measure: Callable[[], Iterator[Figure]]) 
         error = (str(failure) or type(failure).__name__).splitlines()[0]
     seconds = time.monotonic() - began
     _say(f"  ({seconds:.0f} s)")
-    return Row(name, figures, seconds, others, error)
+    return BenchmarkRow(name, figures, seconds, others, error)
 
 
 def _used() -> tuple[float, float]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from xml.sax.saxutils import escape
 
 from benchmarks import cpu
-from benchmarks.figures import Figure, Row, number
+from benchmarks.figures import BenchmarkRow, Figure, number
 
 _WIDTH, _LEFT, _RIGHT = 960, 330, 190
 _LINE = 22
@@ -21,7 +21,7 @@ _MOST = 2.0
 """Where a bar of the chart ends: at twice what is asked for."""
 
 
-def chart(rows: Sequence[Row], conditions: Mapping[str, str]) -> str:
+def chart(rows: Sequence[BenchmarkRow], conditions: Mapping[str, str]) -> str:
     """An SVG document. It has a background of its own, because pages in the dark show it too."""
     figures = [one for row in rows for one in row.figures if one.bar]
     asked = [one for row in rows for one in row.figures if one.cpu and one.what.startswith("CPU a")]

@@ -49,7 +49,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """The figures of one row. ``others``: cores that other work on the machine used while it was measured."""
 
     name: str
@@ -72,7 +72,7 @@ class Row:
         }
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[BenchmarkRow]) -> Iterator[str]:
     """Each figure beside its bar."""
     yield "| row | figure | measured | bar | | |"
     yield "| --- | --- | ---: | ---: | --- | --- |"
@@ -86,7 +86,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
             yield f"| {row.name} | not measured | | | **missed** | {row.error} |"
 
 
-def cpu_table(rows: Sequence[Row]) -> Iterator[str]:
+def cpu_table(rows: Sequence[BenchmarkRow]) -> Iterator[str]:
     """Where the CPU time went, in milliseconds a request."""
     names = [name for name in _COLUMNS if any(name in one.cpu for row in rows for one in row.figures)]
     yield f"| row | CPU ms a request, for | mesh | {' | '.join(names)} | other work, cores |"

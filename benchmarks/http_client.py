@@ -22,7 +22,7 @@ class Response:
         self.body = b""
 
 
-class _Connection(asyncio.Protocol):
+class _ClientConnection(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self.reusable = False
@@ -67,7 +67,7 @@ class _Connection(asyncio.Protocol):
             self._done.set_result(self._response)
 
 
-class Client:
+class HttpClient:
     """Keeps connections to one server; an async context manager."""
 
     def __init__(self, url: str) -> None:
@@ -75,8 +75,8 @@ class Client:
         assert parts.hostname
         assert parts.port
         self._host, self._port, self._base = parts.hostname, parts.port, parts.path
-        self._idle: deque[_Connection] = deque()
-        self._all: list[_Connection] = []
+        self._idle: deque[_ClientConnection] = deque()
+        self._all: list[_ClientConnection] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -109,7 +109,9 @@ class Client:
             if connection.reusable:
                 break
         else:
-            _, connection = await asyncio.get_running_loop().create_connection(_Connection, self._host, self._port)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                _ClientConnection, self._host, self._port
+            )
             self._all.append(connection)
         response = await connection.request(message, on_part)
         if connection.reusable:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import httptools
 
 
-class Connection(asyncio.Protocol):
+class ServerConnection(asyncio.Protocol):
     """One connection. ``handle`` is called with each whole request, and answers by ``write``."""
 
-    def __init__(self, handle: Callable[["Connection"], None], closed: Callable[["Connection"], None]) -> None:
+    def __init__(
+        self, handle: Callable[["ServerConnection"], None], closed: Callable[["ServerConnection"], None]
+    ) -> None:
         self._handle = handle
         self._closed = closed
         self._parser = httptools.HttpRequestParser(self)

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import uvloop
 
-from benchmarks.http_client import Client
+from benchmarks.http_client import HttpClient
 from benchmarks.model_server import MODEL, answer_text
 
 _WRITTEN = ("completed", "incomplete")
@@ -51,7 +51,7 @@ class Load:
 
 
 @dataclass
-class Seen:
+class LoadResult:
     """Times in seconds. ``wrong``: what was not as it should be, and how often."""
 
     began: float = 0
@@ -63,13 +63,13 @@ class Seen:
 
 
 class _Users:
-    def __init__(self, load: Load, client: Client) -> None:
+    def __init__(self, load: Load, client: HttpClient) -> None:
         self._load = load
         self._client = client
         self._expected = answer_text(load.tokens)
-        self.seen = Seen()
+        self.seen = LoadResult()
 
-    async def run(self) -> Seen:
+    async def run(self) -> LoadResult:
         act: Callable[[int], Awaitable[None]] = getattr(self, f"_{self._load.kind}")
         self.seen.began = time.perf_counter()
         if self._load.rate:
@@ -194,7 +194,7 @@ class Events:
 
 
 async def _main(load: Load) -> None:
-    async with Client(load.url) as client:
+    async with HttpClient(load.url) as client:
         print(json.dumps(asdict(await _Users(load, client).run())))  # noqa: T201 - read by the starter
 
 

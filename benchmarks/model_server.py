@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 import orjson
 import uvloop
 
-from benchmarks.http_server import STREAM_END, STREAM_HEAD, Connection, chunk, response
+from benchmarks.http_server import STREAM_END, STREAM_HEAD, ServerConnection, chunk, response
 
 MODEL = "fake-model"
 _PROMPT_TOKENS = 20
@@ -53,7 +53,7 @@ class _Answer:
 
     __slots__ = ("connection", "due", "written")
 
-    def __init__(self, connection: Connection, due: float) -> None:
+    def __init__(self, connection: ServerConnection, due: float) -> None:
         self.connection = connection
         self.due = due
         self.written = 0
@@ -64,8 +64,8 @@ class CheapModelServer:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._running: dict[Connection, _Answer] = {}
-        self._queued: deque[Connection] = deque()
+        self._running: dict[ServerConnection, _Answer] = {}
+        self._queued: deque[ServerConnection] = deque()
         self._due: dict[int, list[_Answer]] = {}
         """By the millisecond of their next token."""
         self._timer: asyncio.Handle | None = None
@@ -86,9 +86,9 @@ class CheapModelServer:
         self.events = _events(profile.tokens)
         self._admit()
 
-    def connection(self) -> Connection:
+    def connection(self) -> ServerConnection:
         """The protocol of a new connection."""
-        return Connection(self._handle, self._closed)
+        return ServerConnection(self._handle, self._closed)
 
     def _admit(self) -> None:
         while self._queued and len(self._running) < self.profile.batch:
@@ -140,7 +140,7 @@ class CheapModelServer:
             answer.due += profile.delay
             self._plan(answer)
 
-    def _handle(self, connection: Connection) -> None:
+    def _handle(self, connection: ServerConnection) -> None:
         match connection.path:
             case "/v1/chat/completions":
                 self.stats.requests += 1
@@ -160,7 +160,7 @@ class CheapModelServer:
             case _:
                 connection.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
 
-    def _closed(self, connection: Connection) -> None:
+    def _closed(self, connection: ServerConnection) -> None:
         if connection in self._queued:
             self._queued.remove(connection)
         if self._running.pop(connection, None):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from embedded.model import NAME as EMBEDDED_MODEL
-from embedded.model import Model
+from embedded.model import EmbeddedModelServer
 from embedded.ports import HOST, consecutive, free_port, listen, port_of
 from embedded.postgresql import PostgreSQL
 from embedded.probes import Notification, grpc_serves, http_answers
@@ -44,7 +44,7 @@ _USUAL_CONNECTIONS = 200
 _SPARE_CONNECTIONS = 20
 
 
-class Mesh:
+class LocalMesh:
     """The servers and services of one machine, with their addresses decided and the public port open.
 
     A server whose address the environment gives is not among them.
@@ -183,7 +183,7 @@ class Mesh:
             raise SettingsError(
                 f"ASKMESH_MODEL_NAME: the embedded model is {EMBEDDED_MODEL}: for {name} set ASKMESH_MODEL_URL"
             )
-        model = Model(self._settings.data_dir / "model", log=self._logs / "model.log", name=name)
+        model = EmbeddedModelServer(self._settings.data_dir / "model", log=self._logs / "model.log", name=name)
         os.environ |= {"ASKMESH_MODEL_NAME": name, "ASKMESH_MODEL_URL": model.url}
         self.model.append(model)
         self.table.append(("model", f"{model.url} ({name})"))

@@ -13,7 +13,7 @@ from embedded.processes import Program, Server
 NAME = "SmolLM2-135M-Instruct"
 
 
-class Model(Server):
+class EmbeddedModelServer(Server):
     """A model server on a free port of 127.0.0.1. Like any OpenAI-compatible server it has /v1/models and /metrics."""
 
     def __init__(self, data_dir: Path, *, log: Path | None = None, name: str = NAME) -> None:

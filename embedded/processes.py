@@ -79,7 +79,7 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of its log that is not empty."""
         with self.program.log.open("rb") as log:
             log.seek(max(0, self.program.log.stat().st_size - 4_000))
@@ -164,5 +164,5 @@ class Server(ABC):
         while not child.is_ready():
             if child.has_ended() or child.is_late():
                 child.kill()
-                raise EmbeddedError(f"{child.program.name} did not start: {child.last_words()}")
+                raise EmbeddedError(f"{child.program.name} did not start: {child.last_log_line()}")
             time.sleep(POLL_SECONDS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from embedded.errors import EmbeddedError
 from embedded.lock import exclusive
-from embedded.mesh import Mesh
+from embedded.mesh import LocalMesh
 from embedded.orphans import Register
 from embedded.stop_requests import StopRequested, StopRequests
 from embedded.supervisor import Supervisor
@@ -39,7 +39,7 @@ def _run() -> None:
     with exclusive(data_dir), StopRequests() as requests, ExitStack() as held:
         register = Register(data_dir / "processes.json")
         register.stop_orphans(_ORPHAN_SECONDS, _say)
-        mesh = Mesh(held)
+        mesh = LocalMesh(held)
         supervisor = Supervisor(requests, register, _say)
         for server in mesh.servers:
             held.callback(server.release)
@@ -74,7 +74,7 @@ def _stopped_at_last(supervisor: Supervisor, data_dir: Path) -> Iterator[None]:
         _say(f"stopped after {time.monotonic() - stopping:.1f} s; the data are in {data_dir}")
 
 
-def _introduce(mesh: Mesh, seconds: float) -> None:
+def _introduce(mesh: LocalMesh, seconds: float) -> None:
     _say(f"\naskmesh is ready after {seconds:.1f} s. Ctrl-C stops it.\n")
     for what, where in mesh.table:
         _say(f"  {what:<16} {where}")

@@ -20,7 +20,7 @@ _LOG_CHECK_SECONDS = 60.0
 _SILENT_SECONDS = 2.0
 
 
-class _Kept:
+class _SupervisedProgram:
     """A program, its child if there is one, and when the next is due."""
 
     def __init__(self, program: Program) -> None:
@@ -49,7 +49,7 @@ class _Kept:
         return delay
 
 
-class _Farewell:
+class _Shutdown:
     """Children that were asked to stop, and when each is killed for not having done so."""
 
     def __init__(self, requests: StopRequests, say: Callable[[str], None]) -> None:
@@ -84,23 +84,23 @@ class Supervisor:
         self._requests = requests
         self._register = register
         self._say = say
-        self._tiers: list[list[_Kept]] = []
+        self._tiers: list[list[_SupervisedProgram]] = []
         self._passing: list[Child] = []
 
     def launch(self, *tiers: Sequence[Program]) -> None:
         """Start all of them at once. Tiers are stopped in the opposite order."""
         for programs in tiers:
-            tier = [_Kept(program) for program in programs]
+            tier = [_SupervisedProgram(program) for program in programs]
             self._tiers.append(tier)
-            for kept in tier:
-                self._start(kept)
+            for entry in tier:
+                self._start(entry)
 
     def wait(self) -> None:
         """Return when all that was launched is ready.
 
         Raises EmbeddedError if a child ends, or is late, before it was ready for the first time; and StopRequested.
         """
-        while self._tend():
+        while self._check_children():
             self._pause()
 
     def run(self, program: Program) -> None:
@@ -111,11 +111,11 @@ class Supervisor:
         child = Child(program)
         self._passing.append(child)
         self._record()
-        said = child.last_words()
+        said = child.last_log_line()
         while not child.has_ended():
-            self._tend()
+            self._check_children()
             self._pause()
-            if time.monotonic() > child.started + _SILENT_SECONDS and (words := child.last_words()) != said:
+            if time.monotonic() > child.started + _SILENT_SECONDS and (words := child.last_log_line()) != said:
                 said = words
                 self._say(f"{program.name:<18} {words}")
         self._passing.remove(child)
@@ -127,65 +127,65 @@ class Supervisor:
         """Start again whatever ends, until a stop is requested."""
         logs_due = time.monotonic() + _LOG_CHECK_SECONDS
         while not self._requests.count:
-            busy = self._tend()
+            busy = self._check_children()
             if time.monotonic() > logs_due:
                 logs_due = time.monotonic() + _LOG_CHECK_SECONDS
-                for kept in self._all():
-                    trim_log(kept.program.log)
+                for entry in self._all():
+                    trim_log(entry.program.log)
             self._requests.wait(POLL_SECONDS if busy else _LOG_CHECK_SECONDS)
 
     def stop(self) -> None:
         """Stop everything, last started first. A further stop request ends the services at once."""
-        farewell = _Farewell(self._requests, self._say)
+        shutdown = _Shutdown(self._requests, self._say)
         for child in self._passing:
-            farewell.ask(child)
+            shutdown.ask(child)
         for tier in reversed(self._tiers):
-            for kept in reversed(tier):
-                if kept.child and kept.program.outlives:
-                    farewell.wait()
-                if kept.child:
-                    farewell.ask(kept.child)
-            farewell.wait(HEAD_START_SECONDS)
-        farewell.wait()
+            for entry in reversed(tier):
+                if entry.child and entry.program.outlives:
+                    shutdown.wait()
+                if entry.child:
+                    shutdown.ask(entry.child)
+            shutdown.wait(HEAD_START_SECONDS)
+        shutdown.wait()
         self._register.clear()
 
-    def _all(self) -> list[_Kept]:
-        return [kept for tier in self._tiers for kept in tier]
+    def _all(self) -> list[_SupervisedProgram]:
+        return [entry for tier in self._tiers for entry in tier]
 
-    def _start(self, kept: _Kept) -> None:
-        kept.start()
+    def _start(self, entry: _SupervisedProgram) -> None:
+        entry.start()
         self._record()
 
     def _record(self) -> None:
-        self._register.write([*(kept.child for kept in self._all() if kept.child), *self._passing])
+        self._register.write([*(entry.child for entry in self._all() if entry.child), *self._passing])
 
     def _pause(self) -> None:
         self._requests.wait(POLL_SECONDS)
         if self._requests.count:
             raise StopRequested
 
-    def _tend(self) -> bool:
+    def _check_children(self) -> bool:
         """Start again what has ended; return whether any child is not ready yet."""
-        for kept in self._all():
-            if kept.child is None:
-                if time.monotonic() >= kept.restart_at:
-                    self._start(kept)
-            elif kept.child.has_ended():
-                self._mourn(kept, kept.child, kept.child.how_it_ended())
-            elif kept.ready_since is None and kept.child.is_late():
-                kept.child.kill()
-                self._mourn(kept, kept.child, f"is not ready after {kept.program.start_seconds:g} s")
-            elif kept.ready_since is None and kept.child.is_ready():
-                again = "again " if kept.was_ready else ""
-                self._say(f"{kept.program.name:<18} ready {again}after {time.monotonic() - kept.child.started:.1f} s")
-                kept.note_ready()
-        return any(kept.ready_since is None for kept in self._all())
+        for entry in self._all():
+            if entry.child is None:
+                if time.monotonic() >= entry.restart_at:
+                    self._start(entry)
+            elif entry.child.has_ended():
+                self._handle_exit(entry, entry.child, entry.child.how_it_ended())
+            elif entry.ready_since is None and entry.child.is_late():
+                entry.child.kill()
+                self._handle_exit(entry, entry.child, f"is not ready after {entry.program.start_seconds:g} s")
+            elif entry.ready_since is None and entry.child.is_ready():
+                again = "again " if entry.was_ready else ""
+                self._say(f"{entry.program.name:<18} ready {again}after {time.monotonic() - entry.child.started:.1f} s")
+                entry.note_ready()
+        return any(entry.ready_since is None for entry in self._all())
 
-    def _mourn(self, kept: _Kept, child: Child, how: str) -> None:
-        if not kept.was_ready:
+    def _handle_exit(self, entry: _SupervisedProgram, child: Child, how: str) -> None:
+        if not entry.was_ready:
             raise _failure(child, how)
-        self._say(f"{kept.program.name:<18} {how}: starting it again in {kept.schedule_restart():g} s")
+        self._say(f"{entry.program.name:<18} {how}: starting it again in {entry.schedule_restart():g} s")
 
 
 def _failure(child: Child, how: str) -> EmbeddedError:
-    return EmbeddedError(f"{child.program.name} {how}: {child.last_words()} ({child.program.log})")
+    return EmbeddedError(f"{child.program.name} {how}: {child.last_log_line()} ({child.program.log})")

@@ -1,25 +1,11 @@
-"""Why a call fails, and the google.rpc.Status that tells the caller so.
-
-A failure is named by a ``Reason``; ``_TOLD`` gives every reason its gRPC status, and ``to_status`` adds the details
-that the contract promises. Nothing else in llm_service chooses a status.
-"""
+"""Why a call fails. rpc/statuses.py gives each reason its gRPC status."""
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
-
-DOMAIN: Final = "llm.askmesh"
-# Details travel in a trailer, of which a client accepts 8 KiB: the first violations are enough to go on with.
-_MAX_VIOLATIONS: Final = 8
-_MAX_DESCRIPTION: Final = 120
 _MAX_MESSAGE: Final = 200
-# A wish to stay away for days is a mistake of the model server's clock.
-_MAX_RETRY_SECONDS: Final = 3600.0
 
 
 class Reason(enum.Enum):
@@ -83,68 +69,7 @@ class LlmError(Exception):
         self.http_status = http_status
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
-    code: grpc.StatusCode
-    retry_seconds: float | None = None  # RetryInfo where the failure brings no time of its own
-
-
-_TOLD: Final[Mapping[Reason, _Told]] = {
-    Reason.INVALID_FIELD: _Told(grpc.StatusCode.INVALID_ARGUMENT),
-    Reason.CONTEXT_TOO_LONG: _Told(grpc.StatusCode.INVALID_ARGUMENT),
-    Reason.REQUEST_REFUSED: _Told(grpc.StatusCode.INVALID_ARGUMENT),
-    Reason.MODEL_NOT_FOUND: _Told(grpc.StatusCode.NOT_FOUND),
-    Reason.CANNOT_CONTINUE: _Told(grpc.StatusCode.FAILED_PRECONDITION),
-    Reason.TOO_MANY_GENERATIONS: _Told(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=1),
-    Reason.MODEL_SERVER_OVERLOADED: _Told(grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=2),
-    # A model server that starts needs 2 s (llama.cpp) to minutes (vLLM).
-    Reason.MODEL_SERVER_UNAVAILABLE: _Told(grpc.StatusCode.UNAVAILABLE, retry_seconds=2),
-    Reason.GENERATION_INTERRUPTED: _Told(grpc.StatusCode.UNAVAILABLE, retry_seconds=1),
-    Reason.DRAINING: _Told(grpc.StatusCode.UNAVAILABLE, retry_seconds=1),
-    Reason.MODEL_SERVER_DENIED: _Told(grpc.StatusCode.PERMISSION_DENIED),
-    Reason.MODEL_SERVER_INVALID: _Told(grpc.StatusCode.INTERNAL),
-    Reason.TIME_LIMIT: _Told(grpc.StatusCode.DEADLINE_EXCEEDED),
-    Reason.DEFECT: _Told(grpc.StatusCode.INTERNAL),
-}
-
-
 def shortened(text: str, limit: int) -> str:
     """Text on one line, cut to at most ``limit`` characters."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def code_of(reason: Reason) -> grpc.StatusCode:
-    """The gRPC status that a call which fails for this reason ends with."""
-    return _TOLD[reason].code
-
-
-def to_status(error: LlmError, request_id: str, *, engine_started: bool) -> status_pb2.Status:
-    """The error as the contract words it; ``request_id`` names the call."""
-    told = _TOLD[error.reason]
-    number, _ = told.code.value
-    status = status_pb2.Status(code=number, message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason.name, domain=DOMAIN, metadata={"request_id": request_id})
-    if engine_started:
-        info.metadata["engine_started"] = "true"
-    status.details.add().Pack(info)
-    if error.violations:
-        status.details.add().Pack(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=shortened(violation.description, _MAX_DESCRIPTION)
-                    )
-                    for violation in error.violations[:_MAX_VIOLATIONS]
-                ]
-            )
-        )
-    if error.reason is Reason.TOO_MANY_GENERATIONS:
-        violation = error_details_pb2.QuotaFailure.Violation(subject="llm_service", description=error.message)
-        status.details.add().Pack(error_details_pb2.QuotaFailure(violations=[violation]))
-    if told.retry_seconds is not None:
-        seconds = told.retry_seconds if error.retry_after is None else min(error.retry_after, _MAX_RETRY_SECONDS)
-        delay = Duration()
-        delay.FromMilliseconds(round(seconds * 1000))
-        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
-    return status

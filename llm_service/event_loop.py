@@ -1,4 +1,9 @@
-"""The event loop that llm_service runs on."""
+"""The event loop that llm_service runs on: uvloop, with a fast path for connections.
+
+Every generation has a connection to the model server of its own. uvloop looks up each address once more in a thread,
+also one that is looked up already: such a connection takes 0.26 ms of CPU instead of 0.13. ``uvloop.new_event_loop`` is
+the plain alternative that behaves the same; the tests run both.
+"""
 
 import asyncio
 import os
@@ -12,14 +17,8 @@ else:
     from uvloop import Loop
 
     class _Loop(Loop):
-        """uvloop, but for one call of it."""
-
         async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-            """Connect to an address that is looked up already.
-
-            uvloop looks each up once more, in a thread: a connection to the model server, of which every generation has
-            its own, then takes 0.26 ms of CPU instead of 0.13.
-            """
+            """Connect to an address that is looked up already."""
             try:
                 sock.connect(address)
             except BlockingIOError:
@@ -28,7 +27,7 @@ else:
         async def _until_connected(self, sock: socket.socket, address: Any) -> None:
             connected = self.create_future()
             descriptor = sock.fileno()
-            self.add_writer(descriptor, _end, connected)
+            self.add_writer(descriptor, _finish_connecting, connected)
             try:
                 await connected
             finally:
@@ -36,7 +35,7 @@ else:
             if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, f"{os.strerror(error)}: {address}")
 
-    def _end(waiter: asyncio.Future[None]) -> None:
+    def _finish_connecting(waiter: asyncio.Future[None]) -> None:
         if not waiter.done():
             waiter.set_result(None)
 

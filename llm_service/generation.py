@@ -1,21 +1,21 @@
 """One generation, from a request that is within its limits to the events of its answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessageChunk
 from langchain_core.messages.ai import UsageMetadata
 
 from llm_service.errors import LlmError, Reason
+from llm_service.generation_request import GenerationRequest
 from llm_service.upstream.catalogue import MODELS_CHANGE, ModelCatalogue, ServedModel
 from llm_service.upstream.stream.completions import CallUsage
 from llm_service.upstream.stream.finish_reasons import CONTENT_FILTER, LENGTH, STOP, TIME_LIMIT
-from llm_service.upstream.template_markers import without_markers
 
 T = TypeVar("T")
 
@@ -48,20 +48,6 @@ _UNKNOWN_TOKENS: Final = 1 << 17
 _FORGOTTEN_AFTER: Final = frozenset(
     {Reason.MODEL_SERVER_UNAVAILABLE, Reason.GENERATION_INTERRUPTED, Reason.MODEL_NOT_FOUND}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """What to generate. Empty and None mean what unset means in the contract."""
-
-    messages: Sequence[BaseMessage]
-    model: str = ""
-    sampling: Mapping[str, float] = field(default_factory=dict)
-    stop: Sequence[str] = ()
-    max_output_tokens: int | None = None
-    time_limit: float | None = None
-    """Seconds from the call's arrival."""
-    answer_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,15 +167,7 @@ class Generator:
         return model
 
     def _chunks(self, request: GenerationRequest, model: ServedModel) -> AsyncGenerator[AIMessageChunk, None]:
-        messages = [type(message)(without_markers(message.text)) for message in request.messages]
-        fields: dict[str, Any] = {**request.sampling, **model.dialect.stream_fields}
-        if request.answer_prefix:
-            messages.append(AIMessage(without_markers(request.answer_prefix)))
-            fields |= model.dialect.continue_fields
-        if request.max_output_tokens is not None:
-            # vLLM refuses a limit that is larger than the context, which ends an answer anyway.
-            fields["max_tokens"] = min(request.max_output_tokens, model.max_context_tokens or request.max_output_tokens)
-        chunks = self._chat_model.astream(messages, stop=list(request.stop) or None, model=model.id, **fields)
+        chunks = self._chat_model.astream(request.chat_messages(), **request.completion_fields(model))
         assert isinstance(chunks, AsyncGenerator)
         return chunks
 

@@ -1,4 +1,4 @@
-"""GenerationService: the contract's messages to the domain's and back. Every status is made in errors.py."""
+"""GenerationService: the contract's messages to the domain's and back. Every status is made in statuses.py."""
 
 import asyncio
 import logging
@@ -14,9 +14,10 @@ from google.protobuf.duration_pb2 import Duration
 
 from foundation.correlation import set_request_id
 from foundation.logs import trace_of
-from llm_service.errors import LlmError, Reason, code_of, to_status
+from llm_service.errors import LlmError, Reason
 from llm_service.generation import Completed, Event, Finish, Generator, Started, TextDelta
 from llm_service.rpc.admission import Admission
+from llm_service.rpc.statuses import abort
 from llm_service.rpc.validation import checked, is_request_id
 from llm_service.upstream.catalogue import ModelCatalogue
 from llm_service.upstream.outage_log import GENERATION, LIST, OutageLog
@@ -25,7 +26,6 @@ from llm_service.upstream.stream.completions import CallUsage
 logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_STATUS_KEY: Final = "grpc-status-details-bin"
 _FINISHES: Final = {
     Finish.STOP: generation_pb2.FINISH_REASON_STOP,
     Finish.OUTPUT_LIMIT: generation_pb2.FINISH_REASON_OUTPUT_LIMIT,
@@ -185,8 +185,7 @@ def _defect(error: Exception) -> LlmError:
 
 async def _abort(error: LlmError, call: _CallRecord, context: Context) -> NoReturn:
     started = error.engine_started or (bool(call.model) and error.reason not in _NOT_BEGUN)
-    status = to_status(error, call.request_id, engine_started=started)
-    await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))
+    await abort(error, call.request_id, context, engine_started=started)
 
 
 def _usage(counts: CallUsage | None) -> generation_pb2.Usage | None:

@@ -5,15 +5,14 @@ as everybody can to health, could fill the log.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from google.protobuf.message import DecodeError
 
-from llm_service.errors import LlmError, Reason, Violation, code_of, to_status
+from llm_service.errors import LlmError, Reason, Violation
 from llm_service.rpc.interceptors import Context, Handler, RefusingInterceptor, refusing
-
-_STATUS_KEY: Final = "grpc-status-details-bin"
+from llm_service.rpc.statuses import abort
 
 
 class UnreadableRequestInterceptor(RefusingInterceptor):
@@ -43,5 +42,4 @@ def _refusal(request: Any, context: Context) -> Awaitable[None] | None:
 async def _refuse(context: Context) -> None:
     what = Violation("request", "is no message of the type that this method takes")
     error = LlmError(Reason.INVALID_FIELD, f"{what.field} {what.description}", violations=[what])
-    status = to_status(error, uuid4().hex, engine_started=False)
-    await context.abort(code_of(error.reason), status.message, ((_STATUS_KEY, status.SerializeToString()),))
+    await abort(error, uuid4().hex, context, engine_started=False)

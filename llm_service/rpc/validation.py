@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from llm_service.errors import LlmError, Reason, Violation
-from llm_service.generation import GenerationRequest
+from llm_service.generation_request import GenerationRequest
 
 MAX_CHARACTERS: Final = 1_000_000
 _MAX_MESSAGES: Final = 256

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import cpu
 from benchmarks.chart import chart
 from benchmarks.explain import as_markdown, parse
-from benchmarks.figures import Figure, Row, cpu_table, number, table
+from benchmarks.figures import BenchmarkRow, Figure, cpu_table, number, table
 from benchmarks.load import Events
 from benchmarks.measured import Measured, added, middle, percentile
 
@@ -64,13 +64,13 @@ def test_a_bar_of_nothing_is_missed_by_anything() -> None:
 
 
 def test_row_that_broke_off_is_missed_and_told() -> None:
-    row = Row("polling", [Figure("poll", "CPU", 1, bar=2)], seconds=1, others=0, error="polled: 503")
+    row = BenchmarkRow("polling", [Figure("poll", "CPU", 1, bar=2)], seconds=1, others=0, error="polled: 503")
     assert not row.is_met
     assert "| polling | not measured | | | **missed** | polled: 503 |" in table([row])
 
 
 ROWS = [
-    Row(
+    BenchmarkRow(
         "many",
         [
             Figure(

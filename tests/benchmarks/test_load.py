@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
-from benchmarks.http_client import Client, Response
+from benchmarks.http_client import HttpClient, Response
 from benchmarks.load import Load, _Users
 from benchmarks.model_server import answer_text
 
 ANSWER = answer_text(32)
 
 
-class Scripted(Client):
+class Scripted(HttpClient):
     """Gives these replies in turn, and notes what was sent."""
 
     def __init__(self, replies: Sequence[tuple[int, str, str]]) -> None:

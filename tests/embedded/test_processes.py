@@ -39,7 +39,7 @@ def test_its_output_is_in_its_log_and_its_last_line_is_known(tmp_path: Path) -> 
     code = "import sys; print('ready', flush=True); print('the cause\\n', file=sys.stderr); sys.exit(3)"
     with running(program(tmp_path, "child", code)) as child:
         child.process.wait()
-        assert child.last_words() == "the cause"
+        assert child.last_log_line() == "the cause"
         assert child.how_it_ended() == "exited with status 3"
 
 

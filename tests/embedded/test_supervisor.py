@@ -19,7 +19,7 @@ from embedded.supervisor import Supervisor
 from tests.embedded.programs import IGNORES_SIGTERM, WAITS, program
 
 
-class Mesh:
+class SupervisedPrograms:
     """A supervisor and what it said. ``when`` acts on a line as soon as it is said."""
 
     def __init__(self, requests: StopRequests, folder: Path) -> None:
@@ -41,14 +41,14 @@ class Mesh:
 
 
 @pytest.fixture
-def mesh(processes: None, tmp_path: Path) -> Iterator[Mesh]:
+def mesh(processes: None, tmp_path: Path) -> Iterator[SupervisedPrograms]:
     with StopRequests() as requests:
-        mesh = Mesh(requests, tmp_path)
+        mesh = SupervisedPrograms(requests, tmp_path)
         yield mesh
         mesh.supervisor.stop()
 
 
-def start(mesh: Mesh, programs: list[Program]) -> None:
+def start(mesh: SupervisedPrograms, programs: list[Program]) -> None:
     mesh.supervisor.launch(programs)
     mesh.supervisor.wait()
 
@@ -79,12 +79,12 @@ def at_end(order: Path, name: str) -> str:
     )
 
 
-def test_a_tier_is_started_together_and_waited_for(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_tier_is_started_together_and_waited_for(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     start(mesh, [program(tmp_path, "a"), program(tmp_path, "b")])
     assert sorted(mesh.lines) == ["a ready after N s", "b ready after N s"]
 
 
-def test_everything_stops_in_the_opposite_order(mesh: Mesh, tmp_path: Path) -> None:
+def test_everything_stops_in_the_opposite_order(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     order = tmp_path / "order"
     for name in ("database", "broker", "model"):
         start(mesh, [replace(program(tmp_path, name, at_end(order, name)), outlives=True)])
@@ -95,25 +95,25 @@ def test_everything_stops_in_the_opposite_order(mesh: Mesh, tmp_path: Path) -> N
     assert not (tmp_path / "processes.json").exists()
 
 
-def test_a_child_that_ends_at_the_start_is_the_reason_not_to_start(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_child_that_ends_at_the_start_is_the_reason_not_to_start(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     code = "import sys; sys.exit('ASKMESH_X: must be a number')"
     with pytest.raises(EmbeddedError, match=r"^a exited with status 1: ASKMESH_X: must be a number \(/.*/a.log\)$"):
         start(mesh, [program(tmp_path, "a", code), program(tmp_path, "b")])
 
 
-def test_a_child_that_is_never_ready_is_the_reason_not_to_start(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_child_that_is_never_ready_is_the_reason_not_to_start(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     late = replace(program(tmp_path, "a", "import time; time.sleep(600)"), start_seconds=0.1)
     with pytest.raises(EmbeddedError, match=r"^a is not ready after 0.1 s: \(nothing\)"):
         start(mesh, [late])
 
 
-def test_a_stop_request_while_starting_is_heeded(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_stop_request_while_starting_is_heeded(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     mesh.when("^a .* ready", request_stop)
     with pytest.raises(StopRequested):
         start(mesh, [program(tmp_path, "a"), program(tmp_path, "b", "import time; time.sleep(600)")])
 
 
-def test_a_program_is_run_to_its_end(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_program_is_run_to_its_end(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     mesh.supervisor.run(program(tmp_path, "a", f"open({str(tmp_path / 'done')!r}, 'w')"))
     assert (tmp_path / "done").exists()
     with pytest.raises(EmbeddedError, match=r"^b exited with status 1: no way \(/.*/b.log\)$"):
@@ -125,7 +125,7 @@ def kill_child_of(tmp_path: Path) -> None:
     os.kill(entry["pid"], signal.SIGKILL)
 
 
-def test_a_child_that_dies_is_started_again_and_said_so(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_child_that_dies_is_started_again_and_said_so(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     mesh.when("^a .* ready after", lambda: kill_child_of(tmp_path))
     mesh.when("^a .* ready again", request_stop)
     start(mesh, [program(tmp_path, "a")])
@@ -137,7 +137,7 @@ def test_a_child_that_dies_is_started_again_and_said_so(mesh: Mesh, tmp_path: Pa
     ]
 
 
-def test_each_restart_in_a_row_waits_longer(mesh: Mesh, tmp_path: Path) -> None:
+def test_each_restart_in_a_row_waits_longer(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     delays: list[str] = []
     mesh.when("^a .* ready after", lambda: kill_child_of(tmp_path))
     mesh.when("starting it again", lambda: delays.append(mesh.said[-1].rpartition(" in ")[2]))
@@ -147,13 +147,13 @@ def test_each_restart_in_a_row_waits_longer(mesh: Mesh, tmp_path: Path) -> None:
     assert delays == ["0.5 s", "1 s", "2 s"]
 
 
-def test_a_child_that_will_not_stop_is_killed(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_child_that_will_not_stop_is_killed(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     start(mesh, [replace(program(tmp_path, "a", IGNORES_SIGTERM), stop_seconds=0.1)])
     mesh.supervisor.stop()
     assert mesh.lines[1:] == ["a did not stop in time: killed"]
 
 
-def test_a_further_stop_request_ends_services_at_once(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_further_stop_request_ends_services_at_once(mesh: SupervisedPrograms, tmp_path: Path) -> None:
     start(mesh, [program(tmp_path, "a", IGNORES_SIGTERM)])
     impatience = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
     impatience.start()

@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 
 from llm_service.errors import LlmError, Reason
-from llm_service.generation import GenerationRequest
+from llm_service.generation_request import GenerationRequest
 from llm_service.rpc.validation import checked
 from tests.llm_service.conftest import ask
 

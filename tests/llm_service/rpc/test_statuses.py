@@ -3,7 +3,8 @@ import pytest
 from askmesh.llm.v1.errors_pb2 import ErrorReason
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
-from llm_service.errors import LlmError, Reason, Violation, code_of, to_status
+from llm_service.errors import LlmError, Reason, Violation
+from llm_service.rpc.statuses import code_of, to_status
 
 # The comment of GenerationService.Generate, word for word: reason, status, further details.
 CONTRACT = {
