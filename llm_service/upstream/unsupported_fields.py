@@ -32,7 +32,7 @@ class Adaptation:
             self._left_out |= {"max_tokens"}
 
     async def complete(self, server: ModelServerClient, body: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
-        """``ModelServerClient.complete`` for these fields, asked again without those that the server says it does not take.
+        """Ask the model server for these fields, and again without those that it says it does not take.
 
         What it then accepts is remembered. Raises LlmError: CANNOT_CONTINUE where it does not take those by which an
         answer is continued.
