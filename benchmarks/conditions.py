@@ -1,4 +1,4 @@
-"""On what the figures were taken."""
+"""The conditions under which the figures were taken."""
 
 import os
 import platform

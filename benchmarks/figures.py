@@ -1,4 +1,4 @@
-"""What is measured, and how it is told: as a table in Markdown and as JSON."""
+"""The measured figures, as a table in Markdown and as JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -99,7 +99,7 @@ def cpu_table(rows: Sequence[BenchmarkRow]) -> Iterator[str]:
 
 
 def number(value: float) -> str:
-    """With three digits that count, and none that do not."""
+    """The value with three significant digits, and from 1,000 on as a whole number."""
     if value >= 1_000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.1 else f"{value:.2g}"

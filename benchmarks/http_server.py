@@ -1,4 +1,4 @@
-"""The least of an HTTP/1.1 server that a cheap model server needs: requests in, bytes out, on uvloop."""
+"""A minimal HTTP/1.1 server for the cheap model server: requests in, bytes out, on uvloop."""
 
 import asyncio
 import os
@@ -27,7 +27,8 @@ class ServerConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send at once what the socket takes, and the rest later.
 
-        The transport's own ``write`` costs 2 µs more, because it first gathers what a turn of the loop writes.
+        A fast path: the transport's own ``write`` costs 2 µs more, because it first gathers what a turn of the loop
+        writes.
         """
         written = 0
         if not self._transport.get_write_buffer_size():

@@ -1,6 +1,6 @@
 """The load generator: a closed loop of users, bounded in count: ``python -m benchmarks.load``.
 
-It runs as a process of its own, so that its CPU time is told apart, reads a ``Load`` as JSON, and prints what it saw.
+It runs as a process of its own, so that its CPU time is known. It reads a ``Load`` as JSON and prints a ``LoadResult``.
 """
 
 import asyncio
@@ -96,7 +96,7 @@ class _Users:
                 users.create_task(self._timed(act, number, began=self.seen.began + number / self._load.rate))
 
     async def _timed(self, act: Callable[[int], Awaitable[None]], number: int, began: float = 0) -> None:
-        """``began``: when it should have, so that a late load generator hides no slow reply."""
+        """``began``: when it should have begun, so that a late load generator hides no slow reply."""
         began = began or time.perf_counter()
         await act(number)
         self.seen.latencies.append(time.perf_counter() - began)

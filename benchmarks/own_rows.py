@@ -1,4 +1,4 @@
-"""What needs meshes of its own: two at a time, of which one idles while the other is measured."""
+"""The rows that need two meshes at a time: one idles while the other is measured."""
 
 import random
 import tempfile

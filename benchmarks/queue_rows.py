@@ -1,4 +1,4 @@
-"""What is measured while questions stay queued, because the model server begins nothing."""
+"""The rows that are measured while questions stay queued, because the model server begins nothing."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What is measured on the mesh as it is set up by default, row by row, with the bar of each figure.
+"""The rows that are measured on the mesh with its defaults, with the bar of each figure.
 
 The direct call and the mesh take turns (A B A B), because a shared machine's speed drifts; figures are medians of them.
 """

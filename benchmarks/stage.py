@@ -1,4 +1,4 @@
-"""What is measured: the mesh as ``make run`` starts it, with the cheap model server, and a way to put load on it."""
+"""The mesh as ``make run`` starts it, with the cheap model server, and a way to put load on it."""
 
 import asyncio
 import json

@@ -1,8 +1,9 @@
 """Becomes the program of a child: ``python launch.py PARENT SIGNAL UID GID PROGRAM ARGUMENT...``.
 
-Gives up root where UID and GID are not -1, asks Linux for SIGNAL when the process PARENT dies, and executes PROGRAM
-under the same process id. It is run by its path with ``python -I -S`` (15 ms), so it imports nothing of askmesh.
-In the supervisor itself this would need ``preexec_fn``, which is unsafe beside the threads that gRPC starts.
+It gives up root unless UID and GID are -1, asks Linux for SIGNAL when the process PARENT dies, and executes PROGRAM
+under the same process id. The supervisor runs this file by its path with ``python -I -S`` (15 ms), so it imports
+nothing of askmesh.
+The supervisor cannot do the same itself: ``preexec_fn`` is unsafe beside the threads that gRPC starts.
 """
 
 import ctypes
@@ -21,7 +22,7 @@ def main() -> None:
     if sys.platform == "linux":  # after setuid, which clears it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit(0)  # the parent died before the kernel was asked
+        sys.exit(0)  # the parent died before prctl
     os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606
 
 

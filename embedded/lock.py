@@ -1,4 +1,4 @@
-"""One supervisor a data folder: the lock is held for as long as its process lives, however that ends."""
+"""One supervisor for each data folder: the lock lasts as long as its process, however that ends."""
 
 import fcntl
 import os
@@ -11,12 +11,12 @@ from embedded.errors import EmbeddedError
 
 @contextmanager
 def exclusive(data_dir: Path) -> Iterator[None]:
-    """Make the folder if need be and hold it. Raises EmbeddedError that names the process which holds it already."""
+    """Make the folder if need be, and lock it. Raises EmbeddedError with the process that holds the lock already."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise EmbeddedError(f"ASKMESH_DATA_DIR: {data_dir} is not a folder: name another place") from None
-    with (data_dir / "lock").open("a+") as lock:  # not inherited: a child that is left over does not hold it
+    with (data_dir / "lock").open("a+") as lock:  # children do not inherit it: one that is left over holds no lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

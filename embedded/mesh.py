@@ -30,13 +30,13 @@ from foundation.settings import (
     load,
 )
 
-# Services get every setting but these: a new setting reaches them without a change here, a secret only who needs it.
+# Services get all other settings: a new one reaches them without a change here, a secret only those who need it.
 _SUPERVISOR_ONLY = {PREFIX + name.upper() for name in EmbeddedSettings.model_fields}
 _STORES = {"ASKMESH_DATABASE_URL", "ASKMESH_REDIS_URL", "ASKMESH_BROKER_URL"}
 _MODEL_SERVER = {"ASKMESH_MODEL_URL", "ASKMESH_MODEL_API_KEY"}
 
-# From the end of its drain time until a service is gone: 0.3 s, and over one on a machine with too much to do. With
-# the head starts of three services it keeps the whole stop below 10 s.
+# A service is gone 0.3 s after the end of its drain time, and after more than a second on a busy machine. With the head
+# starts of three services this limit keeps the whole stop below 10 s.
 _EXIT_SECONDS = 2.5
 
 _USUAL_CONNECTIONS = 200
@@ -45,13 +45,13 @@ _SPARE_CONNECTIONS = 20
 
 
 class LocalMesh:
-    """The servers and services of one machine, with their addresses decided and the public port open.
+    """The servers and services of one machine. Their addresses are decided, and the public port is open.
 
-    A server whose address the environment gives is not among them.
+    A server is not among them if the environment gives its address.
     """
 
     def __init__(self, held: ExitStack) -> None:
-        """Complete ``os.environ``, from which the settings are read, and let ``held`` close what is opened here.
+        """Complete ``os.environ``, from which settings are read; ``held`` closes what is opened here.
 
         Raises SettingsError, and EmbeddedError where a port is taken.
         """
@@ -93,7 +93,7 @@ class LocalMesh:
 
     @property
     def servers(self) -> list[Server]:
-        """All that run here, in the order of their starts."""
+        """All servers that run here, in the order of their starts."""
         return [*self.stores, *self.model]
 
     def check_grpc_ports(self) -> None:
@@ -102,11 +102,11 @@ class LocalMesh:
             listen(port, "ASKMESH_GRPC_PORT").close()
 
     def migrations(self) -> Program:
-        """What must succeed before services start."""
+        """The program that must succeed before services start."""
         return self._service("migrations", module="schema.migrations", withheld=_MODEL_SERVER)
 
     def services(self) -> list[list[Program]]:
-        """Those that start together, in the order of their starts."""
+        """The services in the order of their starts; those in one list start together."""
         self._runtime.create()
         self._held.callback(self._runtime.remove)
         settings = self._settings
@@ -225,7 +225,7 @@ class LocalMesh:
 
 
 def connections_of(settings: EmbeddedSettings, pool_size: int) -> int:
-    """How many connections PostgreSQL must take for so many processes, with some for people and migrations."""
+    """How many connections PostgreSQL must accept: those of all processes, and some for people and migrations."""
     pools = settings.api_replicas * pool_size + settings.worker_replicas * (pool_size + LEASE_CONNECTIONS)
     return max(_USUAL_CONNECTIONS, pools + _SPARE_CONNECTIONS)
 
@@ -238,5 +238,5 @@ def _shown(host: str) -> str:
 
 
 def _names(service: str, replicas: int) -> list[str]:
-    """Of the processes of one service, as the log files are called."""
+    """The names of the processes of one service, which their log files bear."""
     return [service] if replicas == 1 else [f"{service}-{number}" for number in range(1, replicas + 1)]

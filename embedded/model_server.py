@@ -15,8 +15,8 @@ from embedded.ports import HOST
 
 # 8 generations at once give nearly the throughput of 32 (204 and 223 tokens/s on 2 idle cores) with half the memory.
 SLOTS = 8
-# Half a gigabyte in all. 8,000 characters of English are about 1,900 tokens; a longer prompt is refused with status 400
-# and the type exceed_context_size_error, and does not disturb the other slots.
+# Half a gigabyte in all. 8,000 characters of English are about 1,900 tokens. The server refuses a longer prompt with
+# status 400 and the type exceed_context_size_error; the other slots go on.
 SLOT_TOKENS = 2_048
 # One core is left to the services, because the model's threads wait for one another at every step: on 2 busy cores one
 # thread gives 63 tokens/s and two give 11 for five times the CPU time. (On 2 idle ones two would give 204.)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _cores() -> int:
-    """Those that this process may use, where the system tells. It does not tell of a container's limit of CPU time."""
+    """The cores that this process may use, if the system says. It does not know a container's limit of CPU time."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

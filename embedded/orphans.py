@@ -1,7 +1,7 @@
-"""What a killed supervisor left running, found again by the next one.
+"""Finds what a killed supervisor left running.
 
-On Linux children are told when their supervisor dies (launch.py); elsewhere, and while they still drain, the file is
-what finds them.
+On Linux children get a signal when their supervisor dies (launch.py). Elsewhere, and while they still drain, the next
+supervisor finds them by a file.
 """
 
 import json
@@ -15,7 +15,7 @@ import psutil
 
 from embedded.processes import Child
 
-# psutil derives a process's start from that of the machine, which a set clock can move between two readings.
+# psutil derives a process's start from the machine's, which moves between two readings when the clock is set.
 _CLOCK_SECONDS = 2
 
 

@@ -12,10 +12,10 @@ from typing import Final
 from embedded.errors import EmbeddedError
 
 HOST = "127.0.0.1"
-# Below what Linux (from 32768) and macOS (from 49152) give to whoever asks for any port, each connection included.
+# Linux (from 32768) and macOS (from 49152) give higher ones to whoever asks for any port, and to each connection.
 FREE_PORTS: Final = range(20_000, 32_000)
 """From which `free_port` takes."""
-# A mark for each port that `free_port` has given, locked by the process that has it. The lock ends with the process.
+# `free_port` makes a file for each port, which the process that has the port locks. The lock ends with the process.
 _MARKS: Final = Path("/tmp") / f"askmesh-ports-{os.geteuid()}"  # noqa: S108 - a folder that all processes share
 _held_marks: Final[list[int]] = []
 

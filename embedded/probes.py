@@ -14,7 +14,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub  # type: ignore[import-unt
 
 from embedded.ports import HOST
 
-# A child that does not accept yet keeps its caller waiting, and with it the look at the other children.
+# A child that does not accept yet keeps the supervisor from looking at the other children for so long.
 _SECONDS = 0.5
 
 

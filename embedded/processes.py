@@ -1,4 +1,4 @@
-"""One child process: started in a session of its own, known to be ready, stopped for certain."""
+"""One child process: how it starts in a session of its own, becomes ready, and is stopped for certain."""
 
 import os
 import pwd
@@ -37,7 +37,7 @@ class Program:
     stop_seconds: float = 5
     """A child that is still there so long after ``stop_signal`` is killed."""
     outlives: bool = False
-    """Asked to stop only when all that started after it have gone; else half a second after those were asked."""
+    """Whether it stops only when all that started after it have gone, and not half a second after those were asked."""
     user: pwd.struct_passwd | None = None
     """Whom it runs as; None: as its parent."""
     descriptors: tuple[int, ...] = ()

@@ -15,13 +15,13 @@ from embedded.stop_requests import StopRequested, StopRequests
 from embedded.supervisor import Supervisor
 from foundation.settings import EmbeddedSettings, SettingsError, load
 
-# Orphans were told to stop when their supervisor died, or are told now; the next start should still take under 15 s.
+# Orphans got their signal when their supervisor died, or get it now. The start should still take under 15 s.
 _ORPHAN_SECONDS = 6
 
 
 def main() -> int:
     """Run until told to stop; the exit status is 2 for a wrong setting, 1 for anything else that cannot go on."""
-    os.umask(0o077)  # what people asked and were answered is nobody else's, wherever the data are
+    os.umask(0o077)  # questions and answers are private, wherever the data are
     try:
         _run()
     except SettingsError as error:
@@ -58,7 +58,7 @@ def _run() -> None:
         except StopRequested:
             pass
         except EmbeddedError:
-            # llm_service knows its port under another setting's name than who runs the mesh.
+            # llm_service knows its port by another setting than people do: this error names theirs.
             mesh.check_grpc_ports()
             raise
 
@@ -96,7 +96,7 @@ def _introduce(mesh: LocalMesh, seconds: float) -> None:
 
 
 def _say(line: str) -> None:
-    """Whoever read this may have gone: that must not keep the mesh from running, nor from stopping in order."""
+    """Print the line. If nobody reads any more, the mesh must still run, and stop in order."""
     try:
         print(line, flush=True)  # noqa: T201
     except OSError:

@@ -1,4 +1,4 @@
-"""Requests to stop, and what else wakes the supervisor: signals, received without a race."""
+"""Receives, without a race, the signals that wake the supervisor: requests to stop, and ends of children."""
 
 import math
 import selectors
@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-# One request can arrive twice: a signal to the process group reaches make, too, which passes it on.
+# One request can arrive twice: a signal to the process group also reaches make, which passes it on.
 _ECHO_SECONDS = 1.0
 
 

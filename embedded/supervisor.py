@@ -13,10 +13,10 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 # A child that has been ready for so long has recovered: its next restart is quick again.
 SETTLED_SECONDS = 60.0
-# Services stop half a second apart and not one after the other, so that their drain times do not add up.
+# Tiers stop half a second apart. One after the other, their drain times would add up.
 HEAD_START_SECONDS = 0.5
 _LOG_CHECK_SECONDS = 60.0
-# A program that is to end soon is not heard of before.
+# A program that ends within this time is not mentioned.
 _SILENT_SECONDS = 2.0
 
 

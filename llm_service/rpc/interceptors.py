@@ -17,7 +17,7 @@ _BEHAVIOURS: Final = ("unary_unary", "unary_stream", "stream_unary", "stream_str
 
 
 class RefusingInterceptor(grpc.aio.ServerInterceptor):
-    """An interceptor that looks at a method once: what it made of the method's handler serves all later calls."""
+    """Wraps the handler of each method once; the wrapped handler serves all later calls."""
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
@@ -36,7 +36,7 @@ class RefusingInterceptor(grpc.aio.ServerInterceptor):
         if method in self._handlers:
             return self._handlers[method]
         handler = await continuation(handler_call_details)
-        # Callers make up names of methods without end: only those that there are may be remembered.
+        # Callers can make up names of methods without end: only methods that exist are remembered.
         if handler is None:
             return None
         self._handlers[method] = self.guarded(method, handler)
@@ -52,7 +52,7 @@ def refusing(handler: Handler, refusal: Refusal, **changes: Any) -> Handler:
 
 
 def _behind(refusal: Refusal, behaviour: Behaviour) -> Behaviour:
-    # The refusal is a plain function, so that a call that goes on pays for no coroutine.
+    # The refusal is a plain function: a call that goes on pays for no coroutine.
     if inspect.isasyncgenfunction(behaviour):
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:

@@ -32,7 +32,7 @@ _FINISHES: Final = {
     Finish.TIME_LIMIT: generation_pb2.FINISH_REASON_TIME_LIMIT,
     Finish.CONTENT_FILTER: generation_pb2.FINISH_REASON_CONTENT_FILTER,
 }
-# After HTTP 200 and before any text too, these say that nothing was generated: no attempt.
+# Nothing was generated, so that there was no attempt: also when they come after HTTP 200 and before any text.
 _NOT_BEGUN: Final = frozenset(
     {Reason.MODEL_SERVER_OVERLOADED, Reason.MODEL_SERVER_UNAVAILABLE, Reason.MODEL_SERVER_DENIED}
 )
@@ -93,8 +93,8 @@ class GenerationServicer(generation_service_pb2_grpc.GenerationServiceServicer):
                     )
         raise AssertionError("a generation ends with Completed or an error")
 
-    # A coroutine that writes, which grpc.aio takes too: an iterator it would not close at once when the caller
-    # goes away during a write, and the model would go on.
+    # A coroutine that writes, and not an iterator: grpc.aio would not close an iterator at once when the caller goes
+    # away during a write, and the model would go on.
     async def GenerateStream(  # type: ignore[override]  # noqa: N802
         self, request: generation_service_pb2.GenerateStreamRequest, context: Context
     ) -> None:
@@ -178,7 +178,7 @@ def _call(spec: generation_pb2.GenerationSpec | None = None) -> _CallRecord:
 
 
 def _defect(error: Exception) -> LlmError:
-    # Where it happened, and not the message, which can hold what people asked.
+    # The log says where it happened. The message can hold what people asked.
     logger.error("defect: %s", type(error).__name__, extra=trace_of(error))
     return LlmError(Reason.DEFECT, "llm_service has a defect: see its log")
 

@@ -48,7 +48,7 @@ class Transport:
         try:
             if self._certificates is None:
                 return server.add_insecure_port(address)
-            # The server's C part calls its fetcher, and does not keep it alive.
+            # gRPC's C core calls the fetcher and does not keep it alive.
             self._credentials = _server_credentials(self._certificates)
             return server.add_secure_port(address, self._credentials)
         except RuntimeError:
@@ -74,7 +74,7 @@ class Transport:
 
 
 class CallerInterceptor(RefusingInterceptor):
-    """Refuses callers whose certificate bears none of the names, with PERMISSION_DENIED. Health is for everybody."""
+    """Refuses callers with PERMISSION_DENIED whose certificate bears none of the names. Health is for everybody."""
 
     def __init__(self, names: frozenset[str]) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class CallerInterceptor(RefusingInterceptor):
         self._logged: set[frozenset[str]] = set()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
-        """The handler, which strangers do not get to, unless it is health's."""
+        """The handler behind the check of names; health's handler as it is."""
         return handler if method.startswith(_HEALTH) else refusing(handler, self._refusal)
 
     def _refusal(self, _: Any, context: Context) -> Awaitable[None] | None:

@@ -1,7 +1,7 @@
 """Requests whose bytes are no message of their type.
 
-grpc.aio answers them with UNKNOWN and the name of an exception, and logs a stack trace for each: whoever can connect,
-as everybody can to health, could fill the log.
+grpc.aio answers them with UNKNOWN and the name of an exception, and logs a stack trace for each. Everybody can connect
+to health, and could fill the log.
 """
 
 from collections.abc import Awaitable, Callable

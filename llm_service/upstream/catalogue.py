@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 MODELS_CHANGE: Final = "the model server lists models that it does not serve"
 
-# A list this old is asked for again, so that a model server that was replaced in silence is noticed.
+# The server is asked again for a list this old: it may have been replaced in silence.
 _FRESH_SECONDS: Final = 60.0
-# An unknown name asks for the list again, but a flood of them does so once a second.
+# An unknown name asks for the list again, but a flood of unknown names only once a second.
 _SETTLED_SECONDS: Final = 1.0
 _SHOWN: Final = 3
 
@@ -46,14 +46,14 @@ _DIALECTS: Final[Mapping[str, Dialect]] = {
         render_path="tokenize",
         render_result="tokens",
     ),
-    # llama.cpp goes on from a last message of the assistant's without being told.
+    # llama.cpp continues a last message of the assistant without being told.
     "llamacpp": Dialect(
         stream_fields={"stream_options": {"include_usage": True}, "timings_per_token": True},
         render_path="apply-template",
         render_result="prompt",
     ),
 }
-# Such a server is told to continue only where a setting says that it can.
+# A server of another kind is told to continue only where a setting says that it can.
 _OPENAI: Final = Dialect(stream_fields={"stream_options": {"include_usage": True}}, continue_fields=_CONTINUE_FIELDS)
 
 
@@ -66,7 +66,7 @@ class ServedModel:
     """Tokens that prompt and answer may have together; None where the server does not say."""
     dialect: Dialect
     revision: str = ""
-    """Differs between two sets of weights behind one id, as far as can be told; the contract's Model.revision."""
+    """Tells two sets of weights behind one id apart, as far as the server shows; the contract's Model.revision."""
 
 
 @dataclass(slots=True)
@@ -115,8 +115,8 @@ class ModelCatalogue:
     async def resolve(self, name: str) -> ServedModel:
         """The model of this name; empty takes the default.
 
-        Raises LlmError: MODEL_NOT_FOUND if another name is not served, MODEL_SERVER_UNAVAILABLE if nothing is, or not
-        what settings name: such a server is not up yet, or wrongly set up.
+        Raises LlmError: MODEL_NOT_FOUND if the server does not serve a name that a caller chose;
+        MODEL_SERVER_UNAVAILABLE if it serves nothing, or not what settings name: it is not up yet, or wrongly set up.
         """
         now = asyncio.get_running_loop().time()
         listing = self._listing
@@ -131,9 +131,9 @@ class ModelCatalogue:
         return model
 
     async def instead_of(self, model: ServedModel, name: str) -> ServedModel:
-        """What answers to the name now that the server says that it does not serve this model.
+        """The model that answers to the name now, because the server says that it does not serve this one.
 
-        Raises LlmError, as ``resolve``, and if it is this model still, which a server that starts may list.
+        Raises LlmError as ``resolve`` does, and if the list still names this model, as a server that starts may.
         """
         listing = await self._ask()
         found = self._find(listing, name)
@@ -164,7 +164,7 @@ class ModelCatalogue:
         return await asyncio.shield(probe)
 
     async def _ask(self) -> _Listing:
-        """The list as of now, asked for once however many calls want it."""
+        """The list as of now. Calls that want it at the same time share one request."""
         if self._asking is None or self._asking.done():
             self._asking = _shared(self._fetch())
         return await asyncio.shield(self._asking)
@@ -192,7 +192,7 @@ class ModelCatalogue:
         wanted = name or self._default_model
         if not wanted:
             return next(iter(listing.models.values()), None)
-        # Ollama lists llama3.2:latest and Google models/gemini-2.5-flash; both are asked for by the short name.
+        # Ollama lists llama3.2:latest and Google models/gemini-2.5-flash; people ask for both by the short name.
         for id_ in (wanted, f"{wanted}:latest", f"models/{wanted}"):
             if id_ in listing.models:
                 return listing.models[id_]
@@ -262,7 +262,7 @@ def _served(entry: Mapping[str, Any], revision: str) -> ServedModel:
 
 
 def _said_revision(entry: Mapping[str, Any]) -> str:
-    """What the server says of the weights, as far as it says the same of the same weights whenever it is asked.
+    """A digest of what the server says of the weights, as far as that stays the same while the weights do.
 
     vLLM's ``root`` is where they lie, whatever the model is called; llama.cpp's ``meta`` has their size. Not
     ``created``, which is the time of the request for some.

@@ -22,22 +22,22 @@ _CONNECT_SECONDS: Final = 5.0
 _LOOKUP_SECONDS: Final = 10.0
 _MAX_ERROR_BYTES: Final = 1 << 16
 _MAX_LOOKUP_BYTES: Final = 1 << 22
-# The server has no list of models: it may serve one all the same.
+# The server has no list of models, but may serve one.
 _NO_LIST: Final = frozenset((404, 405, 501))
 # NestJS, on which gateways are built, answers a POST with 201.
 _ACCEPTED: Final = frozenset((200, 201))
-# For what comes after a finish reason: more than counts is not expected, and the text is whole.
+# How long to read after a finish reason: the text is whole, and only counts are expected.
 _AFTER_FINISH_SECONDS: Final = 1.5
-# The same where more text has come after several: some servers put one into every chunk (lhenault/simpleAI#39).
+# The same for servers that put a finish reason into every chunk (lhenault/simpleAI#39).
 _AFTER_MANY_SECONDS: Final = 30.0
 
 
 class ModelServerClient:
     """One OpenAI-compatible server; an async context manager that owns the connections.
 
-    Every request has a connection of its own. llama.cpp's HTTP server drops kept-alive connections, so that a reused
-    one may be lost before any byte of the answer, and a generation must not be sent twice. Reuse would save 0.3 of the
-    4 ms of CPU that an answer of 32 tokens costs.
+    Every request has a connection of its own. llama.cpp's HTTP server drops kept-alive connections: a reused one may be
+    lost before any byte of the answer, and a generation must not be sent twice. Reuse would save 0.3 of the 4 ms of CPU
+    that an answer of 32 tokens costs.
 
     Raises LlmError, never an error of the HTTP library.
     """
@@ -46,7 +46,7 @@ class ModelServerClient:
         """``base_url`` ends with /v1, and may hold a name and a password. Raises ValueError if it is not a URL."""
         self._gathering = gathering
         url = URL(base_url.rstrip("/"))
-        # Sent as a header of our own, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
+        # This class makes the header itself, in UTF-8: the HTTP library knows Latin-1 only, and fails beside a key.
         self._base = url.with_user(None)
         self.host = f"{url.host}:{url.port}"
         """The host and the port, without the name and the password that the URL may hold."""
@@ -63,7 +63,7 @@ class ModelServerClient:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # Cookies of one caller's answer must not travel with another's request.
+            # Cookies from the answer to one caller must not travel with another's request.
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=open_socket),
             headers=self._headers,
@@ -108,10 +108,10 @@ class ModelServerClient:
     async def complete(self, body: bytes) -> AsyncGenerator[Piece, None]:
         """The stream of a /chat/completions request with ``"stream": true``.
 
-        An empty piece comes first, when the server has accepted the request; a finish reason, of those of
-        finish_reasons.py, stands in one of the last pieces. With it the text is whole: what follows is read for counts
-        for a moment, and whatever goes wrong then is forgiven. The first text is not held back; what follows is
-        gathered where many requests are open. Closing the generator closes the connection, by which the server stops.
+        The first piece is empty: the server has accepted the request. One of the last pieces holds a finish reason of
+        finish_reasons.py, with which the text is whole: what follows is read for counts for a moment, and errors in it
+        are ignored. The first text is never held back; what follows is gathered where many requests are open. Closing
+        the generator closes the connection, which stops the server.
         """
         async with self._request("POST", self._completions, body) as response:
             yield Piece()
@@ -226,16 +226,16 @@ def _id_of(entry: Mapping[str, Any]) -> str | None:
 
 
 def _failure(error: Mapping[str, Any], *, wrote: bool) -> LlmError:
-    """An error object in the stream: what it says if nothing was written, else a broken-off answer.
+    """The error that an error object in the stream means: a broken-off answer once text has come.
 
-    But an overload is one after text as well, so that it counts against no question.
+    An overload stays an overload, so that it counts against no question.
     """
     said = error_of_object(error.get("code"), error)
     return interrupted() if wrote and said.reason is not Reason.MODEL_SERVER_OVERLOADED else said
 
 
 async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
-    """What comes next after the finish reason; nothing where it does not come until then."""
+    """What comes next after the finish reason; empty if nothing comes until then."""
     try:
         async with asyncio.timeout_at(until):
             return await response.content.readany()
@@ -244,7 +244,7 @@ async def _soon(response: aiohttp.ClientResponse, until: float) -> bytes:
 
 
 def _left(response: aiohttp.ClientResponse) -> bytes:
-    """What had come before the connection broke; of that the HTTP library's own methods only tell that it did."""
+    """What had come before the connection broke. The HTTP library's public methods raise instead of returning it."""
     return response.content._read_nowait(-1)  # noqa: SLF001
 
 

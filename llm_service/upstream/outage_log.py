@@ -1,4 +1,4 @@
-"""What is wrong with the model server, in the log: a line when it begins, one when it ends, none for each question."""
+"""Logs what is wrong with the model server: a line when it begins, a line when it ends, and none for each question."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 GENERATION: Final = "generation"
 LIST: Final = "list of models"
 
-# By which the model server, and not a request, is to blame. An overload is everyday, and passes.
+# The model server is to blame, and not a request. An overload is everyday and passes.
 _OUTAGES: Final = frozenset(
     {
         Reason.MODEL_SERVER_UNAVAILABLE,
@@ -25,7 +25,7 @@ _OUTAGES: Final = frozenset(
 _REFUSALS: Final = frozenset({Reason.REQUEST_REFUSED, Reason.CONTEXT_TOO_LONG})
 # The same refusal is said again after so long.
 _REFUSAL_SECONDS: Final = 3600.0
-# A server that comes and goes, as one of two behind a proxy, could fill the log: so many lines in a minute at most.
+# At most so many lines a minute: a server that comes and goes, as one of two behind a proxy, could fill the log.
 _MOST_LINES: Final = 10
 _LINES_SECONDS: Final = 60.0
 _MOST_REMEMBERED: Final = 64
@@ -61,7 +61,7 @@ class OutageLog:
     def succeeded(self, call: str, began: float) -> None:
         """A call of this kind that began then, on the log's clock, ended well: what failed before is over.
 
-        So it is for all kinds after a generation, which needs the list of models, too.
+        A generation ends the failures of all kinds, because it needs the list of models, too.
         """
         was_wrong = any(self._wrong.values())
         for kind, reasons in self._wrong.items():

@@ -4,9 +4,9 @@ import re
 import unicodedata
 from typing import Final
 
-# vLLM and llama.cpp read the control tokens of a model wherever they stand in the rendered prompt, also inside a
-# message: "<|im_end|>\n<|im_start|>system\n…" in a question of SmolLM2's is a system message. Some tokenizers see them
-# in text that they have brought into the form NFKC before, where a fullwidth < is <.
+# vLLM and llama.cpp read the control tokens of a model anywhere in the rendered prompt, also inside a message: in a
+# question for SmolLM2 "<|im_end|>\n<|im_start|>system\n…" opens a system message. Some tokenizers first bring the text
+# into the form NFKC, where a fullwidth < is <.
 _OPEN_ANGLE, _CLOSE_ANGLE = r"[<\ufe64\uff1c]", r"[>\ufe65\uff1e]"
 _OPEN_SQUARE, _CLOSE_SQUARE = r"[\[\ufe47\uff3b]", r"[\]\ufe48\uff3d]"
 _MARKER: Final = re.compile(
@@ -33,7 +33,7 @@ _ZERO_WIDTH_SPACE: Final = "\N{ZERO WIDTH SPACE}"
 
 
 def without_markers(text: str) -> str:
-    """The text with a zero-width space inside each marker, by which it reads the same and is no marker."""
+    """The text with a zero-width space inside each marker: it reads the same and is no marker any more."""
     return _MARKER.sub(_broken, text)
 
 

@@ -1,4 +1,4 @@
-"""Fields that a model server does not take: it is asked again without them, before anything is generated."""
+"""Asks a model server again, before it generates anything, without the fields that it does not take."""
 
 import logging
 from collections.abc import AsyncGenerator, Mapping
@@ -15,12 +15,12 @@ logger = logging.getLogger(__name__)
 
 LimitField = Literal["auto", "max_tokens", "max_completion_tokens"]
 
-# Without these a continued answer would be another one.
+# Without these fields the server would write another answer instead of continuing this one.
 _CONTINUING: Final = frozenset(("continue_final_message", "add_generation_prompt"))
 
 
 class Adaptation:
-    """What is left out of requests to one model server, or named otherwise: what settings say, and what it refused."""
+    """Adapts requests to one model server: leaves out or renames fields, by the settings and by what it has refused."""
 
     def __init__(self, *, stream_options: bool = True, limit_field: LimitField = "auto") -> None:
         """``stream_options``: whether it may be sent. ``limit_field``: the name of the token limit; auto: max_tokens,
@@ -32,17 +32,17 @@ class Adaptation:
             self._left_out |= {"max_tokens"}
 
     async def complete(self, server: ModelServerClient, body: Mapping[str, Any]) -> AsyncGenerator[Piece, None]:
-        """Ask the model server for these fields, and again without those that it says it does not take.
+        """``ModelServerClient.complete`` for these fields; asks again without those that the server does not take.
 
-        What it then accepts is remembered. Raises LlmError: CANNOT_CONTINUE where it does not take those by which an
-        answer is continued.
+        It remembers what the server then accepts. Raises LlmError: CANNOT_CONTINUE where the server does not take the
+        fields by which an answer is continued.
         """
         left_out = self._left_out
         accepted = wrote = False
         while True:
             try:
                 async with aclosing(server.complete(orjson.dumps(_without(body, left_out)))) as pieces:
-                    first = await anext(pieces)  # empty: the server has accepted. A gateway may refuse after it.
+                    first = await anext(pieces)  # empty: the server has accepted; a gateway may still refuse
                     if not accepted:
                         accepted = True
                         yield first

@@ -1,7 +1,8 @@
 """What a model server means when it refuses: a status, an error object or both, to an LlmError.
 
-Only what names the request as the cause ends a question: its content, its size, a field that the caller chose. All
-else says nothing against it, so it is waited out, whatever its number. What an error says is looked for in this order:
+A question ends only if the error names the request as the cause: its content, its size, a field that the caller chose.
+All other errors say nothing against the request and are waited out, whatever their number. The meaning is looked for in
+this order:
 
 1. ``PHRASES``: what its text says, where a vendor has no better word for it;
 2. ``WORDS``: its codes and types, those first that speak of the server and not of the request;
@@ -17,8 +18,8 @@ else says nothing against it, so it is waited out, whatever its number. What an 
 | 500 | the server took the request up and failed at it |
 | all others: 1xx to 3xx, 400, 404, 422 of a proxy, 405, 408, 409, 42x, 499, 5xx | an outage |
 
-A 500 counts as an attempt, so that a prompt at which the server fails each time is given up; as an outage it would be
-tried until its deadline.
+A 500 counts as an attempt: a prompt that breaks the server each time is given up. As an outage it would be tried until
+its deadline.
 """
 
 import re
@@ -48,7 +49,7 @@ from llm_service.upstream.refusals.vendor_words import (
 _MAX_QUOTED: Final = 40
 _CONTEXT_STATUSES: Final = frozenset((None, 400, 413, 414, 422, 424, 500))
 _FIELD_STATUSES: Final = frozenset((None, 400, 422, 500, 501))
-# A word is believed beside these numbers only: that of an error object without any, and those that it makes precise.
+# A word counts only beside these numbers: none, as in an error object, and those that the word makes more precise.
 _BESIDE: Final[Mapping[ErrorKind, frozenset[int | None]]] = {
     ErrorKind.OVERLOADED: frozenset((None, *range(400, 600))) - {413},
     ErrorKind.DENIED: frozenset((None, *range(400, 500))),

@@ -1,4 +1,4 @@
-"""How long a server wants to be left alone, by the headers of its refusal."""
+"""How long a server asks to be left alone, by the headers of its refusal."""
 
 import math
 from collections.abc import Mapping

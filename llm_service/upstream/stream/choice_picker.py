@@ -1,4 +1,4 @@
-"""Which choice of a chunk is read. One is asked for, so there should be one, with the index 0."""
+"""Picks the choice of a chunk that is read. Requests ask for one, so there should be one, with the index 0."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -9,9 +9,9 @@ _NO_CHOICES: Final = ("delta", "message")
 class ChoicePicker:
     """Picks the choices that make up the answer: those of the index 0, or of the first that comes.
 
-    Some servers count chunks there (huggingface/text-generation-inference#1648, microsoft/foundry-local#263). So a
-    choice whose index is one more than the first one's is kept back until the next shows which it is: a count, or
-    another choice.
+    Some servers count chunks in the index (huggingface/text-generation-inference#1648, microsoft/foundry-local#263). A
+    choice whose index is one more than the first one's is therefore kept back until the next shows what the index is:
+    a count of chunks, or another choice.
     """
 
     def __init__(self) -> None:

@@ -58,8 +58,11 @@ class Piece:
 class CompletionReader:
     """Reads a stream of completion chunks, cut anywhere.
 
-    All events of one read make one ``Piece``: while the process keeps up a piece is a token, and where it lags behind
-    the pieces grow, so that the cost of a token falls when it matters.
+    All events of one read make one ``Piece``. While the process keeps up, a piece is a token. When it lags behind, the
+    pieces grow, so that a token costs less when it matters.
+
+    ``_read_plain`` is a fast path for the chunks that OpenAI and vLLM send; ``_read_odd`` reads any chunk, these
+    included, and takes over where the fast path returns False.
     """
 
     ends_often: bool = False
@@ -91,8 +94,8 @@ class CompletionReader:
     def is_whole(self) -> bool:
         """Whether a finish reason has come with the text or after it.
 
-        One that comes before any text is not believed: Open WebUI sends it with its first chunk and with those of
-        thoughts (open-webui/open-webui#23921, #16377). One that more text follows was not the end.
+        A finish reason before any text does not count: Open WebUI sends one with its first chunk and with thoughts
+        (open-webui/open-webui#23921, #16377). A finish reason that more text follows was not the end.
         """
         return self._finish is not None and 0 < self._read_characters == self._finished_at
 

@@ -1,4 +1,4 @@
-"""Deltas that are none: servers whose every chunk repeats the whole text so far."""
+"""Servers whose every chunk repeats the whole text so far, in place of a delta."""
 
 from typing import Final
 
@@ -10,8 +10,8 @@ class CumulativeTextDetector:
     """Turns the texts of chunks into what each adds.
 
     DashScope's plans for coding, and thinking models of Gemini behind gateways, send cumulative texts
-    (QwenLM/qwen-code#3896). The first three texts show it: each begins with the one before and is longer. A second one
-    that does is kept back until the third comes. Two texts that are all of an answer are taken so where the first has
+    (QwenLM/qwen-code#3896). The first three texts show it: each begins with the one before and is longer. A second text
+    that does so is kept back until the third comes. An answer of two such texts counts as cumulative if the first has
     four characters or more.
     """
 

@@ -22,12 +22,12 @@ MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 _KEEPALIVE_MS: Final = 20_000
 _PING_TIMEOUT_MS: Final = 10_000
 _CONNECTION_OPTIONS: Final = (
-    # Notices a peer that vanished without a word (host or network down) within 30 s; else only a call's deadline would.
-    # ping_timeout is what counts: with keepalive_timeout alone a frozen peer was noticed 60 s later.
+    # These notice within 30 s a peer that vanished without a word (host or network down); otherwise only a call's
+    # deadline would. ping_timeout is what counts: with keepalive_timeout alone a frozen peer was noticed 60 s later.
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", _PING_TIMEOUT_MS),
     ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-    # A side that only listens, as in a stream whose first text takes a minute, may send pings all the same.
+    # A side that only listens may send pings, too: the first text of a stream can take a minute.
     ("grpc.http2.max_pings_without_data", 0),
     # BadRequest can name many fields. Beyond the default of 8 KiB the error itself is refused, with
     # RESOURCE_EXHAUSTED, and would look like an overload.

@@ -43,11 +43,18 @@ LIST_MODELS_SECONDS: Final = 10.0
 class GenerationStream:
     """The events of one generation: Started, any number of TextDelta, Completed. Read it once, in one task.
 
+    ::
+
+        async with client.stream(spec) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    print(event.text, end="")
+
     Leaving ``async with``, or cancelling the task that reads, stops the model at once. Breaking out of a bare
     ``async for`` does so when the stream is garbage collected: at once in CPython, unless an exception's traceback
     or a variable still holds it.
 
-    Reading raises a GenerationError if the generation fails; the text that came before is what was written.
+    Reading raises a GenerationError if the generation fails. What was read until then is all the text that was written.
     """
 
     # A class, not an async generator: the event loop closes an abandoned generator only later, in a task of its own.
@@ -103,25 +110,33 @@ class GenerationStream:
         raise StopAsyncIteration
 
     async def _finish(self) -> None:
-        # The call ends before its caller sees Completed, so that leaving the loop there cancels nothing that the server
-        # still does. The answer is whole: whatever happens to the call now takes nothing from it.
+        # The call ends before its caller sees Completed: a caller that leaves the loop there cancels nothing that the
+        # server still does. The answer is whole, so that a call which fails now takes nothing from it.
         with suppress(grpc.aio.AioRpcError):
             while await self._call.read() is not grpc.aio.EOF:
                 pass
 
 
 class GenerationClient:
-    """Calls llm_service. Make it in the event loop that will use it and after any fork; use it for many calls at once.
+    """Calls llm_service.
 
-    All replicas together are one client: each has one connection, and calls take turns among those that serve.
+    ::
+
+        async with GenerationClient("10.0.0.1:50051,10.0.0.2:50051") as client:
+            spec = GenerationSpec(messages=[Message(role=ROLE_USER, content="What is the capital of France?")])
+            response = await client.generate(spec, timeout=60)
+            print(response.text, response.usage.completion_tokens)
+
+    Make it in the event loop that will use it, and after any fork. One client serves many calls at once and all
+    replicas: it has one connection to each, and calls take turns among those that serve.
     """
 
     def __init__(self, targets: str, *, tls: TlsFiles | None = None, server_name: str = "") -> None:
         """Connect lazily to ``host:port``, or to several with commas between; see ``channel.target_uri``.
 
-        tls: both sides prove who they are. Files that change are used from the next call on, while calls in flight go
-        on over the connections that they have. server_name: what the server's certificate must bear, instead of the
-        host in ``targets``; needed with several targets.
+        tls: both sides prove who they are. The next call uses files that have changed; calls in flight keep their
+        connections. server_name: the server's certificate must bear it instead of the host in ``targets``; several
+        targets need it.
 
         Raises ValueError, which says how to write targets, if it cannot read them; CertificatesError, which is one, if
         the files cannot be used.
@@ -164,10 +179,10 @@ class GenerationClient:
     async def generate(self, spec: GenerationSpec, *, timeout: float = GENERATION_SECONDS) -> GenerateResponse:
         """A whole answer.
 
-        timeout: seconds after which the call fails with DeadlineExceededError and the model stops. To get what was
+        timeout: after so many seconds the call fails with DeadlineExceededError and the model stops. To get what was
         written until then instead, set spec.time_limit to a little less. Cancelling the task stops the model, too.
 
-        Raises a GenerationError; see ``errors`` for which, and what to do. Nothing is repeated by itself.
+        Raises a GenerationError; ``errors`` says which, and what to do. The client never repeats a generation.
         """
         request = GenerateRequest(spec=spec)
         _check_size(request)
@@ -179,7 +194,8 @@ class GenerationClient:
     def stream(self, spec: GenerationSpec, *, timeout: float = GENERATION_SECONDS) -> GenerationStream:
         """An answer while it is being written. The call begins here.
 
-        timeout and errors as of ``generate``; reading raises them, save for a request that is too large to send.
+        timeout and errors are those of ``generate``. Reading raises the errors, except for a request that is too large
+        to send: this call raises it.
         """
         # An event costs about 50 us of CPU time in grpc.aio; what GenerationStream adds to that is below 0.1 us.
         request = GenerateStreamRequest(spec=spec)

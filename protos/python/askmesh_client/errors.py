@@ -69,8 +69,10 @@ class GenerationError(Exception):
     field_violations: tuple[FieldViolation, ...]
     """The fields that were refused, if any."""
     engine_started: bool
-    """Whether the model server had accepted the generation, as llm_service's error or a Started event said: such a
-    failure is an attempt. False also where nobody said: the connection broke, or the deadline passed, in generate()."""
+    """Whether the model server had accepted the generation, which makes the failure an attempt.
+
+    llm_service's error or a Started event says so. False also where nothing does: in generate() the connection broke,
+    or the deadline passed."""
     request_id: str
     """Names the generation in llm_service's logs. Empty: llm_service did not make the error."""
 
