@@ -24,7 +24,10 @@ _JSON = "application/json"
 
 
 class UnsuitableRouteError(Exception):
-    """The route needs more of FastAPI than this module does."""
+    """The route needs more of FastAPI than this module does: its message says what."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} cannot be served without FastAPI: {reason}")
 
 
 class _Call(NamedTuple):
@@ -58,8 +61,10 @@ class DirectRoutes:
 
 class _DirectRoute:
     def __init__(self, route: APIRoute) -> None:
-        if route.body_field is not None or not (route.response_model is None or _is_model(route.response_model)):
-            raise UnsuitableRouteError(route.path)
+        if route.body_field is not None:
+            raise UnsuitableRouteError(route.path, "FastAPI would read its body; a dependency can read the request's")
+        if not (route.response_model is None or _is_model(route.response_model)):
+            raise UnsuitableRouteError(route.path, f"it returns {route.response_model}, which is no model of Pydantic")
         self._status = route.status_code or HTTPStatus.OK
         self._excludes_none = route.response_model_exclude_none
         self._path_params = route.dependant.path_params
@@ -91,21 +96,12 @@ def _calls(dependant: Dependant, path: str) -> Iterator[_Call]:
     arguments: list[tuple[str, object]] = []
     for dependency in dependant.dependencies:
         if dependency.path_params:
-            raise UnsuitableRouteError(path)
+            raise UnsuitableRouteError(path, f"{_name(dependency)} is a dependency and has a parameter of the path")
         yield from _calls(dependency, path)
         if dependency.name is not None:
             arguments.append((dependency.name, dependency.call))
-    if (
-        dependant.query_params
-        or dependant.header_params
-        or dependant.cookie_params
-        or dependant.body_params
-        or dependant.websocket_param_name
-        or dependant.background_tasks_param_name
-        or dependant.security_scopes_param_name
-        or not dependant.use_cache
-    ):
-        raise UnsuitableRouteError(path)
+    if reason := _unsupported(dependant):
+        raise UnsuitableRouteError(path, f"{_name(dependant)} {reason}")
     for name, source in (
         (dependant.request_param_name, Request),
         (dependant.http_connection_param_name, Request),
@@ -118,8 +114,33 @@ def _calls(dependant: Dependant, path: str) -> Iterator[_Call]:
     if call is None or not (
         inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(getattr(call, "__call__", None))  # noqa: B004
     ):
-        raise UnsuitableRouteError(path)
+        raise UnsuitableRouteError(path, f"{_name(dependant)} is no async function")
     yield _Call(call, tuple(arguments))
+
+
+def _unsupported(dependant: Dependant) -> str:
+    """What this module does not do for a call; empty where it does all."""
+    for kind, fields in (
+        ("the query", dependant.query_params),
+        ("the headers", dependant.header_params),
+        ("the cookies", dependant.cookie_params),
+        ("the body", dependant.body_params),
+    ):
+        if fields:
+            names = ", ".join(field.alias for field in fields)
+            return f"takes {names} from {kind}; a dependency that takes the Request can read it"
+    for name in (
+        dependant.websocket_param_name,
+        dependant.background_tasks_param_name,
+        dependant.security_scopes_param_name,
+    ):
+        if name is not None:
+            return f"takes {name}, which only FastAPI provides"
+    return "" if dependant.use_cache else "is to be called anew for each that depends on it"
+
+
+def _name(dependant: Dependant) -> str:
+    return getattr(dependant.call, "__name__", repr(dependant.call))
 
 
 def _is_model(kind: Any) -> bool:

@@ -1,9 +1,10 @@
 """What DirectRoutes serves is what FastAPI would, from the same description."""
 
+import re
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
@@ -127,10 +128,43 @@ async def with_dependency_that_closes(agent: Annotated[str, Depends(lambda: "")]
     raise NotImplementedError(agent)
 
 
-@pytest.mark.parametrize("endpoint", [with_query, with_body, in_a_thread, of_anything, with_dependency_that_closes])
-def test_a_route_that_needs_more_is_refused_at_the_start(endpoint: Any) -> None:
-    with pytest.raises(UnsuitableRouteError):
-        DirectRoutes(FastAPI(), [APIRoute("/", endpoint)])
+async def page_from_the_query(page: int = 1) -> int:
+    raise NotImplementedError(page)
+
+
+async def with_query_of_a_dependency(page: Annotated[int, Depends(page_from_the_query)]) -> Seen:
+    raise NotImplementedError(page)
+
+
+async def with_header(agent: Annotated[str, Header()] = "") -> Seen:
+    raise NotImplementedError(agent)
+
+
+async def with_background_tasks(tasks: BackgroundTasks) -> Seen:
+    raise NotImplementedError(tasks)
+
+
+async def with_uncached(agent: Annotated[str, Depends(_agent, use_cache=False)]) -> Seen:
+    raise NotImplementedError(agent)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        (with_query, "with_query takes limit from the query"),
+        (with_query_of_a_dependency, "page_from_the_query takes page from the query"),
+        (with_header, "with_header takes agent from the headers"),
+        (with_background_tasks, "with_background_tasks takes tasks, which only FastAPI provides"),
+        (with_uncached, "_agent is to be called anew"),
+        (with_body, "FastAPI would read its body"),
+        (in_a_thread, "in_a_thread is no async function"),
+        (of_anything, "it returns list[int], which is no model"),
+        (with_dependency_that_closes, "<lambda> is no async function"),
+    ],
+)
+def test_a_route_that_needs_more_is_refused_at_the_start_with_the_reason(endpoint: Any, reason: str) -> None:
+    with pytest.raises(UnsuitableRouteError, match=re.escape(f"/things cannot be served without FastAPI: {reason}")):
+        DirectRoutes(FastAPI(), [APIRoute("/things", endpoint)])
 
 
 async def test_a_scheme_of_fastapi_is_a_dependency_as_any_other() -> None:
