@@ -1,4 +1,7 @@
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -128,3 +131,13 @@ async def test_a_step_that_was_cut_short_begins_anew(empty_database_url: str, re
         left = await connection.execute(text("SELECT relname FROM pg_class WHERE relname ~ '_(new|old)$'"))
         assert left.all() == []
     await engine.dispose()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", ["schema.migrations", "questions.migrations"])
+def test_the_command_goes_by_its_former_name_too(empty_database_url: str, name: str) -> None:
+    command = [sys.executable, "-m", name]
+    environment = {"PATH": os.environ["PATH"], "ASKMESH_DATABASE_URL": empty_database_url}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert needed_revision() in done.stderr + done.stdout
